@@ -1,0 +1,229 @@
+// Package guestapi is the conversation between the supervisor on the host and
+// hyve-init in the guest: the configuration that goes in, the events that come
+// out, and their framing. It does no I/O beyond the stream it is given.
+//
+// Both directions carry JSON, one message a line (framing.go), over the
+// virtio-serial port named [Port]. The host opens every conversation with a
+// [Hello] that carries a session number; the guest answers with an
+// [EventHello] that repeats it, and the host drops everything before that
+// answer. A guest that was frozen does not notice that another supervisor is at
+// the other end after its thaw, so a hello may come at any time and every
+// request is safe to repeat.
+package guestapi
+
+import "time"
+
+// Version is the protocol's version; both ends refuse another one.
+const Version = 1
+
+// Port is the virtio-serial port's name, /dev/virtio-ports/PORT in the guest.
+const Port = "hyve.control"
+
+// Ports on which the guest answers on the virtual network.
+const (
+	EnginePort = 2376 // Docker's API behind mutual TLS
+	SSHPort    = 22
+)
+
+// Disk serials by which the guest finds its disks, whatever their order.
+const (
+	RootDisk = "hyve-root" // EROFS, read-only, from the image
+	DataDisk = "hyve-data" // ext4, made on first use
+)
+
+// A Request is what the host asks; exactly one of the pointers is set.
+type Request struct {
+	// ID is repeated in the EventReply. 0 asks for no reply.
+	ID uint64 `json:"id,omitempty"`
+
+	Hello     *Hello    `json:"hello,omitempty"`
+	Configure *Config   `json:"configure,omitempty"` // once a boot, before the engine starts
+	Identity  *Identity `json:"identity,omitempty"`  // at any later time
+	PortAck   *PortAck  `json:"portAck,omitempty"`
+	Clock     *Clock    `json:"clock,omitempty"`
+	Shutdown  *Shutdown `json:"shutdown,omitempty"`
+}
+
+// Hello opens a conversation.
+type Hello struct {
+	Version int    `json:"version"`
+	Session uint64 `json:"session"`
+}
+
+// Config is everything that the guest needs to become a machine.
+type Config struct {
+	Identity Identity `json:"identity"`
+	Engine   Engine   `json:"engine"`
+}
+
+// Identity makes this machine of a machine. It can be applied again at any
+// time under a running engine, which is how a thawed machine gets its own.
+type Identity struct {
+	Name    string  `json:"name"` // host name
+	ID      string  `json:"id"`   // 32 lower-case hex digits: /etc/machine-id
+	Network Network `json:"network"`
+	Clock   Clock   `json:"clock"`
+	Seed    []byte  `json:"seed"` // 32 random bytes for the kernel's generator
+
+	// PEM: the installation's CA, which signs clients, and what the engine's
+	// front on EnginePort shows them.
+	CA         string `json:"ca"`
+	ServerCert string `json:"serverCert"`
+	ServerKey  string `json:"serverKey"`
+
+	SSHHostKey     string   `json:"sshHostKey"`     // OpenSSH PEM, ed25519
+	AuthorizedKeys []string `json:"authorizedKeys"` // authorized_keys lines of user docker
+
+	// Proxies of the host as the guest should see them: HTTP_PROXY, HTTPS_PROXY,
+	// NO_PROXY. Empty values are absent.
+	Proxies map[string]string `json:"proxies,omitempty"`
+
+	// ExtraCAs are certificates in PEM that the engine shall trust.
+	ExtraCAs []string `json:"extraCAs,omitempty"`
+
+	RegistryMirrors    []string `json:"registryMirrors,omitempty"`
+	InsecureRegistries []string `json:"insecureRegistries,omitempty"`
+	Labels             []string `json:"labels,omitempty"` // "k=v", as dockerd's --label
+}
+
+// Network is the guest's place in the virtual network.
+type Network struct {
+	MAC     string `json:"mac"`     // of the guest's one card
+	Address string `json:"address"` // CIDR
+	Gateway string `json:"gateway"` // also the name server
+	MTU     int    `json:"mtu"`     // of the card and of docker's bridges
+}
+
+// Clock is the host's time at the moment of sending.
+type Clock struct {
+	UnixNano int64 `json:"unixNano"`
+}
+
+// ClockNow returns the host's time.
+func ClockNow() Clock { return Clock{UnixNano: time.Now().UnixNano()} }
+
+// Engine is what dockerd reads only at its start.
+type Engine struct {
+	// ID is the engine's identifier ("docker info").
+	ID string `json:"id,omitempty"`
+	// Options are dockerd flags without their dashes, "name=value" or "name".
+	Options []string `json:"options,omitempty"`
+	// StopTimeout is how long containers get between SIGTERM and SIGKILL at a
+	// shutdown where they do not say so themselves; 0 means docker's own 15 s.
+	StopTimeout time.Duration `json:"stopTimeout,omitempty"`
+}
+
+// PortAck answers an EventPortOpened. Until it arrives `docker run` waits.
+type PortAck struct {
+	ID uint64 `json:"id"`
+}
+
+// Shutdown ends the guest in order: containers, engine, file systems, power.
+type Shutdown struct {
+	Reboot bool `json:"reboot,omitempty"`
+}
+
+// An Event is what the guest pushes; exactly one of the pointers is set.
+type Event struct {
+	// Uptime is the guest's monotonic clock since its kernel started.
+	Uptime time.Duration `json:"uptime"`
+
+	Hello       *GuestHello  `json:"hello,omitempty"`
+	Reply       *Reply       `json:"reply,omitempty"`
+	Phase       *Phase       `json:"phase,omitempty"`
+	EngineReady *EngineReady `json:"engineReady,omitempty"`
+	Failed      *Failed      `json:"failed,omitempty"`
+	Log         *Log         `json:"log,omitempty"`
+	PortOpened  *PortOpened  `json:"portOpened,omitempty"`
+	PortClosed  *PortClosed  `json:"portClosed,omitempty"`
+	OutOfMemory *OutOfMemory `json:"outOfMemory,omitempty"`
+	DiskFull    *DiskFull    `json:"diskFull,omitempty"`
+	PowerOff    *PowerOff    `json:"powerOff,omitempty"`
+}
+
+// GuestHello is the guest's answer to a Hello; it repeats the session.
+type GuestHello struct {
+	Version int    `json:"version"`
+	Session uint64 `json:"session"`
+	BootID  string `json:"bootID"`
+}
+
+// Reply ends a Request that had an ID. Error is empty when it went well.
+type Reply struct {
+	ID    uint64 `json:"id"`
+	Error string `json:"error,omitempty"`
+}
+
+// Phase says that a step of the boot has ended; Event.Uptime says when.
+type Phase struct {
+	Name string `json:"name"` // one of the Phase constants
+}
+
+// The boot's steps, in the order in which they usually end.
+const (
+	PhaseInit       = "init"       // hyve-init's first instruction
+	PhaseModules    = "modules"    // what the root and the channel need is loaded
+	PhaseRoot       = "root"       // root is mounted and entered
+	PhaseConfigured = "configured" // Config has arrived
+	PhaseNetwork    = "network"
+	PhaseDisk       = "disk"       // data disk is mounted
+	PhaseContainerd = "containerd" // its socket answers
+	PhaseEngine     = "engine"     // dockerd's socket answers
+)
+
+// EngineReady says that the engine answers on EnginePort.
+type EngineReady struct {
+	Version string `json:"version"`
+}
+
+// Failed says which step failed and why. Fatal: the machine will power off.
+type Failed struct {
+	Phase string `json:"phase"`
+	Cause string `json:"cause"` // one or more lines, most important first
+	Fatal bool   `json:"fatal,omitempty"`
+}
+
+// Log is one line of a service's output, without its newline.
+type Log struct {
+	Service string `json:"service"` // one of the Service constants
+	Line    string `json:"line"`
+}
+
+// The services that log.
+const (
+	ServiceInit       = "init"
+	ServiceContainerd = "containerd"
+	ServiceDockerd    = "dockerd"
+)
+
+// PortOpened asks the host to publish a container's port. The guest's proxy
+// for it waits for the PortAck, and `docker run` waits for the proxy. ID names
+// the opening until its PortClosed.
+type PortOpened struct {
+	ID       uint64 `json:"id"`
+	Protocol string `json:"protocol"` // "tcp", "udp"
+	HostIP   string `json:"hostIP"`   // as given to -p; "0.0.0.0" and "::" are any
+	Port     uint16 `json:"port"`     // the published port, in the guest too
+}
+
+// PortClosed takes a PortOpened back.
+type PortClosed struct {
+	ID uint64 `json:"id"`
+}
+
+// OutOfMemory says that the guest's kernel killed a process for want of memory.
+type OutOfMemory struct {
+	Process string `json:"process"`
+	Cgroup  string `json:"cgroup,omitempty"`
+}
+
+// DiskFull says that the data disk has less than the room it needs.
+type DiskFull struct {
+	FreeBytes int64 `json:"freeBytes"`
+}
+
+// PowerOff is the guest's last word. File systems are clean.
+type PowerOff struct {
+	Reboot bool   `json:"reboot,omitempty"`
+	Reason string `json:"reason,omitempty"`
+}

@@ -1,0 +1,49 @@
+// Package hypervisor says in hardware words what a VM is. Its implementations
+// are its subpackages.
+package hypervisor
+
+// Config is a whole VM. Paths are absolute. It is plain data: an implementation
+// turns it into a command line by a pure function.
+type Config struct {
+	Name    string // for process lists only
+	CPUs    int
+	Memory  int64 // bytes, a multiple of 1 MiB
+	Kernel  string
+	Initrd  string
+	Cmdline string
+
+	Disks    []Disk
+	Channels []Channel
+	Network  Network
+
+	// Console is the file to which the guest's console is appended.
+	Console string
+
+	// Generation is the VM generation ID, a UUID: a new one tells the guest's
+	// kernel that it was cloned or taken back in time, and it reseeds.
+	Generation string
+}
+
+// Disk is a raw disk image. The guest finds it by its serial.
+type Disk struct {
+	Serial   string // at most 20 bytes of ASCII
+	Path     string
+	ReadOnly bool
+}
+
+// Channel is a byte stream between the host and the guest: a virtio-serial port
+// of that name. The host listens on Socket before the VM starts, the
+// hypervisor connects.
+type Channel struct {
+	Name   string
+	Socket string
+}
+
+// Network is the one card. The host listens on Socket, a unix stream socket,
+// before the VM starts and speaks QEMU's framing (32 bits of length, then the
+// frame) on it.
+type Network struct {
+	Socket string
+	MAC    string
+	MTU    int
+}
