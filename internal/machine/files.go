@@ -1,0 +1,145 @@
+package machine
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"syscall"
+)
+
+// maxSocketPath is the longest path, in bytes, that a unix socket may have:
+// sun_path holds 104 bytes on macOS and 108 on Linux, a zero among them.
+const maxSocketPath = 103
+
+// Home is hyve's data directory; every path below it is named in this file.
+type Home string
+
+// DefaultHome is $HYVE_HOME, else the platform's custom: on macOS
+// ~/Library/Application Support/hyve, elsewhere $XDG_DATA_HOME/hyve or
+// ~/.local/share/hyve.
+func DefaultHome(getenv func(string) string) (Home, error) {
+	if dir := getenv("HYVE_HOME"); dir != "" {
+		abs, err := filepath.Abs(dir)
+		return Home(abs), err
+	}
+	if dir := getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) && runtime.GOOS != "darwin" {
+		return Home(filepath.Join(dir, "hyve")), nil
+	}
+	home := getenv("HOME")
+	if home == "" {
+		return "", &hintedError{
+			errors.New("finding the data directory: HOME is not set"),
+			"set HYVE_HOME to the directory where hyve may keep its machines",
+		}
+	}
+	if runtime.GOOS == "darwin" {
+		return Home(filepath.Join(home, "Library", "Application Support", "hyve")), nil
+	}
+	return Home(filepath.Join(home, ".local", "share", "hyve")), nil
+}
+
+// Make creates the data directory and tightens it to its owner.
+func (h Home) Make() error {
+	for _, dir := range []string{string(h), h.Machines(), h.CacheDir()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("making the data directory: %w", err)
+		}
+	}
+	return nil
+}
+
+// PKIDir holds the installation's CA, client certificate and SSH key.
+func (h Home) PKIDir() string { return filepath.Join(string(h), "pki") }
+
+// ImagesDir holds the guest images, shared by all machines.
+func (h Home) ImagesDir() string { return filepath.Join(string(h), "images") }
+
+// CacheDir holds what can be had again: packages, verdicts of probes.
+func (h Home) CacheDir() string { return filepath.Join(string(h), "cache") }
+
+// Machines holds one directory per machine.
+func (h Home) Machines() string { return filepath.Join(string(h), "machines") }
+
+// A Dir is one machine's directory.
+type Dir string
+
+// Dir returns the directory of the machine of that name.
+func (h Home) Dir(name string) Dir { return Dir(filepath.Join(h.Machines(), name)) }
+
+// Spec is the machine's description; the machine exists when it does.
+func (d Dir) Spec() string { return filepath.Join(string(d), "machine.json") }
+
+// Lock is locked by the supervisor and the hypervisor while they live.
+func (d Dir) Lock() string { return filepath.Join(string(d), "lock") }
+
+// Disk is the data disk, raw and sparse.
+func (d Dir) Disk() string { return filepath.Join(string(d), "disk.img") }
+
+// ServerDir holds what only the guest shows: its certificate and host key. It
+// is apart from the machine's directory, which docker clients read.
+func (d Dir) ServerDir() string { return filepath.Join(string(d), "server") }
+
+// Logs returns the directory of the machine's logs.
+func (d Dir) Logs() string { return filepath.Join(string(d), "logs") }
+
+// Log returns the log of one service, "supervisor", "console" or one of the
+// guest's.
+func (d Dir) Log(service string) string { return filepath.Join(d.Logs(), service+".log") }
+
+// Sockets, each in RunDir.
+func (d Dir) DockerSocket() string  { return d.socket("docker.sock") }  // Docker's API
+func (d Dir) ControlSocket() string { return d.socket("control.sock") } // words <-> supervisor
+func (d Dir) SSHSocket() string     { return d.socket("ssh.sock") }     // the guest's SSH server
+func (d Dir) NetworkSocket() string { return d.socket("net.sock") }     // hypervisor -> network
+func (d Dir) GuestSocket() string   { return d.socket("guest.sock") }   // hypervisor -> guest's channel
+func (d Dir) MonitorSocket() string { return d.socket("qmp.sock") }     // QEMU -> supervisor
+
+func (d Dir) socket(name string) string { return filepath.Join(d.RunDir(), name) }
+
+// RunDir holds the sockets: "run" in the machine's directory or, where a
+// socket's path would be longer than the kernel takes, a directory of this user
+// alone under /tmp. It depends on nothing but the machine's path and the user,
+// so that every command finds it.
+func (d Dir) RunDir() string {
+	const longest = "control.sock"
+	run := filepath.Join(string(d), "run")
+	if len(run)+1+len(longest) <= maxSocketPath {
+		return run
+	}
+	sum := sha256.Sum256([]byte(d))
+	return filepath.Join(fmt.Sprintf("/tmp/hyve-%d", os.Getuid()), hex.EncodeToString(sum[:8]))
+}
+
+// MakeRunDir creates RunDir, and refuses one that somebody else could use.
+func (d Dir) MakeRunDir() error {
+	run := d.RunDir()
+	for _, dir := range []string{filepath.Dir(run), run} {
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("making the directory of the sockets: %w", err)
+		}
+		info, err := os.Lstat(dir)
+		if err != nil {
+			return fmt.Errorf("making the directory of the sockets: %w", err)
+		}
+		owner, ok := info.Sys().(*syscall.Stat_t)
+		if !info.IsDir() || !ok || int(owner.Uid) != os.Getuid() || info.Mode().Perm()&0o077 != 0 {
+			return fmt.Errorf("making the directory of the sockets: %s is not a private directory of this user", dir)
+		}
+	}
+	return nil
+}
+
+// hintedError is an error that knows the way out.
+type hintedError struct {
+	error
+	hint string
+}
+
+func (e *hintedError) Unwrap() error { return e.error }
+
+// Hint says what the user can do.
+func (e *hintedError) Hint() string { return e.hint }

@@ -1,0 +1,157 @@
+// Package machine holds the nouns of hyve in the user's words: what a machine
+// is, where its files are, and whether it runs. It starts nothing.
+package machine
+
+import (
+	"fmt"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/docker/go-units"
+)
+
+// Bounds of a Spec. Upper bounds of CPUs, memory and disk are the host's.
+const (
+	MaxName   = 63 // bytes: a DNS label
+	MinMemory = 512 << 20
+	MinDisk   = 2 << 30
+
+	defaultMaxCPUs   = 4
+	defaultMaxMemory = 4 << 30
+	defaultMaxDisk   = 64 << 30
+)
+
+// Spec is what the user asked for.
+type Spec struct {
+	Name   string `json:"name"`
+	CPUs   int    `json:"cpus"`
+	Memory int64  `json:"memory"` // bytes, whole MiB
+	Disk   int64  `json:"disk"`   // bytes, whole MiB; the file is sparse
+
+	// Image is the digest of the guest image, "sha256:…".
+	Image string `json:"image"`
+	// QEMU is the hypervisor's path where the user named one.
+	QEMU string `json:"qemu,omitempty"`
+
+	RegistryMirrors    []string `json:"registryMirrors,omitempty"`
+	InsecureRegistries []string `json:"insecureRegistries,omitempty"`
+	EngineOptions      []string `json:"engineOptions,omitempty"` // dockerd flags without dashes, "name=value"
+	Labels             []string `json:"labels,omitempty"`        // "key=value"
+}
+
+// Host is what a host has to give.
+type Host struct {
+	CPUs   int
+	Memory int64 // bytes
+	Disk   int64 // bytes: size of the file system under the data directory
+}
+
+// ThisHost measures the host whose data directory is dir, which need not exist.
+func ThisHost(dir string) (Host, error) {
+	memory, err := hostMemory()
+	if err != nil {
+		return Host{}, fmt.Errorf("asking for the host's memory: %w", err)
+	}
+	disk, err := fileSystemSize(dir)
+	if err != nil {
+		return Host{}, fmt.Errorf("asking for the size of the file system of %s: %w", dir, err)
+	}
+	return Host{CPUs: runtime.NumCPU(), Memory: memory, Disk: disk}, nil
+}
+
+// Defaults fills what a Spec leaves open.
+func (s *Spec) Defaults(h Host) {
+	if s.CPUs == 0 {
+		s.CPUs = min(h.CPUs, defaultMaxCPUs)
+	}
+	if s.Memory == 0 {
+		s.Memory = wholeMiB(max(MinMemory, min(h.Memory/2, defaultMaxMemory)))
+	}
+	if s.Disk == 0 {
+		s.Disk = wholeMiB(max(MinDisk, min(h.Disk, defaultMaxDisk)))
+	}
+}
+
+// Check returns what is wrong with a Spec on a host, nil if nothing is.
+func (s *Spec) Check(h Host) error {
+	if err := CheckName(s.Name); err != nil {
+		return err
+	}
+	if s.CPUs < 1 || s.CPUs > h.CPUs {
+		return fmt.Errorf("%d CPUs are out of range: this host allows 1 to %d", s.CPUs, h.CPUs)
+	}
+	if err := checkSize("memory", s.Memory, MinMemory, h.Memory); err != nil {
+		return err
+	}
+	if err := checkSize("disk", s.Disk, MinDisk, h.Disk); err != nil {
+		return err
+	}
+	for _, label := range s.Labels {
+		if key, _, ok := strings.Cut(label, "="); !ok || key == "" {
+			return fmt.Errorf("label %q is not of the form KEY=VALUE", label)
+		}
+	}
+	for _, option := range s.EngineOptions {
+		if !engineOption.MatchString(option) {
+			return fmt.Errorf("engine option %q is not of the form NAME or NAME=VALUE, without dashes", option)
+		}
+	}
+	for _, mirror := range s.RegistryMirrors {
+		if !strings.HasPrefix(mirror, "http://") && !strings.HasPrefix(mirror, "https://") {
+			return fmt.Errorf("registry mirror %q is not an http:// or https:// address", mirror)
+		}
+	}
+	return nil
+}
+
+var engineOption = regexp.MustCompile(`^[a-z][a-z0-9-]*(=[^\n\r\x00]*)?$`)
+
+func checkSize(what string, size, least, most int64) error {
+	if size < least || size > most {
+		return fmt.Errorf("%s of %s is out of range: this host allows %s to %s",
+			what, FormatSize(size), FormatSize(least), FormatSize(most))
+	}
+	return nil
+}
+
+var namePattern = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?$`)
+
+// CheckName returns what is wrong with a machine's name, nil if nothing is. A
+// name is also a host name, a directory and part of a docker context's name.
+func CheckName(name string) error {
+	switch {
+	case name == "":
+		return fmt.Errorf("a machine's name is empty")
+	case len(name) > MaxName:
+		return fmt.Errorf("a machine's name of %d characters is too long: at most %d", len(name), MaxName)
+	case !namePattern.MatchString(name) || strings.Contains(name, ".."):
+		return fmt.Errorf("%q is no machine's name: letters, digits, and - or . between them", name)
+	}
+	return nil
+}
+
+// ParseSize reads a size such as "4GiB", "4g" or "512M" (all powers of 1024);
+// a bare number is in MiB, as docker-machine and podman have it. The result
+// is in bytes, rounded down to whole MiB.
+func ParseSize(s string) (int64, error) {
+	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
+		if n <= 0 || n > 1<<40 {
+			return 0, fmt.Errorf("size %q is out of range", s)
+		}
+		return n << 20, nil
+	}
+	n, err := units.RAMInBytes(s)
+	if err != nil || n < 0 {
+		return 0, fmt.Errorf("size %q is not a number with a unit such as 512MiB or 4GiB", s)
+	}
+	return wholeMiB(n), nil
+}
+
+// FormatSize writes a size in bytes as ParseSize reads it.
+func FormatSize(n int64) string { return units.CustomSize("%.4g%s", float64(n), 1024, sizeUnits) }
+
+var sizeUnits = []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
+
+func wholeMiB(n int64) int64 { return n &^ (1<<20 - 1) }
