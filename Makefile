@@ -1,0 +1,49 @@
+# hyve: see README.md. Every target installs nothing but what scripts/deps.sh
+# says it does.
+export CGO_ENABLED := 0
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+PAYLOAD := internal/image/build/payload
+GUEST_FLAGS := -trimpath -buildvcs=false -ldflags='-s -w'
+HOST_FLAGS  := -trimpath -ldflags='-s -w -X github.com/hyve-vm/hyve/internal/cli.version=$(VERSION)'
+
+.PHONY: build guest demo test unit e2e bench lint cross clean deps
+
+build: guest
+	$(GO) build $(HOST_FLAGS) -o bin/hyve ./cmd/hyve
+
+# hyve-init for every guest, embedded into hyve.
+guest:
+	GOOS=linux GOARCH=amd64 $(GO) build $(GUEST_FLAGS) -o $(PAYLOAD)/hyve-init-amd64 ./cmd/hyve-init
+	GOOS=linux GOARCH=arm64 $(GO) build $(GUEST_FLAGS) -o $(PAYLOAD)/hyve-init-arm64 ./cmd/hyve-init
+
+deps:
+	scripts/deps.sh
+
+demo: deps build
+	scripts/demo.sh
+
+test: deps build lint cross unit e2e
+
+unit:
+	$(GO) test -short ./...
+
+e2e: build
+	$(GO) test -count=1 -timeout 25m ./e2e
+
+bench: deps build
+	$(GO) run ./e2e/bench
+
+lint:
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'run gofmt -w on these'; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+# Host code builds for every platform that hyve runs on.
+cross: guest
+	for os in linux darwin; do for arch in amd64 arm64; do \
+		GOOS=$$os GOARCH=$$arch $(GO) build -o /dev/null ./cmd/hyve || exit 1; \
+	done; done
+
+clean:
+	rm -rf bin $(PAYLOAD)/hyve-init-*

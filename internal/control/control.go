@@ -1,0 +1,235 @@
+// Package control is how the words speak to a machine's supervisor: HTTP and
+// JSON over a unix socket in the machine's directory.
+package control
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+)
+
+// State is what a machine does.
+type State string
+
+// The states of a machine. Stopped, Unresponsive and Broken are derived where no
+// supervisor answers; a supervisor reports the others.
+const (
+	Starting     State = "Starting"
+	Running      State = "Running"
+	Stopping     State = "Stopping"
+	Stopped      State = "Stopped"
+	Unresponsive State = "Unresponsive" // its lock is held, but nobody answers
+	Broken       State = "Broken"       // its file cannot be used
+)
+
+// Status is what a supervisor knows of its machine.
+type Status struct {
+	State State `json:"state"`
+	// Activity is what a starting or stopping machine does, for people.
+	Activity string `json:"activity,omitempty"`
+	// Failure is why the machine could not start, or what broke in it since.
+	Failure *Failure `json:"failure,omitempty"`
+
+	PID          int       `json:"pid"`           // the supervisor
+	HypervisorID int       `json:"hypervisorPid"` // 0 before it runs
+	Started      time.Time `json:"started"`
+
+	Hypervisor  string `json:"hypervisor,omitempty"`  // name and version
+	Accelerator string `json:"accelerator,omitempty"` // "kvm", "hvf", "tcg"
+	// AcceleratorReason says why a better accelerator is not used.
+	AcceleratorReason string `json:"acceleratorReason,omitempty"`
+	EngineVersion     string `json:"engineVersion,omitempty"`
+
+	Endpoints Endpoints `json:"endpoints"`
+	Ports     []Port    `json:"ports"`    // published now, in order
+	Problems  []string  `json:"problems"` // each one line, worth knowing now
+	Timing    []Step    `json:"timing"`   // of the start
+}
+
+// Failure is why something went wrong.
+type Failure struct {
+	Phase string `json:"phase"`
+	Cause string `json:"cause"`
+	Hint  string `json:"hint,omitempty"`
+}
+
+func (f *Failure) Error() string {
+	if f.Phase == "" {
+		return f.Cause
+	}
+	return f.Phase + ": " + f.Cause
+}
+
+// Endpoints are where the machine answers on the host.
+type Endpoints struct {
+	Docker string `json:"docker"` // unix:///…
+	TCP    string `json:"tcp"`    // tcp://ADDRESS:2376, mutual TLS
+	SSH    string `json:"ssh"`    // ADDRESS:22 or unix:///…
+}
+
+// Port is a published port.
+type Port struct {
+	Protocol string `json:"protocol"`
+	Address  string `json:"address"` // on the host
+	Port     uint16 `json:"port"`
+}
+
+// Step is one step of a start, and when it ended.
+type Step struct {
+	Name string `json:"name"`
+	// At is the time since the start began.
+	At time.Duration `json:"at"`
+}
+
+// A Supervisor answers requests.
+type Supervisor interface {
+	// Status returns the machine's status now, and a channel that is closed when it
+	// has changed.
+	Status() (Status, <-chan struct{})
+	// Stop asks the machine to shut down, or to reboot; it does not wait.
+	Stop(StopRequest) error
+}
+
+// StopRequest says how to stop.
+type StopRequest struct {
+	// Kill ends the machine at once, like a power cut.
+	Kill bool `json:"kill,omitempty"`
+}
+
+// Serve answers on l until ctx ends.
+func Serve(ctx context.Context, l net.Listener, s Supervisor) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
+		status, _ := s.Status()
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(status)
+	})
+	mux.HandleFunc("GET /watch", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		flush := http.NewResponseController(w)
+		for {
+			status, changed := s.Status()
+			if json.NewEncoder(w).Encode(status) != nil || flush.Flush() != nil {
+				return
+			}
+			select {
+			case <-changed:
+			case <-r.Context().Done():
+				return
+			}
+		}
+	})
+	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, r *http.Request) {
+		var request StopRequest
+		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10)).Decode(&request)
+		if err == nil {
+			err = s.Stop(request)
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusConflict)
+		}
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving the control socket: %w", err)
+	}
+	return nil
+}
+
+// ErrNoAnswer says that no supervisor listens.
+var ErrNoAnswer = errors.New("no supervisor answers")
+
+// Client asks a supervisor.
+type Client struct{ http *http.Client }
+
+// NewClient returns a client of the supervisor at a socket.
+func NewClient(socket string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrNoAnswer, err)
+		}
+		return conn, nil
+	}
+	return &Client{&http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
+}
+
+// Status returns the machine's status now.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	var status Status
+	body, err := c.do(ctx, "GET", "/status", nil)
+	if err != nil {
+		return status, fmt.Errorf("asking for the status: %w", err)
+	}
+	defer body.Close()
+	if err := json.NewDecoder(body).Decode(&status); err != nil {
+		return status, fmt.Errorf("asking for the status: %w", err)
+	}
+	return status, nil
+}
+
+// Watch calls f with the machine's status now and at every change, until f
+// returns false. The error is io.EOF if the supervisor ended first.
+func (c *Client) Watch(ctx context.Context, f func(Status) bool) error {
+	body, err := c.do(ctx, "GET", "/watch", nil)
+	if err != nil {
+		return fmt.Errorf("watching the machine: %w", err)
+	}
+	defer body.Close()
+	lines := bufio.NewReader(body)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			return io.EOF // however it ended, it ended
+		}
+		var status Status
+		if err := json.Unmarshal(line, &status); err != nil {
+			return fmt.Errorf("watching the machine: %w", err)
+		}
+		if !f(status) {
+			return nil
+		}
+	}
+}
+
+// Stop asks the machine to stop; it does not wait for it.
+func (c *Client) Stop(ctx context.Context, request StopRequest) error {
+	data, err := json.Marshal(request)
+	if err != nil {
+		return err
+	}
+	body, err := c.do(ctx, "POST", "/stop", data)
+	if err != nil {
+		return fmt.Errorf("asking the machine to stop: %w", err)
+	}
+	return body.Close()
+}
+
+func (c *Client) do(ctx context.Context, method, path string, data []byte) (io.ReadCloser, error) {
+	request, err := http.NewRequestWithContext(ctx, method, "http://supervisor"+path, bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode != http.StatusOK {
+		defer response.Body.Close()
+		text, _ := io.ReadAll(io.LimitReader(response.Body, 4<<10))
+		return nil, fmt.Errorf("%s", bytes.TrimSpace(text))
+	}
+	return response.Body, nil
+}

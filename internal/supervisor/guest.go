@@ -1,0 +1,188 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/guestapi"
+	"github.com/hyve-vm/hyve/internal/machine"
+)
+
+// clockInterval is how often the guest is told the host's time. It keeps the
+// guest right after the host has slept or its clock was set, and costs one short
+// message.
+const clockInterval = 10 * time.Second
+
+// guest is the host's end of the conversation with hyve-init.
+type guest struct {
+	board *board
+	log   *slog.Logger
+	dir   machine.Dir
+	ports *ports
+
+	// engineReady is called when the engine answers in the guest.
+	engineReady func(version string)
+
+	mu       sync.Mutex
+	out      *guestapi.Writer[guestapi.Request] // nil until the guest is connected
+	services map[string]*logFile
+	poweroff *guestapi.PowerOff // the guest's last word
+	failed   *guestapi.Failed   // the last fatal failure
+}
+
+// converse speaks with the guest on conn until the connection ends: it hands
+// over the configuration, then handles what the guest pushes.
+func (g *guest) converse(ctx context.Context, conn net.Conn, config func() (guestapi.Config, error)) error {
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+
+	session := uint64(time.Now().UnixNano())
+	out := guestapi.NewWriter[guestapi.Request](conn)
+	hello := &guestapi.Hello{Version: guestapi.Version, Session: session}
+	if err := errors.Join(out.Resync(), out.Write(guestapi.Request{Hello: hello})); err != nil {
+		return fmt.Errorf("greeting the guest: %w", err)
+	}
+	in := guestapi.NewReader[guestapi.Event](conn)
+	in.Damaged = func(line []byte) { g.log.Warn("damaged message from the guest", "line", string(line)) }
+	for greeted := false; ; {
+		event, err := in.Read()
+		if err != nil {
+			return nil // the VM has ended; why is for others to say
+		}
+		switch answer := event.Hello; {
+		case answer != nil && answer.Session != session, answer == nil && !greeted:
+			// An earlier conversation's.
+		case answer != nil && answer.Version != guestapi.Version:
+			return fmt.Errorf("greeting the guest: its image speaks version %d, this hyve speaks %d", answer.Version, guestapi.Version)
+		case answer != nil:
+			if greeted {
+				continue
+			}
+			greeted = true
+			c, err := config()
+			if err != nil {
+				return err
+			}
+			if err := out.Write(guestapi.Request{ID: 1, Configure: &c}); err != nil {
+				return fmt.Errorf("configuring the guest: %w", err)
+			}
+			g.mu.Lock()
+			g.out = out
+			g.mu.Unlock()
+			go g.keepClock(ctx)
+		default:
+			g.handle(event)
+		}
+	}
+}
+
+// send asks the guest for something, if it is there to be asked.
+func (g *guest) send(request guestapi.Request) error {
+	g.mu.Lock()
+	out := g.out
+	g.mu.Unlock()
+	if out == nil {
+		return errors.New("the guest is not connected")
+	}
+	return out.Write(request)
+}
+
+func (g *guest) keepClock(ctx context.Context) {
+	tick := time.NewTicker(clockInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			now := guestapi.ClockNow()
+			if g.send(guestapi.Request{Clock: &now}) != nil {
+				return
+			}
+		}
+	}
+}
+
+func (g *guest) handle(event guestapi.Event) {
+	switch {
+	case event.Log != nil:
+		g.record(event.Log.Service, event.Log.Line)
+	case event.Phase != nil:
+		g.board.step(event.Phase.Name, activityAfter[event.Phase.Name])
+	case event.EngineReady != nil:
+		go g.engineReady(event.EngineReady.Version)
+	case event.Failed != nil:
+		g.fail(event.Failed)
+	case event.PortOpened != nil:
+		g.ports.opened(event.PortOpened)
+		if err := g.send(guestapi.Request{PortAck: &guestapi.PortAck{ID: event.PortOpened.ID}}); err != nil {
+			g.log.Warn("answering for a port", "error", err)
+		}
+	case event.PortClosed != nil:
+		g.ports.closed(event.PortClosed.ID)
+	case event.OutOfMemory != nil:
+		g.trouble(fmt.Sprintf("the guest ran out of memory and killed %s", event.OutOfMemory.Process))
+	case event.DiskFull != nil:
+		g.trouble(fmt.Sprintf("the machine's disk is almost full: %s free", machine.FormatSize(event.DiskFull.FreeBytes)))
+	case event.PowerOff != nil:
+		g.log.Info("guest powers off", "reboot", event.PowerOff.Reboot, "reason", event.PowerOff.Reason)
+		g.mu.Lock()
+		g.poweroff = event.PowerOff
+		g.mu.Unlock()
+	case event.Reply != nil && event.Reply.Error != "":
+		g.log.Warn("guest refused a request", "id", event.Reply.ID, "error", event.Reply.Error)
+	}
+}
+
+// activityAfter is what a starting machine does after a phase has ended.
+var activityAfter = map[string]string{
+	guestapi.PhaseInit:       "Booting",
+	guestapi.PhaseConfigured: "Starting the engine",
+}
+
+func (g *guest) fail(failed *guestapi.Failed) {
+	g.log.Error("guest reports a failure", "phase", failed.Phase, "cause", failed.Cause, "fatal", failed.Fatal)
+	first, _, _ := strings.Cut(failed.Cause, "\n")
+	if failed.Fatal {
+		g.mu.Lock()
+		g.failed = failed
+		g.mu.Unlock()
+		g.board.set(func(s *control.Status) {
+			s.Failure = &control.Failure{Phase: failed.Phase, Cause: failed.Cause}
+		})
+		return
+	}
+	g.board.problem(failed.Phase + ": " + first)
+}
+
+func (g *guest) trouble(line string) {
+	g.log.Warn(line)
+	g.board.problem(line)
+}
+
+// last returns the guest's last words.
+func (g *guest) last() (*guestapi.PowerOff, *guestapi.Failed) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.poweroff, g.failed
+}
+
+// record writes a line of a guest's service into its log.
+func (g *guest) record(service, line string) {
+	g.mu.Lock()
+	l := g.services[service]
+	g.mu.Unlock()
+	if l == nil { // a service of a newer image
+		g.log.Info(line, "service", service)
+		return
+	}
+	l.line(line)
+}

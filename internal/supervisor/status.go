@@ -1,0 +1,87 @@
+package supervisor
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hyve-vm/hyve/internal/control"
+)
+
+// board holds the machine's status and tells when it changes.
+type board struct {
+	began time.Time
+
+	mu      sync.Mutex
+	status  control.Status
+	changed chan struct{}
+	ready   chan struct{} // closed when the machine runs or has ended
+}
+
+func newBoard(status control.Status) *board {
+	status.State = control.Starting
+	status.Started = time.Now()
+	return &board{began: status.Started, status: status, changed: make(chan struct{}), ready: make(chan struct{})}
+}
+
+// get returns the status and a channel that is closed at its next change.
+func (b *board) get() (control.Status, <-chan struct{}) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	status := b.status
+	status.Problems = slices.Clone(status.Problems)
+	status.Timing = slices.Clone(status.Timing)
+	return status, b.changed
+}
+
+// set changes the status.
+func (b *board) set(change func(*control.Status)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	change(&b.status)
+	close(b.changed)
+	b.changed = make(chan struct{})
+	if b.status.State == control.Running || b.status.State == control.Stopped {
+		select {
+		case <-b.ready:
+		default:
+			close(b.ready)
+		}
+	}
+}
+
+// step notes that a step of the start has ended, and what comes next.
+func (b *board) step(name, next string) {
+	b.set(func(s *control.Status) {
+		if s.State != control.Starting {
+			return
+		}
+		s.Timing = append(s.Timing, control.Step{Name: name, At: time.Since(b.began)})
+		if next != "" {
+			s.Activity = next
+		}
+	})
+}
+
+// maxProblems bounds the list of problems; the oldest go first.
+const maxProblems = 20
+
+// problem adds a line worth knowing, once.
+func (b *board) problem(line string) {
+	b.set(func(s *control.Status) {
+		if slices.Contains(s.Problems, line) {
+			return
+		}
+		s.Problems = append(s.Problems, line)
+		if extra := len(s.Problems) - maxProblems; extra > 0 {
+			s.Problems = slices.Delete(s.Problems, 0, extra)
+		}
+	})
+}
+
+// solved takes a problem back.
+func (b *board) solved(line string) {
+	b.set(func(s *control.Status) {
+		s.Problems = slices.DeleteFunc(s.Problems, func(p string) bool { return p == line })
+	})
+}
