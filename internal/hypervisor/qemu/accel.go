@@ -1,0 +1,96 @@
+package qemu
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The accelerators' names, as -accel has them.
+const (
+	accelKVM = "kvm"
+	accelHVF = "hvf"
+	accelTCG = "tcg"
+)
+
+// Verdict is which accelerator to use and why.
+type Verdict struct {
+	Name   string        // "kvm", "hvf" or "tcg" (emulation)
+	Reason string        // why not the host's own; empty unless Name is "tcg"
+	Hint   string        // the way out of Reason; may be empty
+	Took   time.Duration // of this call
+	Cached bool          // the hardware was tested earlier since the host's boot
+}
+
+func (v Verdict) String() string {
+	if v.Reason == "" {
+		return v.Name
+	}
+	return fmt.Sprintf("%s (%s)", v.Name, v.Reason)
+}
+
+// hostVerdict is what the platform's test says about its accelerator.
+type hostVerdict struct {
+	Works  bool          `json:"works"`
+	Reason string        `json:"reason,omitempty"`
+	Hint   string        `json:"hint,omitempty"`
+	Took   time.Duration `json:"took"`
+
+	// final is set by a test that ran to its end. Whatever else stands in the
+	// way (a permission, a module not loaded, a busy host) may be gone the next
+	// time, and is cheap to see again.
+	final bool
+}
+
+// Accelerator says which accelerator really works, by trying it. The outcome of
+// the try is kept until the host boots anew or QEMU changes.
+func (q *QEMU) Accelerator(ctx context.Context) Verdict {
+	began := time.Now()
+	v := Verdict{Name: accelTCG}
+	switch {
+	case hostAccel == "":
+		v.Reason = "this system has no accelerator that QEMU knows"
+	case !slices.Contains(q.Accels, hostAccel):
+		v.Reason = fmt.Sprintf("%s was built without %s", q.Path, strings.ToUpper(hostAccel))
+		v.Hint = installHint()
+	default:
+		var h hostVerdict
+		h, v.Cached = testHost(ctx, q)
+		if h.Works {
+			v.Name = hostAccel
+		} else {
+			v.Reason, v.Hint = h.Reason, h.Hint
+		}
+	}
+	v.Took = time.Since(began)
+	return v
+}
+
+// KernelCmdline is what belongs on the guest's kernel command line because of
+// the accelerator; the rest is the image's and the machine's.
+func KernelCmdline(f Features) string {
+	// A panicked kernel would stand for ever; so it resets, which ends QEMU.
+	words := []string{"panic=-1"}
+	if f.Accel != accelTCG {
+		// On real hardware the guest keeps its own defences (mitigations, an
+		// address space in random order), seeds itself from more than the
+		// processor, and measures its clocks.
+		return strings.Join(words, " ")
+	}
+	words = append(words,
+		// Emulated processors do not speculate: the work-arounds cost and
+		// protect nothing. Nor is there an attacker inside whom a secret
+		// kernel address would stop at emulation's own wall.
+		"mitigations=off", "nokaslr",
+		// The emulated counter is the host's clock; watching it by a second
+		// one raises false alarms when the host is busy.
+		"tsc=reliable",
+		// RDRAND is QEMU's own, from the host's generator.
+		"random.trust_cpu=on",
+		// Self-tests of the ciphers take tenths of a second each.
+		"cryptomgr.notests",
+	)
+	return strings.Join(words, " ")
+}

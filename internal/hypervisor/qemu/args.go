@@ -1,0 +1,235 @@
+package qemu
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/hyve-vm/hyve/internal/hypervisor"
+)
+
+const (
+	// monitorFD is where QEMU finds its end of the QMP connection: an inherited
+	// socket pair, so no monitor listens anywhere.
+	monitorFD = 3
+
+	// memoryID names the guest's memory. A frozen VM is thawed only into a VM
+	// whose memory has the same name.
+	memoryID = "ram"
+
+	sandboxArg = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+)
+
+// Args returns QEMU's arguments for a VM. It is pure: the same VM and features
+// give the same arguments. The process must be given a connected unix stream
+// socket as descriptor 3, on which it speaks QMP (no monitor listens).
+//
+// What could have been said in JSON is (QEMU 7.2 takes it for -object, -device,
+// -blockdev and -netdev): no character of a path means anything there.
+// -chardev and -name have only the old form, where a comma is doubled.
+func Args(cfg hypervisor.Config, f Features) []string {
+	a := []string{
+		"-name", "guest=" + escape(cfg.Name),
+		"-nodefaults", "-no-user-config", "-display", "none",
+		// A VM is started once: a guest's reset ends it, and the supervisor
+		// decides. So does a panicked kernel, which panic=-1 makes reset.
+		"-no-reboot",
+	}
+	if f.Sandbox {
+		a = append(a, "-sandbox", sandboxArg)
+	}
+	a = append(a, machineArgs(cfg, f)...)
+	a = append(a, "-kernel", cfg.Kernel)
+	if cfg.Initrd != "" {
+		a = append(a, "-initrd", cfg.Initrd)
+	}
+	if cfg.Cmdline != "" {
+		a = append(a, "-append", cfg.Cmdline)
+	}
+	a = append(a,
+		"-chardev", "socket,id=monitor,fd="+strconv.Itoa(monitorFD),
+		"-mon", "chardev=monitor,mode=control",
+	)
+	a = append(a, diskArgs(cfg.Disks)...)
+	a = append(a, serialArgs(cfg)...)
+	a = append(a, networkArgs(cfg.Network)...)
+	return append(a, comfortArgs(cfg, f)...)
+}
+
+// machineArgs are the board, the processor and the memory.
+func machineArgs(cfg hypervisor.Config, f Features) []string {
+	return []string{
+		"-object", object(opts{
+			"qom-type": "memory-backend-ram",
+			"id":       memoryID,
+			"size":     cfg.Memory,
+		}),
+		"-machine", machineType(cfg, f) + ",memory-backend=" + memoryID,
+		"-accel", accelArg(f),
+		"-cpu", cpuModel(f),
+		"-smp", strconv.Itoa(cfg.CPUs),
+		"-m", strconv.FormatInt(cfg.Memory>>20, 10) + "M",
+	}
+}
+
+// machineType is a PC of 2009 without what a guest would only probe for, or
+// QEMU's own arm64 board. microvm was measured: no faster, and it hangs.
+func machineType(cfg hypervisor.Config, f Features) string {
+	if f.Arch == "arm64" {
+		switch {
+		case f.Accel == accelKVM:
+			return "virt,gic-version=max" // what the host's can be
+		case f.Accel == accelHVF && cfg.CPUs <= 8:
+			return "virt" // version 2 of the GIC, the only one before QEMU 8.0
+		default:
+			return "virt,gic-version=3"
+		}
+	}
+	return "q35,vmport=off,smbus=off,sata=off,usb=off,i8042=off,hpet=off,graphics=off"
+}
+
+// cpuModel is the processor that the guest sees.
+func cpuModel(f Features) string {
+	switch {
+	case f.Accel != accelTCG:
+		return "host"
+	case f.Arch == "arm64":
+		// Emulating "max" spends its time on pointer authentication.
+		return "cortex-a76"
+	case f.cx16Broken():
+		return "max,-cx16"
+	default:
+		return "max"
+	}
+}
+
+// cx16Broken says that cmpxchg16b is emulated wrongly: QEMU 7.2 clobbers the
+// flags, and a 6.12 kernel panics at random in its allocator. 10.0 is right;
+// those between were not tried.
+func (f Features) cx16Broken() bool {
+	return f.Accel == accelTCG && f.Arch == "amd64" && f.Version.Less(Version{Major: 10})
+}
+
+func accelArg(f Features) string {
+	if f.Accel == accelTCG {
+		return "tcg,thread=multi"
+	}
+	return f.Accel
+}
+
+// diskArgs are the disks, each under its serial as node name, so that an event
+// about a node names the disk.
+func diskArgs(disks []hypervisor.Disk) []string {
+	var a []string
+	for i, d := range disks {
+		node := opts{
+			"driver":    "raw",
+			"node-name": d.Serial,
+			"read-only": d.ReadOnly,
+			"file": opts{
+				"driver":   "file",
+				"filename": d.Path,
+				// The page cache serves the disk and flushes are passed on:
+				// what the guest synced survives a crash of the host.
+				"aio":     "threads",
+				"locking": "on", // one VM at a time may write
+			},
+		}
+		if !d.ReadOnly {
+			// What the guest frees or zeroes is given back to the host.
+			node["discard"] = "unmap"
+			node["detect-zeroes"] = "unmap"
+			node["file"].(opts)["discard"] = "unmap"
+		}
+		a = append(a,
+			"-blockdev", object(node),
+			"-device", object(opts{
+				"driver": "virtio-blk-pci",
+				"id":     "disk" + strconv.Itoa(i),
+				"drive":  d.Serial,
+				"serial": d.Serial,
+			}),
+		)
+	}
+	return a
+}
+
+// serialArgs are the console, hvc0 in the guest, and the channels.
+func serialArgs(cfg hypervisor.Config) []string {
+	a := []string{"-device", object(opts{"driver": "virtio-serial-pci", "id": "serial"})}
+	if cfg.Console != "" {
+		a = append(a,
+			"-chardev", "file,id=console,append=on,path="+escape(cfg.Console),
+			"-device", object(opts{"driver": "virtconsole", "chardev": "console"}),
+		)
+	}
+	for i, c := range cfg.Channels {
+		id := "channel" + strconv.Itoa(i)
+		a = append(a,
+			"-chardev", "socket,id="+id+",server=off,path="+escape(c.Socket),
+			"-device", object(opts{
+				"driver":  "virtserialport",
+				"chardev": id,
+				"name":    c.Name,
+				"nr":      i + 1, // 0 is the console's
+			}),
+		)
+	}
+	return a
+}
+
+func networkArgs(n hypervisor.Network) []string {
+	if n.Socket == "" {
+		return nil
+	}
+	card := opts{
+		"driver":  "virtio-net-pci",
+		"id":      "card",
+		"netdev":  "network",
+		"mac":     n.MAC,
+		"romfile": "", // nothing boots from it, and the file may not be installed
+	}
+	if n.MTU != 0 {
+		card["host_mtu"] = n.MTU
+	}
+	return []string{
+		"-netdev", object(opts{
+			"type":   "stream",
+			"id":     "network",
+			"server": false,
+			"addr":   opts{"type": "unix", "path": n.Socket},
+		}),
+		"-device", object(card),
+	}
+}
+
+// comfortArgs are entropy, memory given back, and the generation.
+func comfortArgs(cfg hypervisor.Config, f Features) []string {
+	a := []string{
+		"-device", object(opts{"driver": "virtio-rng-pci", "id": "entropy"}),
+		"-device", object(opts{"driver": "virtio-balloon-pci", "id": "balloon", "free-page-reporting": true}),
+	}
+	// QEMU has the device for PCs only.
+	if cfg.Generation != "" && f.Arch == "amd64" {
+		a = append(a, "-device", object(opts{"driver": "vmgenid", "id": "generation", "guid": cfg.Generation}))
+	}
+	return a
+}
+
+// opts is an object in JSON; its keys are written in alphabetical order.
+type opts map[string]any
+
+func object(o opts) string {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false) // for whoever reads the command line
+	if err := enc.Encode(o); err != nil {
+		panic(fmt.Sprintf("encoding %v: %v", o, err)) // strings, numbers and truth values only
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+// escape doubles commas, which end a value in QEMU's old option syntax.
+func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }

@@ -1,0 +1,279 @@
+package qemu
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// That /dev/kvm opens and makes VMs proves little: inside some VMs it is backed
+// by software (PVM) that runs a guest's user code at full speed and emulates
+// its kernel, instruction by instruction, at a five-hundredth of the speed, and
+// not every instruction. SeaBIOS gets through, Linux hangs or dies without a
+// word. So a guest of a few bytes is run in kernel mode: a plain loop that
+// hardware is through with in a millisecond, then the instructions on which a
+// stock kernel depends (kvm_linux_*.go).
+
+const (
+	// kvmTestVersion is part of the key under which a verdict is kept; it
+	// changes with the test.
+	kvmTestVersion = 1
+
+	kvmSpins = 1_000_000 // iterations of the plain loop, of two instructions
+	// kvmPatience bounds the guest's run. Hardware needs about a millisecond;
+	// the software met so far about a second.
+	kvmPatience = 50 * time.Millisecond
+	// kvmGrace is how long the kernel may take to notice the end of it.
+	kvmGrace = 25 * time.Millisecond
+
+	kvmMemory = 64 << 10 // bytes of the guest's memory
+)
+
+// From linux/kvm.h; the numbers are part of the kernel's interface.
+const (
+	kvmGetAPIVersion       = 0xae00
+	kvmCreateVM            = 0xae01
+	kvmCheckExtension      = 0xae03
+	kvmGetVCPUMmapSize     = 0xae04
+	kvmCreateVCPU          = 0xae41
+	kvmSetUserMemoryRegion = 0x4020ae46
+	kvmRun                 = 0xae80
+
+	kvmAPIVersion = 12
+
+	kvmExitUnknown       = 0
+	kvmExitIO            = 2
+	kvmExitHLT           = 5
+	kvmExitMMIO          = 6
+	kvmExitShutdown      = 8
+	kvmExitFailEntry     = 9
+	kvmExitInternalError = 17
+
+	// Offsets in struct kvm_run.
+	runImmediateExit = 1
+	runExitReason    = 8
+	runUnion         = 32
+)
+
+// guestCPU is one vCPU with its memory, ready to run the test.
+type guestCPU struct {
+	vm, cpu int
+	memory  []byte // kvmMemory bytes
+	run     []byte // struct kvm_run
+}
+
+// testKVM runs the test guest. It always returns within about 100 ms.
+func testKVM(ctx context.Context, dev *os.File) hostVerdict {
+	version, err := ioctl(int(dev.Fd()), kvmGetAPIVersion, 0)
+	if err != nil {
+		return hostVerdict{Reason: fmt.Sprintf("/dev/kvm is not KVM: %v", err)}
+	}
+	if version != kvmAPIVersion {
+		return hostVerdict{Reason: fmt.Sprintf("/dev/kvm speaks version %d of KVM's interface, %d is needed", version, kvmAPIVersion), final: true}
+	}
+	g, err := newGuestCPU(int(dev.Fd()))
+	if errors.Is(err, unix.EBUSY) {
+		return hostVerdict{
+			Reason: "KVM cannot make a VM: " + err.Error(),
+			Hint:   "another hypervisor (VirtualBox?) holds the processor's virtualization; end it",
+		}
+	}
+	if err != nil {
+		return hostVerdict{Reason: "KVM cannot make a VM: " + err.Error()}
+	}
+	tid := make(chan int, 1)
+	result := make(chan hostVerdict, 1)
+	go func() {
+		// Signals that interrupt KVM_RUN go to a thread.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		tid <- unix.Gettid()
+		result <- g.judge()
+		// After the answer: tearing a VM down can take the kernel 50 ms.
+		g.close()
+	}()
+	return awaitGuest(ctx, g, <-tid, result)
+}
+
+// awaitGuest waits for the guest, and when its time is up sees to it that
+// KVM_RUN returns.
+func awaitGuest(ctx context.Context, g *guestCPU, tid int, result <-chan hostVerdict) hostVerdict {
+	patience := time.NewTimer(kvmPatience)
+	defer patience.Stop()
+	select {
+	case v := <-result:
+		return v
+	case <-patience.C:
+	case <-ctx.Done():
+	}
+	giveUp := time.NewTimer(kvmGrace)
+	defer giveUp.Stop()
+	for {
+		// The flag is for a KVM_RUN that is about to start, the signal for one
+		// that is under way. Go's own scheduler uses SIGURG in the same way, so
+		// it means nothing to the rest of the process.
+		g.run[runImmediateExit] = 1
+		_ = unix.Tgkill(os.Getpid(), tid, unix.SIGURG)
+		select {
+		case v := <-result:
+			return v
+		case <-giveUp.C:
+			// The goroutine and the VM stay behind until the process ends.
+			return hostVerdict{Reason: "KVM does not come back from a guest in kernel mode", final: true}
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+func newGuestCPU(kvm int) (_ *guestCPU, err error) {
+	g := &guestCPU{vm: -1, cpu: -1}
+	defer func() {
+		if err != nil {
+			g.close()
+		}
+	}()
+	if g.vm, err = ioctl(kvm, kvmCreateVM, vmType(kvm)); err != nil {
+		return nil, fmt.Errorf("KVM_CREATE_VM: %w", err)
+	}
+	g.memory, err = unix.Mmap(-1, 0, kvmMemory, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, fmt.Errorf("mapping memory: %w", err)
+	}
+	region := struct {
+		slot, flags       uint32
+		guest, size, host uint64
+	}{guest: guestBase, size: kvmMemory, host: uint64(uintptr(unsafe.Pointer(&g.memory[0])))}
+	if _, err = ioctlPtr(g.vm, kvmSetUserMemoryRegion, unsafe.Pointer(&region)); err != nil {
+		return nil, fmt.Errorf("KVM_SET_USER_MEMORY_REGION: %w", err)
+	}
+	if g.cpu, err = ioctl(g.vm, kvmCreateVCPU, 0); err != nil {
+		return nil, fmt.Errorf("KVM_CREATE_VCPU: %w", err)
+	}
+	size, err := ioctl(kvm, kvmGetVCPUMmapSize, 0)
+	if err != nil {
+		return nil, fmt.Errorf("KVM_GET_VCPU_MMAP_SIZE: %w", err)
+	}
+	if size < 4096 {
+		return nil, fmt.Errorf("KVM_GET_VCPU_MMAP_SIZE: %d bytes", size)
+	}
+	if g.run, err = unix.Mmap(g.cpu, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+		return nil, fmt.Errorf("mapping the vCPU: %w", err)
+	}
+	return g, g.prepare(kvm)
+}
+
+func (g *guestCPU) close() {
+	if g.run != nil {
+		_ = unix.Munmap(g.run)
+	}
+	for _, fd := range []int{g.cpu, g.vm} {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+	}
+	if g.memory != nil {
+		_ = unix.Munmap(g.memory)
+	}
+}
+
+// judge runs the guest to its end, or to the end of the caller's patience.
+func (g *guestCPU) judge() hostVerdict {
+	began, cpuBegan := time.Now(), threadTime()
+	for {
+		_, err := ioctl(g.cpu, kvmRun, 0)
+		interrupted := errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN)
+		switch {
+		case interrupted && g.run[runImmediateExit] != 0:
+			return g.outOfTime(time.Since(began), threadTime()-cpuBegan)
+		case interrupted:
+			continue // a signal that was meant for somebody else
+		case err != nil:
+			return hostVerdict{Reason: "KVM cannot run a guest: KVM_RUN: " + err.Error(), final: true}
+		}
+		return g.ended()
+	}
+}
+
+// outOfTime blames KVM only if the thread really had the processor.
+func (g *guestCPU) outOfTime(took, cpu time.Duration) hostVerdict {
+	if cpu < kvmPatience/2 {
+		return hostVerdict{
+			Reason: fmt.Sprintf("the host was too busy to try KVM: %s of processor time in %s", cpu.Round(time.Millisecond), took.Round(time.Millisecond)),
+			Hint:   "start the machine again when the host is less busy",
+		}
+	}
+	v := hostVerdict{
+		Reason: "KVM does not use hardware here: it emulates the guest's kernel",
+		Hint:   "if this is a VM, switch nested virtualization on for it",
+		final:  true,
+	}
+	if left, err := g.spinsLeft(); err == nil && left <= kvmSpins {
+		rate := float64(2*(kvmSpins-left)) / cpu.Seconds() / 1e6
+		v.Reason += fmt.Sprintf(", at %.1f million instructions a second", rate)
+	}
+	return v
+}
+
+// ended looks at why the guest stopped.
+func (g *guestCPU) ended() hostVerdict {
+	broken := func(format string, args ...any) hostVerdict {
+		return hostVerdict{
+			Reason: "KVM cannot run a kernel here: " + fmt.Sprintf(format, args...),
+			Hint:   "if this is a VM, switch nested virtualization on for it",
+			final:  true,
+		}
+	}
+	reason := binary.NativeEndian.Uint32(g.run[runExitReason:])
+	detail := binary.NativeEndian.Uint64(g.run[runUnion:])
+	switch reason {
+	case guestDone:
+		if err := g.check(); err != nil {
+			return broken("%v", err)
+		}
+		return hostVerdict{Works: true, final: true}
+	case kvmExitInternalError:
+		return broken("internal error %d%s", uint32(detail), g.where())
+	case kvmExitFailEntry:
+		return broken("the processor refuses the guest, reason %#x", detail)
+	case kvmExitShutdown:
+		return broken("the guest died of a triple fault%s", g.where())
+	case kvmExitHLT:
+		return broken("an instruction gave a wrong result%s", g.where())
+	case kvmExitUnknown:
+		return broken("unknown exit %#x", detail)
+	default:
+		return broken("unexpected exit %d%s", reason, g.where())
+	}
+}
+
+// threadTime is the processor time of the calling thread, the guest's included.
+func threadTime() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
+}
+
+func ioctl(fd int, request, arg uintptr) (int, error) {
+	r, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, arg)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(r), nil
+}
+
+func ioctlPtr(fd int, request uintptr, arg unsafe.Pointer) (int, error) {
+	r, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(arg))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(r), nil
+}

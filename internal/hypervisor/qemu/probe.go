@@ -1,0 +1,252 @@
+package qemu
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+)
+
+// probeTimeout bounds each of the two questions. An emulator on a cold disk
+// takes a second or two; a binary that is something else may never answer.
+const probeTimeout = 10 * time.Second
+
+// Find returns the emulator for guests of the host's architecture: override, a
+// path or a name on PATH, or if that is empty the usual name on PATH. Its
+// answers are kept in cacheDir (none if empty) until the binary changes.
+//
+// An emulator that is missing, cannot be run, is something else or is older
+// than [MinVersion] is an error with a Hint.
+func Find(ctx context.Context, override, cacheDir string) (*QEMU, error) {
+	path, err := locate(override)
+	if err != nil {
+		return nil, err
+	}
+	key, _, err := fileKey(path)
+	if err != nil {
+		return nil, withHint(fmt.Errorf("looking at QEMU: %w", err), installHint())
+	}
+	a, ok := loadCached[answers](cacheDir, "qemu.json", key)
+	if !ok {
+		if a, err = ask(ctx, path); err != nil {
+			return nil, err
+		}
+	}
+	q := &QEMU{Path: path, Arch: a.Arch, Version: a.Version, Sandbox: a.Sandbox, Accels: a.Accels, key: key, cacheDir: cacheDir}
+	if err := q.fit(); err != nil {
+		return nil, err
+	}
+	if !ok {
+		storeCached(cacheDir, "qemu.json", key, a)
+	}
+	return q, nil
+}
+
+// locate returns the emulator's absolute path.
+func locate(override string) (string, error) {
+	name := override
+	if name == "" {
+		name = binaryName()
+	}
+	path, err := exec.LookPath(name)
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		return "", withHint(fmt.Errorf("looking for QEMU: no %s on PATH", name), installHint())
+	case errors.Is(err, fs.ErrNotExist):
+		return "", withHint(fmt.Errorf("looking for QEMU: %s does not exist", name), installHint())
+	case errors.Is(err, fs.ErrPermission):
+		return "", withHint(fmt.Errorf("looking for QEMU: %s is not executable", name),
+			"give the path of a "+binaryName()+" that you may run")
+	case err != nil:
+		return "", withHint(fmt.Errorf("looking for QEMU: %w", err), installHint())
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", fmt.Errorf("looking for QEMU: %w", err)
+	}
+	return abs, nil
+}
+
+// answers is what is asked once per binary.
+type answers struct {
+	Version Version  `json:"version"`
+	Arch    string   `json:"arch"`
+	Sandbox bool     `json:"sandbox"`
+	Accels  []string `json:"accels"`
+}
+
+// fit says why this emulator will not do.
+func (q *QEMU) fit() error {
+	if q.Version.Less(MinVersion) {
+		return tooOld(q.Path, q.Version)
+	}
+	if q.Arch != runtime.GOARCH {
+		return withHint(fmt.Errorf("checking QEMU: %s emulates %s, this host is %s", q.Path, q.Arch, runtime.GOARCH),
+			"use "+binaryName()+" ("+installHint()+")")
+	}
+	return nil
+}
+
+func tooOld(path string, v Version) error {
+	hint := "install QEMU " + MinVersion.String() + " or newer; " + installHint()
+	return withHint(fmt.Errorf("checking QEMU: %s is version %s, %d.%d or newer is needed", path, v, MinVersion.Major, MinVersion.Minor), hint)
+}
+
+// ask puts both questions to the binary: the version, which tells an emulator
+// from anything else, and over QMP what it was built with.
+func ask(ctx context.Context, path string) (answers, error) {
+	notQEMU := func(saw string) error {
+		return withHint(fmt.Errorf("checking QEMU: %s is not a QEMU system emulator: %s", path, saw),
+			"give the path of "+binaryName()+", or install it: "+installHint())
+	}
+	vctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	out, runErr := run(vctx, path, "--version")
+	if ctx.Err() != nil {
+		return answers{}, fmt.Errorf("checking QEMU: %w", ctx.Err())
+	}
+	version, ok := parseVersion(string(out))
+	switch {
+	case vctx.Err() != nil && !ok:
+		return answers{}, notQEMU(fmt.Sprintf("no answer to --version within %s", probeTimeout))
+	case runErr != nil && ok, runErr != nil && len(out) == 0:
+		return answers{}, notQEMU(runErr.Error())
+	case !ok && len(bytes.TrimSpace(out)) == 0:
+		return answers{}, notQEMU("--version prints nothing")
+	case !ok:
+		return answers{}, notQEMU(fmt.Sprintf("--version prints %q", firstLine(string(out), 80)))
+	case version.Less(MinVersion):
+		return answers{}, tooOld(path, version)
+	}
+	a := answers{Version: version}
+	// With the sandbox first: a QEMU without seccomp (macOS) refuses the option.
+	for _, sandbox := range []bool{true, false} {
+		fctx, cancel := context.WithTimeout(ctx, probeTimeout)
+		err := a.askFeatures(fctx, path, sandbox)
+		cancel()
+		if err == nil {
+			a.Sandbox = sandbox
+			return a, nil
+		}
+		if !sandbox || fctx.Err() != nil {
+			return answers{}, fmt.Errorf("asking %s what it can do: %w", path, err)
+		}
+	}
+	panic("unreachable")
+}
+
+// askFeatures starts the emulator without a machine and asks over QMP.
+func (a *answers) askFeatures(ctx context.Context, path string, sandbox bool) error {
+	args := []string{"-machine", "none", "-nodefaults", "-no-user-config", "-display", "none", "-S", "-qmp", "stdio"}
+	if sandbox {
+		args = append(args, "-sandbox", sandboxArg)
+	}
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.WaitDelay = time.Second
+	tail := &tailWriter{max: 4 << 10}
+	cmd.Stderr = tail
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	err = a.converse(ctx, newClient(pipes{out, in}))
+	if err != nil {
+		_ = cmd.Process.Kill()
+	}
+	// Close what it reads, so that it cannot outlive a conversation gone wrong.
+	_ = in.Close()
+	waitErr := cmd.Wait()
+	if err == nil {
+		return nil // it may end as it likes after "quit"
+	}
+	if cause := tail.cause(); cause != "" {
+		return errors.New(cause)
+	}
+	return errors.Join(err, waitErr)
+}
+
+func (a *answers) converse(ctx context.Context, c *Client) error {
+	if err := c.handshake(ctx); err != nil {
+		return err
+	}
+	var target struct {
+		Arch string `json:"arch"`
+	}
+	if err := c.Execute(ctx, "query-target", nil, &target); err != nil {
+		return err
+	}
+	a.Arch = target.Arch
+	for goarch, system := range systems {
+		if system == target.Arch {
+			a.Arch = goarch
+		}
+	}
+	var types []struct {
+		Name string `json:"name"`
+	}
+	err := c.Execute(ctx, "qom-list-types", map[string]any{"implements": "accel"}, &types)
+	if err != nil {
+		return err
+	}
+	a.Accels = nil
+	for _, t := range types {
+		if name, ok := strings.CutSuffix(t.Name, "-accel"); ok {
+			a.Accels = append(a.Accels, name)
+		}
+	}
+	slices.Sort(a.Accels)
+	return c.Execute(ctx, "quit", nil, nil)
+}
+
+// run returns what a program prints on its standard output, or if that is
+// nothing on the other one, cut to 4 KiB.
+func run(ctx context.Context, path string, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.WaitDelay = time.Second // for children that keep the pipes
+	var stdout, stderr headWriter
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if len(stdout) == 0 {
+		return stderr, err
+	}
+	return stdout, err
+}
+
+// headWriter keeps the first 4 KiB.
+type headWriter []byte
+
+func (w *headWriter) Write(p []byte) (int, error) {
+	if room := 4<<10 - len(*w); room > 0 {
+		*w = append(*w, p[:min(room, len(p))]...)
+	}
+	return len(p), nil
+}
+
+func firstLine(s string, limit int) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(s), "\n")
+	return line[:min(len(line), limit)]
+}
+
+// pipes makes one stream of a child's two.
+type pipes struct {
+	io.ReadCloser
+	in io.WriteCloser
+}
+
+func (p pipes) Write(b []byte) (int, error) { return p.in.Write(b) }
+func (p pipes) Close() error                { return errors.Join(p.in.Close(), p.ReadCloser.Close()) }

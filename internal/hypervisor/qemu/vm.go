@@ -1,0 +1,252 @@
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hyve-vm/hyve/internal/hypervisor"
+)
+
+// Options of a start that are no part of the VM.
+type Options struct {
+	// Accel is the accelerator's name, from QEMU.Accelerator. Empty is "tcg".
+	Accel string
+
+	// ExtraFiles are inherited by QEMU, which leaves them alone: a file locked
+	// with flock(2) stays locked as long as QEMU lives, even if the caller dies.
+	ExtraFiles []*os.File
+
+	// Stderr gets QEMU's own messages, if set; Err has the last of them anyway.
+	Stderr io.Writer
+
+	// RunDir is QEMU's working directory, where a core file would land, and
+	// holds nothing that is needed. Empty is "/".
+	RunDir string
+}
+
+// VM is a running QEMU and, once it has ended, how it did.
+//
+// It is in a process group of its own, so that a Ctrl-C in the terminal is the
+// caller's to act upon. It is deliberately not killed with its parent
+// (PR_SET_PDEATHSIG): that follows the thread, not the process, which started
+// it, and a guest is worth more than the process that watches it. QEMU does not
+// notice when the other end of its monitor goes: a VM whose supervisor died
+// runs on, unreachable, holding the machine's lock, until it is killed.
+type VM struct {
+	cmd     *exec.Cmd
+	cfg     hypervisor.Config
+	monitor *Client
+	stderr  *tailWriter
+	events  chan Event
+	done    chan struct{}
+
+	mu       sync.Mutex
+	shutdown ShutdownData // of the last SHUTDOWN
+	quit     bool         // Quit or Kill was called
+	err      error
+}
+
+// Start starts QEMU and returns when the VM runs: every argument was accepted
+// and the monitor answers. Otherwise the error is QEMU's own message, made
+// readable, perhaps with a Hint. Cancelling ctx kills a QEMU that is not yet
+// ready; afterwards it means nothing.
+func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o Options) (*VM, error) {
+	if o.Accel == "" {
+		o.Accel = accelTCG
+	}
+	if err := Check(cfg); err != nil {
+		return nil, err
+	}
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, fmt.Errorf("making QEMU's monitor: %w", err)
+	}
+	vm := &VM{
+		cfg:    cfg,
+		stderr: &tailWriter{max: 16 << 10, next: o.Stderr},
+		events: make(chan Event, eventBacklog),
+		done:   make(chan struct{}),
+	}
+	vm.cmd = exec.Command(q.Path, Args(cfg, q.Features(o.Accel))...)
+	vm.cmd.Dir = o.RunDir
+	if o.RunDir == "" {
+		vm.cmd.Dir = "/"
+	}
+	vm.cmd.Stderr = vm.stderr
+	vm.cmd.WaitDelay = time.Second
+	vm.cmd.ExtraFiles = append([]*os.File{theirs}, o.ExtraFiles...)
+	vm.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	err = vm.cmd.Start()
+	theirs.Close()
+	if err != nil {
+		ours.Close()
+		return nil, fmt.Errorf("starting QEMU: %w", err)
+	}
+	vm.monitor = newClient(ours)
+	go vm.watch()
+	if err := vm.monitor.handshake(ctx); err != nil {
+		return nil, vm.startFailed(ctx, err)
+	}
+	return vm, nil
+}
+
+func (vm *VM) startFailed(ctx context.Context, err error) error {
+	if !errors.Is(err, ErrMonitorClosed) {
+		_ = vm.Kill()
+	}
+	<-vm.done
+	if ctx.Err() != nil {
+		return fmt.Errorf("starting QEMU: %w", ctx.Err())
+	}
+	if cause := vm.Err(); cause != nil {
+		return withHint(fmt.Errorf("starting QEMU: %w", cause), hintOf(cause))
+	}
+	return fmt.Errorf("starting QEMU: it ended at once: %w", err)
+}
+
+// watch passes events on until the monitor ends, then waits for the process.
+func (vm *VM) watch() {
+	for e := range vm.monitor.Events() {
+		if e.Name == EventShutdown {
+			vm.mu.Lock()
+			_ = json.Unmarshal(e.Data, &vm.shutdown)
+			vm.mu.Unlock()
+		}
+		select {
+		case vm.events <- e:
+		default:
+		}
+	}
+	err := vm.cmd.Wait()
+	vm.mu.Lock()
+	vm.err = vm.exitCause(err)
+	vm.mu.Unlock()
+	close(vm.events)
+	close(vm.done)
+}
+
+// PID is QEMU's process ID.
+func (vm *VM) PID() int { return vm.cmd.Process.Pid }
+
+// Args is the command line, its first word the emulator's path.
+func (vm *VM) Args() []string { return vm.cmd.Args }
+
+// Done is closed when QEMU has ended.
+func (vm *VM) Done() <-chan struct{} { return vm.done }
+
+// Err says, once Done is closed, why QEMU ended: nil if the guest powered off
+// or reset itself (see Shutdown), or Quit or Kill was called; otherwise the
+// cause in one line, perhaps with a Hint.
+func (vm *VM) Err() error {
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	return vm.err
+}
+
+// Shutdown is the last SHUTDOWN that QEMU reported; its Reason is empty if
+// there was none. A guest that reboots, and one whose kernel panicked
+// (panic=-1), both end with "guest-reset".
+func (vm *VM) Shutdown() ShutdownData {
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	return vm.shutdown
+}
+
+// Events is closed when QEMU has ended. Events for which nobody reads are
+// dropped after the first 256.
+func (vm *VM) Events() <-chan Event { return vm.events }
+
+// Monitor is the QMP connection, for what VM has no method for.
+func (vm *VM) Monitor() *Client { return vm.monitor }
+
+// PowerButton presses the power button. The guest may act on it, or not.
+func (vm *VM) PowerButton(ctx context.Context) error {
+	return vm.monitor.Execute(ctx, "system_powerdown", nil, nil)
+}
+
+// Status is QEMU's word for what the VM does: "running", "paused", "io-error",
+// "shutdown", "internal-error", …
+func (vm *VM) Status(ctx context.Context) (string, error) {
+	var s struct {
+		Status string `json:"status"`
+	}
+	err := vm.monitor.Execute(ctx, "query-status", nil, &s)
+	return s.Status, err
+}
+
+// Stop pauses the VM.
+func (vm *VM) Stop(ctx context.Context) error {
+	return vm.monitor.Execute(ctx, "stop", nil, nil)
+}
+
+// Continue lets a paused VM go on, also one that QEMU paused because the host's
+// disk was full.
+func (vm *VM) Continue(ctx context.Context) error {
+	return vm.monitor.Execute(ctx, "cont", nil, nil)
+}
+
+// Quit pulls the plug, through QEMU: its disks are flushed and closed. It
+// returns when QEMU has ended, or with ctx.
+func (vm *VM) Quit(ctx context.Context) error {
+	vm.markQuit()
+	err := vm.monitor.Execute(ctx, "quit", nil, nil)
+	if err != nil && !errors.Is(err, ErrMonitorClosed) {
+		return err
+	}
+	select {
+	case <-vm.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for QEMU to quit: %w", ctx.Err())
+	}
+}
+
+// Kill ends QEMU at once (SIGKILL). Done tells when it has.
+func (vm *VM) Kill() error {
+	vm.markQuit()
+	if err := vm.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("killing QEMU: %w", err)
+	}
+	return nil
+}
+
+func (vm *VM) markQuit() {
+	vm.mu.Lock()
+	vm.quit = true
+	vm.mu.Unlock()
+}
+
+// socketPair returns two connected unix stream sockets, neither of which a
+// child inherits by accident.
+func socketPair() (net.Conn, *os.File, error) {
+	syscall.ForkLock.RLock()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err == nil {
+		unix.CloseOnExec(fds[0])
+		unix.CloseOnExec(fds[1])
+	}
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	ours := os.NewFile(uintptr(fds[0]), "monitor")
+	theirs := os.NewFile(uintptr(fds[1]), "monitor")
+	conn, err := net.FileConn(ours)
+	ours.Close()
+	if err != nil {
+		theirs.Close()
+		return nil, nil, err
+	}
+	return conn, theirs, nil
+}
