@@ -1,0 +1,77 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"time"
+)
+
+// guestDialTimeout bounds how long a published port waits for the guest.
+const guestDialTimeout = 10 * time.Second
+
+// A Forward passes connections of a host's listener on to the guest.
+type Forward struct{ close func() error }
+
+// Close closes the listener. Connections that were made stay.
+func (f *Forward) Close() error { return f.close() }
+
+// ForwardTCP passes every connection that l accepts on to a TCP port of the
+// guest, bytes untouched, until the Forward or the Network is closed, which
+// closes l. A connection that the guest does not take is reset. The error is
+// ErrClosed.
+func (n *Network) ForwardTCP(l net.Listener, guestPort uint16) (*Forward, error) {
+	ctx, cancel := context.WithCancel(n.ctx)
+	context.AfterFunc(ctx, func() { _ = l.Close() })
+	f := &Forward{close: sync.OnceValue(func() error {
+		cancel()
+		return l.Close()
+	})}
+	if !n.spawn(func() { n.acceptTCP(ctx, l, guestPort) }) {
+		_ = f.Close()
+		return nil, ErrClosed
+	}
+	return f, nil
+}
+
+func (n *Network) acceptTCP(ctx context.Context, l net.Listener, guestPort uint16) {
+	const first, longest = 5 * time.Millisecond, time.Second
+	delay := first
+	for {
+		conn, err := l.Accept()
+		if err == nil {
+			delay = first
+			if !n.spawn(func() { n.forwardToGuest(conn, guestPort) }) {
+				_ = conn.Close()
+			}
+			continue
+		}
+		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			return
+		}
+		// Out of descriptors, most likely: some will be given back.
+		n.config.Log.Warn("a connection was not accepted", "address", l.Addr(), "cause", err)
+		select {
+		case <-time.After(delay):
+			delay = min(2*delay, longest)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (n *Network) forwardToGuest(host net.Conn, port uint16) {
+	ctx, cancel := context.WithTimeout(n.ctx, guestDialTimeout)
+	defer cancel()
+	guest, err := n.dialGuest(ctx, port)
+	if err != nil {
+		n.config.Log.Debug("the guest did not take a connection", "port", port, "cause", err)
+		if t, ok := host.(*net.TCPConn); ok {
+			_ = t.SetLinger(0) // a reset says "nobody there", an end would say "all is well"
+		}
+		_ = host.Close()
+		return
+	}
+	relay(host, guest)
+}

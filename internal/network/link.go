@@ -1,0 +1,160 @@
+package network
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+// A link is the gateway's network card: the lower end of the stack. Its cable,
+// the wire, comes and goes with the hypervisor; without one, packets are lost,
+// as on an unplugged card.
+type link struct {
+	mtu uint32
+	mac tcpip.LinkAddress
+
+	wire atomic.Pointer[wire]
+
+	mu         sync.RWMutex
+	dispatcher stack.NetworkDispatcher
+	closed     bool
+}
+
+var _ stack.LinkEndpoint = (*link)(nil)
+
+func newLink(mtu uint32) *link {
+	return &link{mtu: mtu, mac: mustLinkAddress(GatewayMAC)}
+}
+
+// attach makes w the wire and closes the one that it replaces, which it returns.
+func (l *link) attach(w *wire) *wire {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		w.close()
+		return nil
+	}
+	old := l.wire.Swap(w)
+	if old != nil {
+		old.close()
+	}
+	return old
+}
+
+// detach closes w and reports whether it was still the wire.
+func (l *link) detach(w *wire) bool {
+	w.close()
+	return l.wire.CompareAndSwap(w, nil)
+}
+
+func (l *link) connected() bool { return l.wire.Load() != nil }
+
+func (l *link) close() {
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	if w := l.wire.Swap(nil); w != nil {
+		w.close()
+	}
+}
+
+// deliver takes over one frame from the wire.
+func (l *link) deliver(frame *buffer.View) {
+	protocol, ok := ingress(frame.AsSlice())
+	l.mu.RLock()
+	d := l.dispatcher
+	l.mu.RUnlock()
+	if !ok || d == nil {
+		frame.Release()
+		return
+	}
+	frame.TrimFront(header.EthernetMinimumSize)
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(frame)})
+	d.DeliverNetworkPacket(protocol, pkt)
+	pkt.DecRef()
+}
+
+// WritePackets implements stack.LinkWriter. Packets that cannot be sent are
+// lost without an error, as on a real Ethernet: TCP sends them again.
+func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
+	list := pkts.AsSlice()
+	w := l.wire.Load()
+	if w == nil {
+		return len(list), nil
+	}
+	for _, pkt := range list {
+		l.addEthernet(pkt)
+	}
+	w.send(list)
+	return len(list), nil
+}
+
+func (l *link) addEthernet(pkt *stack.PacketBuffer) {
+	src := pkt.EgressRoute.LocalLinkAddress
+	if src == "" {
+		src = l.mac
+	}
+	eth := header.Ethernet(pkt.LinkHeader().Push(header.EthernetMinimumSize))
+	eth.Encode(&header.EthernetFields{
+		SrcAddr: src,
+		DstAddr: pkt.EgressRoute.RemoteLinkAddress,
+		Type:    pkt.NetworkProtocolNumber,
+	})
+}
+
+// Attach implements stack.LinkEndpoint.
+func (l *link) Attach(d stack.NetworkDispatcher) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dispatcher = d
+}
+
+// IsAttached implements stack.LinkEndpoint.
+func (l *link) IsAttached() bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.dispatcher != nil
+}
+
+// Capabilities implements stack.LinkEndpoint. Checksums of what arrives are not
+// verified: a unix socket does not flip bits.
+func (l *link) Capabilities() stack.LinkEndpointCapabilities {
+	return stack.CapabilityResolutionRequired | stack.CapabilityRXChecksumOffload
+}
+
+// MTU implements stack.LinkEndpoint.
+func (l *link) MTU() uint32 { return l.mtu }
+
+// SetMTU implements stack.LinkEndpoint; the MTU is fixed by New.
+func (l *link) SetMTU(uint32) {}
+
+// MaxHeaderLength implements stack.LinkEndpoint.
+func (l *link) MaxHeaderLength() uint16 { return header.EthernetMinimumSize }
+
+// LinkAddress implements stack.LinkEndpoint.
+func (l *link) LinkAddress() tcpip.LinkAddress { return l.mac }
+
+// SetLinkAddress implements stack.LinkEndpoint; the address is a constant.
+func (l *link) SetLinkAddress(tcpip.LinkAddress) {}
+
+// ARPHardwareType implements stack.LinkEndpoint.
+func (l *link) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareEther }
+
+// AddHeader implements stack.LinkEndpoint; WritePackets does it.
+func (l *link) AddHeader(*stack.PacketBuffer) {}
+
+// ParseHeader implements stack.LinkEndpoint; deliver has done it.
+func (l *link) ParseHeader(*stack.PacketBuffer) bool { return true }
+
+// Wait implements stack.LinkEndpoint; Network.Close waits for the wire.
+func (l *link) Wait() {}
+
+// Close implements stack.LinkEndpoint.
+func (l *link) Close() {}
+
+// SetOnCloseAction implements stack.LinkEndpoint.
+func (l *link) SetOnCloseAction(func()) {}

@@ -1,0 +1,205 @@
+package network
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+)
+
+func TestDialGuest(t *testing.T) {
+	n, g := newPair(t, Config{})
+	g.listen(80, echo)
+	c, err := n.DialGuest(t.Context(), 80)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	checkEcho(t, c, 1<<20)
+
+	start := time.Now()
+	if _, err := n.DialGuest(t.Context(), 81); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("dialing a closed port: %v, want refused", err)
+	}
+	if d := time.Since(start); d > time.Second {
+		t.Errorf("a refused dial took %v", d)
+	}
+}
+
+func TestDialWithoutGuest(t *testing.T) {
+	n, _ := newNetwork(t, Config{})
+	if _, err := n.DialGuest(t.Context(), 80); !errors.Is(err, ErrNoGuest) {
+		t.Errorf("got %v, want ErrNoGuest", err)
+	}
+	_ = n.Close()
+	if _, err := n.DialGuest(t.Context(), 80); !errors.Is(err, ErrClosed) {
+		t.Errorf("after Close: got %v, want ErrClosed", err)
+	}
+}
+
+func TestDialGuestContext(t *testing.T) {
+	n, path := newNetwork(t, Config{})
+	c, err := net.Dial("unix", path) // a guest that never says a word
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	eventually(t, "connected", n.Connected)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := n.DialGuest(ctx, 80); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, want deadline exceeded", err)
+	}
+}
+
+// checkEcho sends random bytes both ways at once and compares them, then ends
+// its side and expects the other's end.
+func checkEcho(t *testing.T, c net.Conn, size int) {
+	t.Helper()
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	want := make([]byte, size)
+	_, _ = rand.Read(want)
+	go func() {
+		_, _ = c.Write(want)
+		_ = closeWrite(c)
+	}()
+	got, err := io.ReadAll(c)
+	if err != nil {
+		t.Errorf("reading the echo: %v", err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("the echo differs: %d bytes, want %d", len(got), len(want))
+	}
+}
+
+// TestNewGuest connects a second hypervisor while the first is still there.
+func TestNewGuest(t *testing.T) {
+	n, path := newNetwork(t, Config{})
+	old := newGuest(t, path, n.MTU())
+	old.listen(80, echo)
+	eventually(t, "connected", n.Connected)
+	c, err := n.DialGuest(t.Context(), 80)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+
+	fresh := newGuest(t, path, n.MTU())
+	fresh.listen(80, func(c *gonet.TCPConn) { _, _ = c.Write([]byte("fresh")); _ = c.Close() })
+	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a connection of the replaced guest: %v, want a reset", err)
+	}
+	c, err = n.DialGuest(t.Context(), 80)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if b, err := io.ReadAll(c); string(b) != "fresh" {
+		t.Errorf("got %q, %v from the new guest", b, err)
+	}
+	_ = fresh.conn.Close()
+	eventually(t, "disconnected", func() bool { return !n.Connected() })
+}
+
+// TestOutboundTCP dials a server on the host's loopback from the guest.
+func TestOutboundTCP(t *testing.T) {
+	_, g := newPair(t, Config{})
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, _ = io.Copy(c, c)
+				_ = c.Close()
+			}()
+		}
+	}()
+	port := l.Addr().(*net.TCPAddr).Port
+	var wg sync.WaitGroup
+	for range 100 {
+		wg.Go(func() {
+			c, err := g.dial(fmt.Sprintf("%s:%d", HostIP, port))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			checkEcho(t, c, 64<<10)
+		})
+	}
+	wg.Wait()
+}
+
+// TestRefused dials from the guest what it must not reach, and what is closed;
+// each must be refused at once although something listens there on the host.
+func TestRefused(t *testing.T) {
+	_, g := newPair(t, Config{})
+	l, err := net.Listen("tcp4", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	port := uint16(l.Addr().(*net.TCPAddr).Port)
+	closed := freePort(t)
+	for _, addr := range []string{
+		fmt.Sprintf("%s:%d", GatewayIP, port),
+		"169.254.169.254:80",
+		fmt.Sprintf("%s:%d", HostIP, closed),
+	} {
+		start := time.Now()
+		c, err := g.dial(addr)
+		if err == nil {
+			_ = c.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), "refused") {
+			t.Errorf("%s: %v, want refused", addr, err)
+		}
+		if d := time.Since(start); d > 2*time.Second {
+			t.Errorf("%s: took %v", addr, d)
+		}
+	}
+}
+
+func freePort(t testing.TB) uint16 {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return uint16(l.Addr().(*net.TCPAddr).Port)
+}
+
+func TestConfig(t *testing.T) {
+	for _, test := range []struct {
+		config Config
+		err    string
+	}{
+		{Config{MTU: 100}, "MTU 100, must be between 1280 and 65520"},
+		{Config{MTU: 65521}, "must be between"},
+		{Config{MachineIP: netip.MustParseAddr("10.0.0.1")}, "must be in 127.0.0.0/8"},
+		{Config{MachineIP: netip.MustParseAddr("::1")}, "must be in 127.0.0.0/8"},
+	} {
+		if _, err := New(test.config); err == nil || !strings.Contains(err.Error(), test.err) {
+			t.Errorf("%+v: %v, want %q", test.config, err, test.err)
+		}
+	}
+}

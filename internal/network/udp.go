@@ -1,0 +1,235 @@
+package network
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+const (
+	// udpIdle ends a session in which nothing moved for so long. UDP has no
+	// end of its own; RFC 4787 asks for two minutes.
+	udpIdle = 2 * time.Minute
+
+	// maxSessions bounds a machine's UDP sessions; a new one ends the one that
+	// was idle for longest. Each going out holds a descriptor of the host.
+	maxSessions = 2048
+
+	// udpBuffer is, in bytes, what a session's datagrams may occupy each way
+	// before more are lost.
+	udpBuffer = 512 << 10
+)
+
+// A udpSession is one conversation of a guest's port: a connected endpoint of
+// the stack, and a way to send to the peer on the host's side.
+type udpSession struct {
+	ep    tcpip.Endpoint
+	wq    *waiter.Queue
+	last  atomic.Int64 // when a datagram last passed, since table.start
+	done  chan struct{}
+	close func() // idempotent
+}
+
+// A udpTable is every session of a network.
+type udpTable struct {
+	start time.Time // monotonic origin of udpSession.last
+
+	mu       sync.Mutex
+	sessions map[*udpSession]struct{}
+	sweeper  *time.Timer // runs while there are sessions
+}
+
+// newSession registers a session. release is called once, when it ends.
+func (t *udpTable) newSession(ep tcpip.Endpoint, wq *waiter.Queue, release func()) *udpSession {
+	ep.SocketOptions().SetSendBufferSize(udpBuffer, true)
+	ep.SocketOptions().SetReceiveBufferSize(udpBuffer, true)
+	s := &udpSession{ep: ep, wq: wq, done: make(chan struct{})}
+	s.close = sync.OnceFunc(func() {
+		close(s.done)
+		ep.Close()
+		release()
+		t.remove(s)
+	})
+	t.touch(s)
+	t.mu.Lock()
+	var oldest *udpSession
+	if len(t.sessions) >= maxSessions {
+		oldest = t.oldest()
+	}
+	if t.sessions == nil {
+		t.sessions = map[*udpSession]struct{}{}
+	}
+	t.sessions[s] = struct{}{}
+	if t.sweeper == nil {
+		t.sweeper = time.AfterFunc(udpIdle/4, t.sweep)
+	}
+	t.mu.Unlock()
+	if oldest != nil {
+		oldest.close()
+	}
+	return s
+}
+
+func (t *udpTable) touch(s *udpSession) { s.last.Store(int64(time.Since(t.start))) }
+
+func (t *udpTable) oldest() *udpSession {
+	var oldest *udpSession
+	for s := range t.sessions {
+		if oldest == nil || s.last.Load() < oldest.last.Load() {
+			oldest = s
+		}
+	}
+	return oldest
+}
+
+func (t *udpTable) remove(s *udpSession) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.sessions, s)
+	if len(t.sessions) == 0 && t.sweeper != nil {
+		t.sweeper.Stop()
+		t.sweeper = nil
+	}
+}
+
+// sweep ends idle sessions.
+func (t *udpTable) sweep() {
+	var idle []*udpSession
+	t.mu.Lock()
+	limit := int64(time.Since(t.start) - udpIdle)
+	for s := range t.sessions {
+		if s.last.Load() < limit {
+			idle = append(idle, s)
+		}
+	}
+	if t.sweeper != nil {
+		t.sweeper.Reset(udpIdle / 4)
+	}
+	t.mu.Unlock()
+	for _, s := range idle {
+		s.close()
+	}
+}
+
+func (t *udpTable) closeAll() {
+	t.mu.Lock()
+	all := make([]*udpSession, 0, len(t.sessions))
+	for s := range t.sessions {
+		all = append(all, s)
+	}
+	t.mu.Unlock()
+	for _, s := range all {
+		s.close()
+	}
+}
+
+// relayUDP runs a session between the guest's endpoint and a connected socket
+// of the host, in the background.
+func (n *Network) relayUDP(host *net.UDPConn, ep tcpip.Endpoint, wq *waiter.Queue) {
+	s := n.udp.newSession(ep, wq, func() { _ = host.Close() })
+	started := n.spawn(func() {
+		defer s.close()
+		n.udp.fromGuest(s, func(b []byte) error {
+			_, err := host.Write(b)
+			return err
+		})
+	}) && n.spawn(func() {
+		defer s.close()
+		n.udp.fromHost(s, host)
+	})
+	if !started {
+		s.close()
+	}
+}
+
+// fromGuest sends what the guest sends until the session ends.
+func (t *udpTable) fromGuest(s *udpSession, send func([]byte) error) {
+	entry, ready := waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventErr | waiter.EventHUp)
+	s.wq.EventRegister(&entry)
+	defer s.wq.EventUnregister(&entry)
+	for {
+		wait, err := t.moveDatagram(s, send)
+		if err != nil {
+			return
+		}
+		if !wait {
+			continue
+		}
+		select {
+		case <-ready:
+		case <-s.done:
+			return
+		}
+	}
+}
+
+func (t *udpTable) moveDatagram(s *udpSession, send func([]byte) error) (wait bool, err error) {
+	b := buffers.Get().(*[copySize]byte)
+	defer buffers.Put(b)
+	w := tcpip.SliceWriter(b[:])
+	res, terr := s.ep.Read(&w, tcpip.ReadOptions{})
+	switch terr.(type) {
+	case nil:
+	case *tcpip.ErrWouldBlock:
+		return true, nil
+	case *tcpip.ErrConnectionRefused, *tcpip.ErrHostUnreachable, *tcpip.ErrNetworkUnreachable:
+		return false, nil // of an earlier datagram to the guest
+	default:
+		return false, errors.New(terr.String())
+	}
+	t.touch(s)
+	if err := send(b[:res.Count]); lasting(err) {
+		return false, err
+	}
+	return false, nil
+}
+
+// fromHost passes on what the socket receives until the session ends.
+func (t *udpTable) fromHost(s *udpSession, host *net.UDPConn) {
+	raw, err := host.SyscallConn()
+	if err != nil {
+		return
+	}
+	for {
+		b, n, err := borrowRead(raw)
+		if err == nil {
+			t.toGuest(s, b[:n])
+		}
+		if b != nil {
+			buffers.Put(b)
+		}
+		if lasting(err) {
+			return
+		}
+	}
+}
+
+// toGuest sends one datagram; without room it is lost, as UDP allows.
+func (t *udpTable) toGuest(s *udpSession, b []byte) {
+	t.touch(s)
+	_, _ = s.ep.Write(bytes.NewReader(b), tcpip.WriteOptions{})
+}
+
+// lasting tells an error of the socket from that of one datagram, which
+// belongs to UDP.
+func lasting(err error) bool {
+	switch {
+	case err == nil,
+		errors.Is(err, syscall.ECONNREFUSED),
+		errors.Is(err, syscall.EHOSTUNREACH),
+		errors.Is(err, syscall.ENETUNREACH),
+		errors.Is(err, syscall.ENETDOWN),
+		errors.Is(err, syscall.EMSGSIZE),
+		errors.Is(err, syscall.EPERM), // the host's firewall
+		errors.Is(err, syscall.ENOBUFS):
+		return false
+	}
+	return true
+}
