@@ -103,7 +103,11 @@ type StopRequest struct {
 	Kill bool `json:"kill,omitempty"`
 }
 
-// Serve answers on l until ctx ends.
+// lastWord bounds how long those who watch may take to hear the last status.
+const lastWord = time.Second
+
+// Serve answers on l until ctx ends. Whoever watches hears a status of Stopped
+// before it returns.
 func Serve(ctx context.Context, l net.Listener, s Supervisor) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
@@ -116,7 +120,7 @@ func Serve(ctx context.Context, l net.Listener, s Supervisor) error {
 		flush := http.NewResponseController(w)
 		for {
 			status, changed := s.Status()
-			if json.NewEncoder(w).Encode(status) != nil || flush.Flush() != nil {
+			if json.NewEncoder(w).Encode(status) != nil || flush.Flush() != nil || status.State == Stopped {
 				return
 			}
 			select {
@@ -137,11 +141,19 @@ func Serve(ctx context.Context, l net.Listener, s Supervisor) error {
 		}
 	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	stop := context.AfterFunc(ctx, func() { server.Close() })
-	defer stop()
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
+		last, cancel := context.WithTimeout(context.Background(), lastWord)
+		defer cancel()
+		server.Shutdown(last)
+		server.Close()
+	})
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		stop()
 		return fmt.Errorf("serving the control socket: %w", err)
 	}
+	<-done
 	return nil
 }
 

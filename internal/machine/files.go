@@ -83,6 +83,9 @@ func (d Dir) Disk() string { return filepath.Join(string(d), "disk.img") }
 // is apart from the machine's directory, which docker clients read.
 func (d Dir) ServerDir() string { return filepath.Join(string(d), "server") }
 
+// HostKey is the SSH key by which the guest is known.
+func (d Dir) HostKey() string { return filepath.Join(d.ServerDir(), "ssh_host_ed25519_key") }
+
 // Logs returns the directory of the machine's logs.
 func (d Dir) Logs() string { return filepath.Join(string(d), "logs") }
 

@@ -24,17 +24,44 @@ const clockInterval = 10 * time.Second
 type guest struct {
 	board *board
 	log   *slog.Logger
-	dir   machine.Dir
 	ports *ports
 
 	// engineReady is called when the engine answers in the guest.
-	engineReady func(version string)
+	engineReady func()
 
 	mu       sync.Mutex
 	out      *guestapi.Writer[guestapi.Request] // nil until the guest is connected
 	services map[string]*logFile
 	poweroff *guestapi.PowerOff // the guest's last word
 	failed   *guestapi.Failed   // the last fatal failure
+}
+
+func newGuest(dir machine.Dir, board *board, log *slog.Logger, ports *ports, engineReady func()) (*guest, error) {
+	g := &guest{board: board, log: log, ports: ports, engineReady: engineReady, services: map[string]*logFile{}}
+	for _, service := range []string{guestapi.ServiceInit, guestapi.ServiceContainerd, guestapi.ServiceDockerd} {
+		var err error
+		if g.services[service], err = openLog(dir.Log(service)); err != nil {
+			g.close()
+			return nil, err
+		}
+	}
+	return g, nil
+}
+
+func (g *guest) close() {
+	for _, l := range g.services {
+		if l != nil {
+			l.close()
+		}
+	}
+}
+
+// disconnected forgets a VM that has ended.
+func (g *guest) disconnected() {
+	g.mu.Lock()
+	g.out = nil
+	g.mu.Unlock()
+	g.ports.clear()
 }
 
 // converse speaks with the guest on conn until the connection ends: it hands
@@ -44,6 +71,9 @@ func (g *guest) converse(ctx context.Context, conn net.Conn, config func() (gues
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 
+	g.mu.Lock()
+	g.poweroff, g.failed = nil, nil
+	g.mu.Unlock()
 	session := uint64(time.Now().UnixNano())
 	out := guestapi.NewWriter[guestapi.Request](conn)
 	hello := &guestapi.Hello{Version: guestapi.Version, Session: session}
@@ -118,7 +148,7 @@ func (g *guest) handle(event guestapi.Event) {
 	case event.Phase != nil:
 		g.board.step(event.Phase.Name, activityAfter[event.Phase.Name])
 	case event.EngineReady != nil:
-		go g.engineReady(event.EngineReady.Version)
+		go g.engineReady()
 	case event.Failed != nil:
 		g.fail(event.Failed)
 	case event.PortOpened != nil:

@@ -58,17 +58,13 @@ func closeWrite(conn net.Conn) {
 
 // overTLS wraps a dialer: the guest must prove that it is the machine, and is
 // shown this installation's client certificate.
-func overTLS(dial dialer, config func() (*tls.Config, error)) dialer {
+func overTLS(dial dialer, config *tls.Config) dialer {
 	return func(ctx context.Context) (net.Conn, error) {
-		c, err := config()
-		if err != nil {
-			return nil, err
-		}
 		conn, err := dial(ctx)
 		if err != nil {
 			return nil, err
 		}
-		secure := tls.Client(conn, c)
+		secure := tls.Client(conn, config)
 		if err := secure.HandshakeContext(ctx); err != nil {
 			conn.Close()
 			return nil, err

@@ -15,13 +15,12 @@ type board struct {
 	mu      sync.Mutex
 	status  control.Status
 	changed chan struct{}
-	ready   chan struct{} // closed when the machine runs or has ended
 }
 
 func newBoard(status control.Status) *board {
 	status.State = control.Starting
 	status.Started = time.Now()
-	return &board{began: status.Started, status: status, changed: make(chan struct{}), ready: make(chan struct{})}
+	return &board{began: status.Started, status: status, changed: make(chan struct{})}
 }
 
 // get returns the status and a channel that is closed at its next change.
@@ -41,13 +40,15 @@ func (b *board) set(change func(*control.Status)) {
 	change(&b.status)
 	close(b.changed)
 	b.changed = make(chan struct{})
-	if b.status.State == control.Running || b.status.State == control.Stopped {
-		select {
-		case <-b.ready:
-		default:
-			close(b.ready)
-		}
-	}
+}
+
+// reboot notes that the machine starts again.
+func (b *board) reboot() {
+	b.set(func(s *control.Status) {
+		s.State, s.Activity = control.Starting, "Rebooting"
+		s.HypervisorID, s.Timing = 0, nil
+		b.began = time.Now()
+	})
 }
 
 // step notes that a step of the start has ended, and what comes next.

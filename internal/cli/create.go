@@ -1,0 +1,146 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/hyve-vm/hyve/internal/lifecycle"
+	"github.com/hyve-vm/hyve/internal/machine"
+	"github.com/hyve-vm/hyve/internal/supervisor"
+)
+
+func (a *app) createCommand() *cobra.Command {
+	var (
+		options      lifecycle.CreateOptions
+		spec         = &options.Spec
+		memory, disk sizeValue
+		timing       bool
+		dryRun       bool
+	)
+	cmd := &cobra.Command{
+		Use:   "create [NAME]",
+		Short: "Create a machine and start it",
+		Long: `Create a machine and start it. The first time this also builds the guest image
+from Debian's packages. Without a name the machine is called "default".`,
+		Example: "  hyve create\n  hyve create dockerhost --cpus 2 --memory 4GiB --disk 60GiB",
+		Args:    atMostOne,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			home, err := a.home()
+			if err != nil {
+				return err
+			}
+			spec.Name = defaultName
+			if len(args) == 1 {
+				spec.Name = args[0]
+			}
+			spec.Memory, spec.Disk = int64(memory), int64(disk)
+			if dryRun {
+				return a.dryRun(cmd, home, options)
+			}
+			show := a.newDisplay(timing)
+			defer show.close()
+			m, err := lifecycle.Create(cmd.Context(), home, options, show)
+			if err != nil {
+				return err
+			}
+			show.close()
+			a.afterCreate(cmd.Context(), m, options.NoStart)
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.IntVar(&spec.CPUs, "cpus", 0, "virtual CPUs (default: the host's, at most 4)")
+	f.Var(&memory, "memory", "memory, such as 4GiB (default: half the host's, at most 4GiB)")
+	f.Var(&disk, "disk", "greatest size of the disk, which takes only what is used (default 64GiB)")
+	f.StringArrayVar(&spec.RegistryMirrors, "registry-mirror", nil, "`URL` of a registry mirror (repeatable)")
+	f.StringArrayVar(&spec.InsecureRegistries, "insecure-registry", nil, "`HOST` or network of registries without TLS (repeatable)")
+	f.StringArrayVar(&spec.EngineOptions, "engine-opt", nil, "option of dockerd, NAME=`VALUE` without dashes (repeatable)")
+	f.StringArrayVar(&spec.Labels, "label", nil, "label of the engine, KEY=`VALUE` (repeatable)")
+	f.StringVar(&spec.Image, "image", "", "guest image, by its digest (see hyve image ls; default: the current one)")
+	f.StringVar(&options.Mirror, "mirror", "", "Debian `URL` to build the image from (default: $HYVE_MIRROR, or what the host's apt uses)")
+	f.StringVar(&spec.QEMU, "qemu", "", "`PATH` of the QEMU to use (default: the one on PATH)")
+	f.BoolVar(&options.NoStart, "no-start", false, "do not start the machine")
+	f.BoolVar(&timing, "timing", false, "print where the time went")
+	f.BoolVar(&dryRun, "dry-run", false, "print the VM's command line and create nothing")
+	acceptMachineFlags(f)
+	return cmd
+}
+
+// acceptMachineFlags lets docker-machine's and its xhyve driver's names for
+// flags stand for ours. Those that have lost their meaning are accepted and
+// ignored.
+func acceptMachineFlags(f *pflag.FlagSet) {
+	ours := map[string]string{
+		"xhyve-cpu-count":          "cpus",
+		"xhyve-memory-size":        "memory",
+		"xhyve-disk-size":          "disk",
+		"engine-registry-mirror":   "registry-mirror",
+		"engine-insecure-registry": "insecure-registry",
+		"engine-label":             "label",
+	}
+	f.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if own, ok := ours[name]; ok {
+			name = own
+		}
+		return pflag.NormalizedName(name)
+	})
+	for _, name := range []string{"driver", "engine-install-url", "engine-storage-driver"} {
+		short := ""
+		if name == "driver" {
+			short = "d"
+		}
+		f.StringP(name, short, "", "ignored")
+		f.MarkHidden(name)
+	}
+}
+
+// sizeValue is a flag that holds a size in bytes.
+type sizeValue int64
+
+func (v *sizeValue) String() string {
+	if *v == 0 {
+		return ""
+	}
+	return machine.FormatSize(int64(*v))
+}
+
+func (v *sizeValue) Type() string { return "size" }
+
+func (v *sizeValue) Set(s string) error {
+	n, err := machine.ParseSize(s)
+	if err == nil && n == 0 {
+		err = errors.New("it is less than 1MiB")
+	}
+	*v = sizeValue(n)
+	return err
+}
+
+// dryRun prints the command line of the VM that would be made.
+func (a *app) dryRun(cmd *cobra.Command, home machine.Home, options lifecycle.CreateOptions) error {
+	m, err := lifecycle.Plan(home, options)
+	if err != nil {
+		return err
+	}
+	argv, err := supervisor.CommandLine(cmd.Context(), m)
+	if err != nil {
+		return err
+	}
+	for i, arg := range argv {
+		if strings.ContainsAny(arg, " \t\"'\\$`*?{}[]()<>&|;#~!") || arg == "" {
+			argv[i] = "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
+		}
+	}
+	fmt.Fprintln(a.stdout, strings.Join(argv, " "))
+	return nil
+}
+
+func printJSON(a *app, v any) error {
+	e := json.NewEncoder(a.stdout)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}

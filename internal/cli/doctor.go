@@ -1,0 +1,104 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"runtime"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hyve-vm/hyve/internal/hypervisor/qemu"
+	"github.com/hyve-vm/hyve/internal/image"
+	"github.com/hyve-vm/hyve/internal/machine"
+)
+
+// finding is what doctor says about one thing.
+type finding struct {
+	what  string
+	state string // "ok", "note" or "bad"
+	text  string
+	hint  string
+}
+
+func (a *app) doctorCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Check what hyve needs on this host",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			home, err := a.home()
+			if err != nil {
+				return err
+			}
+			bad := 0
+			w := tabwriter.NewWriter(a.stdout, 5, 1, 2, ' ', 0)
+			for _, f := range diagnose(cmd.Context(), home) {
+				fmt.Fprintf(w, "%s\t%s\t%s\n", f.state, f.what, f.text)
+				if f.hint != "" {
+					fmt.Fprintf(w, "\t\t%s\n", f.hint)
+				}
+				if f.state == "bad" {
+					bad++
+				}
+			}
+			if err := w.Flush(); err != nil {
+				return err
+			}
+			if bad > 0 {
+				return fmt.Errorf("%d of these keep hyve from working", bad)
+			}
+			return nil
+		},
+	}
+}
+
+func diagnose(ctx context.Context, home machine.Home) []finding {
+	findings := []finding{{"system", "ok", runtime.GOOS + "/" + runtime.GOARCH, ""}}
+	findings = append(findings, diagnoseHypervisor(ctx, home)...)
+	findings = append(findings, diagnoseData(home)...)
+	if path, err := exec.LookPath("docker"); err != nil {
+		findings = append(findings, finding{"docker client", "note", "not on PATH",
+			"hyve docker runs the one in the machine; install docker-cli for compose and contexts"})
+	} else {
+		findings = append(findings, finding{"docker client", "ok", path, ""})
+	}
+	return findings
+}
+
+func diagnoseHypervisor(ctx context.Context, home machine.Home) []finding {
+	q, err := qemu.Find(ctx, "", home.CacheDir())
+	if err != nil {
+		return []finding{{"hypervisor", "bad", err.Error(), hintOf(err)}}
+	}
+	findings := []finding{{"hypervisor", "ok", q.String(), ""}}
+	verdict := q.Accelerator(ctx)
+	how := fmt.Sprintf("tried in %s", verdict.Took.Round(time.Millisecond))
+	if verdict.Cached {
+		how = "tried before"
+	}
+	if verdict.Reason == "" {
+		return append(findings, finding{"acceleration", "ok", verdict.Name + ", " + how, ""})
+	}
+	return append(findings, finding{"acceleration", "note",
+		fmt.Sprintf("none, software emulation: %s (%s)", verdict.Reason, how), verdict.Hint})
+}
+
+func diagnoseData(home machine.Home) []finding {
+	if err := home.Make(); err != nil {
+		return []finding{{"data directory", "bad", err.Error(), "set HYVE_HOME to a directory that you may write"}}
+	}
+	findings := []finding{{"data directory", "ok", string(home), ""}}
+	store, err := image.Open(home.ImagesDir())
+	if err != nil {
+		return append(findings, finding{"guest image", "bad", err.Error(), hintOf(err)})
+	}
+	img, err := store.Find("", runtime.GOARCH)
+	if err != nil {
+		return append(findings, finding{"guest image", "note", "none yet", "the first hyve create builds it"})
+	}
+	return append(findings, finding{"guest image", "ok",
+		fmt.Sprintf("Debian %s, Linux %s, Docker %s", img.Manifest.Debian.Version, img.Manifest.Kernel, img.Manifest.Docker), ""})
+}

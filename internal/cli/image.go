@@ -1,0 +1,239 @@
+package cli
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hyve-vm/hyve/internal/image"
+	"github.com/hyve-vm/hyve/internal/image/build"
+	"github.com/hyve-vm/hyve/internal/machine"
+)
+
+func (a *app) imageCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "image",
+		Short: "Manage guest images",
+		Args:  a.unknownWord,
+		RunE:  func(cmd *cobra.Command, args []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.imageBuildCommand(), a.imageListCommand(), a.imageVerifyCommand(), a.imageRemoveCommand())
+	return cmd
+}
+
+// store opens the image store.
+func (a *app) store() (machine.Home, *image.Store, error) {
+	home, err := a.home()
+	if err != nil {
+		return "", nil, err
+	}
+	if err := home.Make(); err != nil {
+		return "", nil, err
+	}
+	store, err := image.Open(home.ImagesDir())
+	return home, store, err
+}
+
+func (a *app) imageBuildCommand() *cobra.Command {
+	var arch, mirror string
+	cmd := &cobra.Command{
+		Use:   "build",
+		Short: "Build the guest image from Debian's packages",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			home, store, err := a.store()
+			if err != nil {
+				return err
+			}
+			show := a.newDisplay(false)
+			defer show.close()
+			img, err := build.Build(cmd.Context(), build.Options{
+				Store:    store,
+				CacheDir: home.CacheDir(),
+				Arch:     arch,
+				Mirror:   mirror,
+				Progress: show.follower("").Image,
+			})
+			if err != nil {
+				return err
+			}
+			show.done()
+			show.close()
+			_, err = fmt.Fprintln(a.stdout, img.Digest)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&arch, "arch", runtime.GOARCH, "amd64 or arm64")
+	cmd.Flags().StringVar(&mirror, "mirror", "", "Debian `URL` (default: $HYVE_MIRROR, or what the host's apt uses)")
+	return cmd
+}
+
+// listedImage is an image in the JSON of image ls.
+type listedImage struct {
+	Digest  string   `json:"digest"`
+	Arch    string   `json:"arch"`
+	Default bool     `json:"default"` // what a new machine gets
+	Debian  string   `json:"debian"`
+	Kernel  string   `json:"kernel"`
+	Docker  string   `json:"docker"`
+	Size    int64    `json:"size"` // bytes
+	UsedBy  []string `json:"usedBy"`
+}
+
+func (a *app) imageListCommand() *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:     "ls",
+		Aliases: []string{"list"},
+		Short:   "List the guest images",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			home, store, err := a.store()
+			if err != nil {
+				return err
+			}
+			// Images that cannot be read are reported beside those that can.
+			images, listErr := store.List()
+			list := make([]listedImage, len(images))
+			for i, img := range images {
+				if list[i], err = describe(home, store, img); err != nil {
+					return err
+				}
+			}
+			if format == "json" {
+				err = printJSON(a, list)
+			} else {
+				err = a.printImages(list)
+			}
+			if err != nil {
+				return err
+			}
+			return listErr
+		},
+	}
+	formatFlag(cmd, &format)
+	return cmd
+}
+
+func describe(home machine.Home, store *image.Store, img *image.Image) (listedImage, error) {
+	users, err := usersOf(home, img.Digest)
+	if err != nil {
+		return listedImage{}, err
+	}
+	current, err := store.Find("", img.Arch)
+	return listedImage{
+		Digest:  img.Digest,
+		Arch:    img.Arch,
+		Default: err == nil && current.Digest == img.Digest,
+		Debian:  img.Manifest.Debian.Version,
+		Kernel:  img.Manifest.Kernel,
+		Docker:  img.Manifest.Docker,
+		Size:    img.Size(),
+		UsedBy:  users,
+	}, nil
+}
+
+func (a *app) printImages(list []listedImage) error {
+	w := tabwriter.NewWriter(a.stdout, 5, 1, 3, ' ', 0)
+	fmt.Fprintln(w, "DIGEST\tARCH\tDEFAULT\tDEBIAN\tKERNEL\tDOCKER\tSIZE\tUSED BY")
+	for _, i := range list {
+		mark := ""
+		if i.Default {
+			mark = "*"
+		}
+		fmt.Fprintf(w, "%.12s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", strings.TrimPrefix(i.Digest, "sha256:"), i.Arch, mark,
+			i.Debian, i.Kernel, i.Docker, machine.FormatSize(i.Size), strings.Join(i.UsedBy, ", "))
+	}
+	return w.Flush()
+}
+
+// usersOf returns the machines that boot from an image.
+func usersOf(home machine.Home, digest string) ([]string, error) {
+	entries, err := home.List()
+	if err != nil {
+		return nil, err
+	}
+	users := []string{}
+	for _, e := range entries {
+		if e.Machine != nil && e.Machine.Image == digest {
+			users = append(users, e.Name)
+		}
+	}
+	return users, nil
+}
+
+func (a *app) imageVerifyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "verify [DIGEST...]",
+		Short: "Compare images' files with their digests",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			_, store, err := a.store()
+			if err != nil {
+				return err
+			}
+			images, err := store.List()
+			if err != nil {
+				return err
+			}
+			if len(args) > 0 {
+				if images, err = findImages(store, args); err != nil {
+					return err
+				}
+			}
+			for _, img := range images {
+				if err := store.Verify(cmd.Context(), img); err != nil {
+					return err
+				}
+				fmt.Fprintf(a.stdout, "%s OK\n", img.Digest)
+			}
+			return nil
+		},
+	}
+}
+
+func findImages(store *image.Store, refs []string) ([]*image.Image, error) {
+	var images []*image.Image
+	for _, ref := range refs {
+		img, err := store.Find(ref, runtime.GOARCH)
+		if err != nil {
+			return nil, err
+		}
+		images = append(images, img)
+	}
+	return images, nil
+}
+
+func (a *app) imageRemoveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "rm DIGEST...",
+		Aliases: []string{"remove"},
+		Short:   "Remove images that no machine uses",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			home, store, err := a.store()
+			if err != nil {
+				return err
+			}
+			images, err := findImages(store, args)
+			if err != nil {
+				return err
+			}
+			for _, img := range images {
+				users, err := usersOf(home, img.Digest)
+				if err != nil {
+					return err
+				}
+				if len(users) > 0 {
+					return fmt.Errorf("image %.19s is used by %s", img.Digest, strings.Join(users, ", "))
+				}
+				if err := store.Remove(img); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+}

@@ -1,0 +1,178 @@
+package cli
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/fsnotify/fsnotify"
+	"github.com/spf13/cobra"
+
+	"github.com/hyve-vm/hyve/internal/guestapi"
+	"github.com/hyve-vm/hyve/internal/machine"
+)
+
+// services are the logs of a machine, in the order in which they begin.
+var services = []string{"supervisor", "console", guestapi.ServiceInit, guestapi.ServiceContainerd, guestapi.ServiceDockerd}
+
+func (a *app) logsCommand() *cobra.Command {
+	var follow bool
+	var tail int
+	var only []string
+	cmd := &cobra.Command{
+		Use:               "logs [NAME]",
+		Short:             "Print what a machine's parts say",
+		Long:              "Print what a machine's parts say, each line with its part before it:\n" + strings.Join(services, ", ") + ".",
+		Args:              atMostOne,
+		ValidArgsFunction: a.completeNames,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			home, err := a.home()
+			if err != nil {
+				return err
+			}
+			name, err := a.resolve(home, args)
+			if err != nil {
+				return err
+			}
+			if err := mustExist(home, name); err != nil {
+				return err
+			}
+			return a.logs(cmd.Context(), home.Dir(name), only, tail, follow)
+		},
+	}
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on as lines come")
+	cmd.Flags().IntVarP(&tail, "tail", "n", -1, "print only so many of each part's last lines")
+	cmd.Flags().StringSliceVar(&only, "service", services, "print only these parts")
+	return cmd
+}
+
+func (a *app) logs(ctx context.Context, dir machine.Dir, only []string, tail int, follow bool) error {
+	var tails []*logTail
+	for _, service := range only {
+		t := &logTail{service: service, path: dir.Log(service), out: a.stdout}
+		defer t.close()
+		tails = append(tails, t)
+	}
+	var watcher *fsnotify.Watcher
+	if follow {
+		var err error
+		if watcher, err = fsnotify.NewWatcher(); err != nil {
+			return fmt.Errorf("watching the logs: %w", err)
+		}
+		defer watcher.Close()
+		if err := watcher.Add(dir.Logs()); err != nil {
+			return fmt.Errorf("watching the logs: %w", err)
+		}
+	}
+	for _, t := range tails {
+		if err := t.begin(tail); err != nil {
+			return err
+		}
+	}
+	for follow {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-watcher.Errors:
+			return fmt.Errorf("watching the logs: %w", err)
+		case event := <-watcher.Events:
+			for _, t := range tails {
+				if event.Name != t.path {
+					continue
+				}
+				if err := t.changed(event.Has(fsnotify.Create)); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// logTail prints one part's log from where it has come to.
+type logTail struct {
+	service string
+	path    string
+	out     io.Writer
+	file    *os.File // nil while there is none
+	lines   *bufio.Reader
+	partial []byte // a line whose end is not written yet
+}
+
+func (t *logTail) close() {
+	if t.file != nil {
+		t.file.Close()
+	}
+}
+
+// begin prints what there is: the last n lines, or all for n < 0.
+func (t *logTail) begin(n int) error {
+	if err := t.open(); err != nil || t.file == nil {
+		return err
+	}
+	if n >= 0 {
+		data, err := io.ReadAll(t.file)
+		if err != nil {
+			return fmt.Errorf("reading a log: %w", err)
+		}
+		skip := bytes.Count(data, []byte{'\n'}) - n
+		for ; skip > 0; skip-- {
+			data = data[bytes.IndexByte(data, '\n')+1:]
+		}
+		t.lines = bufio.NewReader(io.MultiReader(bytes.NewReader(data), t.file))
+	}
+	return t.print()
+}
+
+func (t *logTail) open() error {
+	file, err := os.Open(t.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("opening a log: %w", err)
+	}
+	t.close()
+	t.file, t.lines = file, bufio.NewReader(file)
+	return nil
+}
+
+// changed prints what is new. A log that is created anew was rotated.
+func (t *logTail) changed(created bool) error {
+	if t.file != nil {
+		if err := t.print(); err != nil {
+			return err
+		}
+	}
+	if created || t.file == nil {
+		if err := t.open(); err != nil || t.file == nil {
+			return err
+		}
+		return t.print()
+	}
+	return nil
+}
+
+// print prints the lines that are whole.
+func (t *logTail) print() error {
+	for {
+		line, err := t.lines.ReadBytes('\n')
+		t.partial = append(t.partial, line...)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("reading a log: %w", err)
+		}
+		if _, err := fmt.Fprintf(t.out, "%-10s | %s\n", t.service, bytes.TrimRight(t.partial, "\r\n")); err != nil {
+			return err
+		}
+		t.partial = t.partial[:0]
+	}
+}

@@ -1,0 +1,221 @@
+package cli
+
+import (
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/lifecycle"
+	"github.com/hyve-vm/hyve/internal/machine"
+)
+
+// formatFlag adds --format, whose values are "table" and "json".
+func formatFlag(cmd *cobra.Command, format *string) {
+	cmd.Flags().StringVar(format, "format", "table", "`table` or json")
+	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
+		if *format != "table" && *format != "json" {
+			return &usageError{fmt.Errorf("format %q is not known", *format), "use table or json"}
+		}
+		return nil
+	}
+}
+
+// listed is a machine in the JSON of ls.
+type listed struct {
+	Name    string        `json:"name"`
+	State   control.State `json:"state"`
+	Address string        `json:"address,omitempty"`
+	Docker  string        `json:"docker,omitempty"` // DOCKER_HOST for the private socket
+	CPUs    int           `json:"cpus,omitempty"`
+	Memory  int64         `json:"memory,omitempty"` // bytes
+	Disk    int64         `json:"disk,omitempty"`   // bytes
+	Engine  string        `json:"engine,omitempty"`
+	Error   string        `json:"error,omitempty"`
+}
+
+func (a *app) listCommand() *cobra.Command {
+	var format string
+	var quiet bool
+	cmd := &cobra.Command{
+		Use:     "ls",
+		Aliases: []string{"list"},
+		Short:   "List the machines",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			home, err := a.home()
+			if err != nil {
+				return err
+			}
+			overviews, err := lifecycle.List(cmd.Context(), home)
+			if err != nil {
+				return err
+			}
+			machines := make([]listed, len(overviews))
+			for i, o := range overviews {
+				machines[i] = listedOf(o)
+			}
+			switch {
+			case quiet:
+				for _, m := range machines {
+					fmt.Fprintln(a.stdout, m.Name)
+				}
+				return nil
+			case format == "json":
+				return printJSON(a, machines)
+			}
+			return a.printTable(machines)
+		},
+	}
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names only")
+	formatFlag(cmd, &format)
+	return cmd
+}
+
+func listedOf(o lifecycle.Overview) listed {
+	l := listed{Name: o.Name, State: o.Status.State, Engine: o.Status.EngineVersion}
+	if o.Err != nil {
+		l.Error = o.Err.Error()
+	}
+	if m := o.Machine; m != nil {
+		l.Address = m.Address.String()
+		l.CPUs, l.Memory, l.Disk = m.CPUs, m.Memory, m.Disk
+		l.Docker = "unix://" + m.Dir().DockerSocket()
+	}
+	return l
+}
+
+func (a *app) printTable(machines []listed) error {
+	w := tabwriter.NewWriter(a.stdout, 5, 1, 3, ' ', 0)
+	fmt.Fprintln(w, "NAME\tSTATE\tCPUS\tMEMORY\tDISK\tADDRESS\tENGINE")
+	for _, m := range machines {
+		if m.CPUs == 0 {
+			fmt.Fprintf(w, "%s\t%s\t\t\t\t\t%s\n", m.Name, m.State, m.Error)
+			continue
+		}
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\n", m.Name, m.State, m.CPUs,
+			machine.FormatSize(m.Memory), machine.FormatSize(m.Disk), m.Address, m.Engine)
+	}
+	return w.Flush()
+}
+
+func (a *app) statusCommand() *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:               "status [NAME]",
+		Short:             "Tell what a machine does",
+		Args:              atMostOne,
+		ValidArgsFunction: a.completeNames,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m, err := a.load(args)
+			if err != nil {
+				return err
+			}
+			status, err := lifecycle.Status(cmd.Context(), m.Dir())
+			if err != nil {
+				return err
+			}
+			if format == "json" {
+				return printJSON(a, struct {
+					Name string `json:"name"`
+					control.Status
+				}{m.Name, status})
+			}
+			return a.printStatus(m, status)
+		},
+	}
+	formatFlag(cmd, &format)
+	return cmd
+}
+
+func (a *app) printStatus(m *machine.Machine, s control.Status) error {
+	fmt.Fprintln(a.stdout, s.State)
+	w := tabwriter.NewWriter(a.stdout, 5, 1, 3, ' ', 0)
+	row := func(key, value string) {
+		if value != "" {
+			fmt.Fprintf(w, "%s\t%s\n", key, value)
+		}
+	}
+	row("doing", s.Activity)
+	if s.Failure != nil {
+		row("failed", s.Failure.Error())
+	}
+	if s.State != control.Stopped {
+		accelerator := s.Accelerator
+		if s.AcceleratorReason != "" {
+			accelerator += " (" + s.AcceleratorReason + ")"
+		}
+		row("up", time.Since(s.Started).Round(time.Second).String())
+		row("hypervisor", s.Hypervisor)
+		row("accelerator", accelerator)
+		row("engine", s.EngineVersion)
+		row("docker", s.Endpoints.Docker)
+		row("tls", s.Endpoints.TCP)
+		row("ssh", s.Endpoints.SSH)
+	}
+	for _, p := range s.Ports {
+		row("port", fmt.Sprintf("%s:%d/%s", p.Address, p.Port, p.Protocol))
+	}
+	for _, p := range s.Problems {
+		row("problem", p)
+	}
+	return w.Flush()
+}
+
+func (a *app) inspectCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "inspect [NAME]",
+		Short:             "Print everything about a machine as JSON",
+		Args:              atMostOne,
+		ValidArgsFunction: a.completeNames,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m, err := a.load(args)
+			if err != nil {
+				return err
+			}
+			status, err := lifecycle.Status(cmd.Context(), m.Dir())
+			if err != nil {
+				return err
+			}
+			return printJSON(a, struct {
+				*machine.Machine
+				Directory string         `json:"directory"`
+				Status    control.Status `json:"status"`
+			}{m, string(m.Dir()), status})
+		},
+	}
+}
+
+func (a *app) ipCommand() *cobra.Command {
+	return a.endpointCommand("ip", "Print the address at which a machine's ports answer",
+		func(m *machine.Machine, _ control.Status) string { return m.Address.String() })
+}
+
+func (a *app) urlCommand() *cobra.Command {
+	return a.endpointCommand("url", "Print the URL of a machine's engine, with mutual TLS",
+		func(_ *machine.Machine, s control.Status) string { return s.Endpoints.TCP })
+}
+
+// endpointCommand prints one line about a running machine.
+func (a *app) endpointCommand(word, short string, line func(*machine.Machine, control.Status) string) *cobra.Command {
+	return &cobra.Command{
+		Use:               word + " [NAME]",
+		Short:             short,
+		Args:              atMostOne,
+		ValidArgsFunction: a.completeNames,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m, err := a.load(args)
+			if err != nil {
+				return err
+			}
+			status, err := running(cmd.Context(), m)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(a.stdout, line(m, status))
+			return err
+		},
+	}
+}

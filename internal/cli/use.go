@@ -1,0 +1,27 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/hyve-vm/hyve/internal/dockerenv"
+	"github.com/hyve-vm/hyve/internal/lifecycle"
+)
+
+func (a *app) useCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "use [NAME]",
+		Short:             "Make a machine the one that docker uses",
+		Args:              atMostOne,
+		ValidArgsFunction: a.completeNames,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m, err := a.load(args)
+			if err != nil {
+				return err
+			}
+			if err := lifecycle.OfferContext(m); err != nil {
+				return err
+			}
+			return dockerenv.Use(m.Name)
+		},
+	}
+}

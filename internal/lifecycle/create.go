@@ -1,0 +1,184 @@
+// Package lifecycle is the verbs: what happens to a machine between its creation
+// and its removal. It starts the supervisor as a process of its own and speaks
+// to it through control; it never does what only the owner of a VM may.
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/dockerenv"
+	"github.com/hyve-vm/hyve/internal/hypervisor/qemu"
+	"github.com/hyve-vm/hyve/internal/image"
+	"github.com/hyve-vm/hyve/internal/image/build"
+	"github.com/hyve-vm/hyve/internal/machine"
+	"github.com/hyve-vm/hyve/internal/pki"
+)
+
+// CreateOptions says what machine to create and how.
+type CreateOptions struct {
+	Spec    machine.Spec
+	Mirror  string // where to build the image from, see build.Options
+	NoStart bool
+}
+
+// Follower hears how a long verb goes.
+type Follower struct {
+	Image   func(build.Progress)
+	Machine func(control.Status)
+}
+
+// Create makes a machine and starts it:
+//
+//   - check: name, bounds and hypervisor, before anything is made
+//   - image: the guest image is found, or built
+//   - draft: disk and keys, in a directory that no listing shows
+//   - commit: the machine's file is written and the draft gets its name
+//   - start: as Start does
+//   - context: docker clients can use it
+//
+// A machine that does not come up the first time, or whose creation ctx cuts
+// short, is removed again.
+func Create(ctx context.Context, home machine.Home, options CreateOptions, follow Follower) (*machine.Machine, error) {
+	m, err := Plan(home, options)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := qemu.Find(ctx, m.QEMU, home.CacheDir()); err != nil {
+		return nil, err
+	}
+	img, err := ensureImage(ctx, home, options, follow.Image)
+	if err != nil {
+		return nil, err
+	}
+	m.Image = img.Digest
+	if err := keep(m); err != nil {
+		return nil, err
+	}
+	if options.NoStart {
+		return m, OfferContext(m)
+	}
+	if _, err := Start(ctx, m, follow.Machine); err != nil {
+		return nil, undo(m, err)
+	}
+	if err := OfferContext(m); err != nil {
+		return nil, undo(m, err)
+	}
+	return m, nil
+}
+
+// Plan checks what is asked for and returns the machine that would be made. It
+// changes nothing.
+func Plan(home machine.Home, options CreateOptions) (*machine.Machine, error) {
+	spec := options.Spec
+	if err := machine.CheckName(spec.Name); err != nil {
+		return nil, err
+	}
+	if err := home.CheckFree(spec.Name); err != nil {
+		return nil, err
+	}
+	host, err := machine.ThisHost(string(home))
+	if err != nil {
+		return nil, err
+	}
+	spec.Defaults(host)
+	if err := spec.Check(host); err != nil {
+		return nil, err
+	}
+	taken, err := home.Addresses()
+	if err != nil {
+		return nil, err
+	}
+	return machine.New(home, spec, machine.PickAddress(spec.Name, taken)), nil
+}
+
+// ensureImage returns the image that is asked for. The current one is built if
+// there is none, or if it was built by another version of hyve.
+func ensureImage(ctx context.Context, home machine.Home, options CreateOptions, follow func(build.Progress)) (*image.Image, error) {
+	if err := home.Make(); err != nil {
+		return nil, err
+	}
+	store, err := image.Open(home.ImagesDir())
+	if err != nil {
+		return nil, err
+	}
+	img, err := store.Find(options.Spec.Image, runtime.GOARCH)
+	if options.Spec.Image != "" {
+		return img, err
+	}
+	recipe, recipeErr := build.Recipe(runtime.GOARCH)
+	switch {
+	case recipeErr != nil && img != nil:
+		return img, nil // a hyve without a guest in it uses what there is
+	case recipeErr != nil:
+		return nil, recipeErr
+	case err != nil && !errors.Is(err, image.ErrNotFound):
+		return nil, err
+	case img != nil && img.Manifest.Recipe == recipe:
+		return img, nil
+	}
+	return build.Build(ctx, build.Options{
+		Store:    store,
+		CacheDir: home.CacheDir(),
+		Arch:     runtime.GOARCH,
+		Mirror:   options.Mirror,
+		Progress: follow,
+	})
+}
+
+// keep makes what the machine consists of, and then the machine.
+func keep(m *machine.Machine) error {
+	draft, err := m.Home().Draft()
+	if err != nil {
+		return err
+	}
+	defer draft.Discard()
+	if err := makeDisk(draft.Dir().Disk(), m.Disk); err != nil {
+		return err
+	}
+	if err := os.Mkdir(draft.Dir().Logs(), 0o700); err != nil {
+		return fmt.Errorf("making the directory of the logs: %w", err)
+	}
+	ca, err := pki.OpenCA(m.Home().PKIDir())
+	if err != nil {
+		return err
+	}
+	if err := ca.Export(string(draft.Dir())); err != nil {
+		return err
+	}
+	return draft.Commit(m)
+}
+
+// makeDisk makes a sparse file. The guest formats it at its first boot.
+func makeDisk(path string, size int64) error {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("making the disk: %w", err)
+	}
+	if err := errors.Join(file.Truncate(size), file.Sync(), file.Close()); err != nil {
+		return fmt.Errorf("making the disk: %w", err)
+	}
+	return nil
+}
+
+// undo removes a new machine that failed with err, which it returns.
+func undo(m *machine.Machine, err error) error {
+	// Whatever ended ctx must not keep this from its work.
+	if removeErr := Remove(context.Background(), m.Home(), m.Name, true); removeErr != nil {
+		return errors.Join(err, removeErr)
+	}
+	if contextErr := dockerenv.RemoveContext(m.Name, string(m.Home())); contextErr != nil {
+		return errors.Join(err, contextErr)
+	}
+	return err
+}
+
+// OfferContext lets docker clients find the machine under the name of its
+// context.
+func OfferContext(m *machine.Machine) error {
+	return dockerenv.CreateContext(m.Name, string(m.Home()), m.Dir().DockerSocket())
+}

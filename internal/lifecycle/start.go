@@ -1,0 +1,202 @@
+package lifecycle
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/machine"
+)
+
+// ReadyFD is the descriptor on which a supervisor tells who started it that its
+// control socket answers: it writes nothing and closes it, or writes one line
+// that says why not.
+const ReadyFD = 3
+
+// ErrAlready says that a machine was already in the state that was asked for.
+var ErrAlready = errors.New("nothing to do")
+
+// StartError says why a machine did not start.
+type StartError struct {
+	Name    string
+	Failure control.Failure
+}
+
+func (e *StartError) Error() string {
+	return fmt.Sprintf("starting machine %q: %v", e.Name, &e.Failure)
+}
+
+// Hint says how to go on.
+func (e *StartError) Hint() string {
+	if e.Failure.Hint != "" {
+		return e.Failure.Hint
+	}
+	return "hyve logs " + e.Name + " shows what the machine said"
+}
+
+// Start starts a machine and waits until its engine answers. It tells follow
+// every status on the way, and returns the last. The error is ErrAlready if the
+// machine ran, and a *StartError if it ended instead. If ctx ends first, a
+// machine that this call started is stopped again.
+func Start(ctx context.Context, m *machine.Machine, follow func(control.Status)) (control.Status, error) {
+	dir := m.Dir()
+	client := control.NewClient(dir.ControlSocket())
+	if status, err := client.Status(ctx); err == nil && status.State == control.Running {
+		return status, ErrAlready
+	}
+	ours, err := launch(ctx, m)
+	if err != nil {
+		return control.Status{}, err
+	}
+	var last control.Status
+	err = client.Watch(ctx, func(status control.Status) bool {
+		last = status
+		follow(status)
+		return status.State != control.Running && status.State != control.Stopped
+	})
+	switch {
+	case ctx.Err() != nil:
+		if ours {
+			abandon(m)
+		}
+		return last, context.Cause(ctx)
+	case errors.Is(err, io.EOF):
+		return last, &StartError{m.Name, control.Failure{Cause: "its supervisor ended: " + lastLine(dir.Log("supervisor"))}}
+	case err != nil:
+		return last, err
+	case last.State == control.Running:
+		return last, nil
+	case last.Failure != nil:
+		return last, &StartError{m.Name, *last.Failure}
+	default:
+		return last, &StartError{m.Name, control.Failure{Cause: "it was stopped before it was ready"}}
+	}
+}
+
+// launch starts the supervisor, unless one runs already, and returns when its
+// control socket answers. It tells whether the supervisor is this call's.
+func launch(ctx context.Context, m *machine.Machine) (ours bool, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return false, fmt.Errorf("finding hyve's own binary: %w", err)
+	}
+	dir := m.Dir()
+	if err := os.MkdirAll(dir.Logs(), 0o700); err != nil {
+		return false, fmt.Errorf("making the directory of the logs: %w", err)
+	}
+	log, err := os.OpenFile(dir.Log("supervisor"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return false, fmt.Errorf("opening the supervisor's log: %w", err)
+	}
+	defer log.Close()
+	answer, ready, err := os.Pipe()
+	if err != nil {
+		return false, fmt.Errorf("starting the supervisor: %w", err)
+	}
+	defer answer.Close()
+
+	cmd := exec.Command(self, "supervise", m.Name)
+	cmd.Env = append(os.Environ(), "HYVE_HOME="+string(m.Home()))
+	cmd.Dir = string(dir)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = []*os.File{ready} // ReadyFD
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	ready.Close()
+	if err != nil {
+		return false, fmt.Errorf("starting the supervisor: %w", err)
+	}
+	exited := make(chan struct{})
+	go func() { cmd.Wait(); close(exited) }()
+
+	stop := context.AfterFunc(ctx, func() { answer.Close() })
+	defer stop()
+	message, err := io.ReadAll(io.LimitReader(answer, 64<<10))
+	switch {
+	case ctx.Err() != nil:
+		cmd.Process.Signal(syscall.SIGTERM)
+		return true, context.Cause(ctx)
+	case err != nil:
+		return true, fmt.Errorf("starting the supervisor: %w", err)
+	case string(message) == "locked\n":
+		return false, watchable(ctx, m)
+	case len(message) > 0:
+		return true, failureOf(m.Name, message)
+	}
+	// An empty answer is also what a supervisor that was killed gives.
+	select {
+	case <-exited:
+		if !cmd.ProcessState.Success() {
+			return true, &StartError{m.Name, control.Failure{Cause: "its supervisor ended: " + cmd.ProcessState.String()}}
+		}
+	default:
+	}
+	return true, nil
+}
+
+// failureOf reads what a supervisor says that could not begin: the cause and,
+// on a second line, the way out.
+func failureOf(name string, message []byte) error {
+	cause, hint, _ := strings.Cut(strings.TrimSpace(string(message)), "\n")
+	return &StartError{name, control.Failure{Cause: cause, Hint: hint}}
+}
+
+// watchable returns nil if whoever holds the machine's lock answers.
+func watchable(ctx context.Context, m *machine.Machine) error {
+	client := control.NewClient(m.Dir().ControlSocket())
+	// The holder may have locked the machine just before us and not listen yet.
+	for deadline := time.Now().Add(2 * time.Second); ; {
+		if _, err := client.Status(ctx); err == nil {
+			return nil
+		}
+		held, err := m.Dir().Held()
+		if err != nil {
+			return err
+		}
+		if !held || time.Now().After(deadline) {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return &UnresponsiveError{m.Name}
+}
+
+// UnresponsiveError says that a machine's hypervisor lives without a supervisor.
+type UnresponsiveError struct{ Name string }
+
+func (e *UnresponsiveError) Error() string {
+	return fmt.Sprintf("machine %q does not answer: its VM outlived its supervisor", e.Name)
+}
+
+// Hint says how to go on.
+func (e *UnresponsiveError) Hint() string {
+	return fmt.Sprintf("end the VM with: hyve kill %s", e.Name)
+}
+
+// abandon stops a machine whose start was given up.
+func abandon(m *machine.Machine) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	client := control.NewClient(m.Dir().ControlSocket())
+	if client.Stop(ctx, control.StopRequest{Kill: true}) == nil {
+		client.Watch(ctx, func(s control.Status) bool { return s.State != control.Stopped })
+	}
+}
+
+// lastLine returns the last line of a file, "" if it cannot be read.
+func lastLine(path string) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	data = bytes.TrimRight(data, "\n")
+	return string(data[bytes.LastIndexByte(data, '\n')+1:])
+}

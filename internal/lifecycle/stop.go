@@ -1,0 +1,110 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/machine"
+)
+
+// Stop shuts a machine down in order and waits until it has ended: containers
+// first, then the engine, the file systems, the power. The error is ErrAlready
+// if it did not run.
+func Stop(ctx context.Context, dir machine.Dir, name string, follow func(control.Status)) error {
+	return stop(ctx, dir, name, control.StopRequest{}, follow)
+}
+
+// Kill ends a machine at once, like a power cut, and also a VM that has lost
+// its supervisor. The error is ErrAlready if it did not run.
+func Kill(ctx context.Context, dir machine.Dir, name string) error {
+	err := stop(ctx, dir, name, control.StopRequest{Kill: true}, func(control.Status) {})
+	if unresponsive := (*UnresponsiveError)(nil); !errors.As(err, &unresponsive) {
+		return err
+	}
+	if err := killHolders(dir.Lock()); err != nil {
+		return fmt.Errorf("killing machine %q: %w", name, err)
+	}
+	return waitFree(ctx, dir, name)
+}
+
+func stop(ctx context.Context, dir machine.Dir, name string, request control.StopRequest, follow func(control.Status)) error {
+	held, err := dir.Held()
+	if err != nil {
+		return err
+	}
+	if !held {
+		return ErrAlready
+	}
+	client := control.NewClient(dir.ControlSocket())
+	err = client.Stop(ctx, request)
+	if errors.Is(err, control.ErrNoAnswer) {
+		if held, _ := dir.Held(); !held {
+			return nil // it ended meanwhile
+		}
+		return &UnresponsiveError{name}
+	}
+	if err != nil {
+		return err
+	}
+	client.Watch(ctx, func(status control.Status) bool {
+		follow(status)
+		return status.State != control.Stopped
+	})
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return waitFree(ctx, dir, name)
+}
+
+// waitFree waits for a machine's lock, which its processes give up as they end.
+func waitFree(ctx context.Context, dir machine.Dir, name string) error {
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if held, err := dir.Held(); err != nil || !held {
+			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return fmt.Errorf("stopping machine %q: its processes do not end", name)
+}
+
+// Remove deletes a machine and all that is in it. It must not run, unless
+// force is set; then it is killed, and a machine that is broken or gone is fine.
+func Remove(ctx context.Context, home machine.Home, name string, force bool) error {
+	if err := machine.CheckName(name); err != nil {
+		return err
+	}
+	dir := home.Dir(name)
+	if _, err := os.Stat(string(dir)); errors.Is(err, os.ErrNotExist) {
+		return &machine.NotFoundError{Name: name}
+	}
+	if force {
+		if err := Kill(ctx, dir, name); err != nil && !errors.Is(err, ErrAlready) {
+			return err
+		}
+	}
+	lock, err := dir.Acquire()
+	if errors.Is(err, machine.ErrLocked) {
+		return &RunningError{name}
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	return home.Remove(name)
+}
+
+// RunningError says that a machine runs where it must not.
+type RunningError struct{ Name string }
+
+func (e *RunningError) Error() string { return fmt.Sprintf("machine %q is running", e.Name) }
+
+// Hint says how to go on.
+func (e *RunningError) Hint() string {
+	return fmt.Sprintf("stop it first with: hyve stop %s", e.Name)
+}

@@ -1,0 +1,98 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/dockerenv"
+	"github.com/hyve-vm/hyve/internal/guestapi"
+)
+
+// Ports of the machine's own address on the host. On macOS all machines share
+// one address; whoever comes second gets other ports.
+const (
+	enginePort = 2376
+	sshPort    = 2222
+)
+
+// serveEngine opens the ways to the engine and to the SSH server: Docker's API
+// on the private socket, mutual TLS on the machine's address, SSH on both.
+func (s *supervisor) serveEngine(ctx context.Context) error {
+	engine, ssh := s.dialGuest(guestapi.EnginePort), s.dialGuest(guestapi.SSHPort)
+	tcp, err := listenNear(s.machine.Address, enginePort)
+	if err != nil {
+		return err
+	}
+	sshTCP, err := listenNear(s.machine.Address, sshPort)
+	if err != nil {
+		tcp.Close()
+		return err
+	}
+	context.AfterFunc(ctx, func() { tcp.Close(); sshTCP.Close() })
+
+	go forward(ctx, s.sockets.docker, overTLS(engine, s.parts.ca.ClientConfig(s.machine.Name)))
+	go forward(ctx, tcp, engine)
+	go forward(ctx, s.sockets.ssh, ssh)
+	go forward(ctx, sshTCP, ssh)
+	s.board.set(func(st *control.Status) {
+		st.Endpoints = control.Endpoints{
+			Docker: "unix://" + s.machine.Dir().DockerSocket(),
+			TCP:    "tcp://" + tcp.Addr().String(),
+			SSH:    sshTCP.Addr().String(),
+		}
+	})
+	return nil
+}
+
+// listenNear listens on a port of address, or on any of it where that is taken.
+func listenNear(address netip.Addr, port uint16) (net.Listener, error) {
+	l, err := net.Listen("tcp", netip.AddrPortFrom(address, port).String())
+	if err != nil {
+		l, err = net.Listen("tcp", netip.AddrPortFrom(address, 0).String())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listening on the machine's address: %w", err)
+	}
+	return l, nil
+}
+
+// dialGuest returns a dialer to one of the guest's ports. It waits until the
+// engine is ready, so that a client that comes early is served late rather than
+// refused.
+func (s *supervisor) dialGuest(port uint16) dialer {
+	return func(ctx context.Context) (net.Conn, error) {
+		select {
+		case <-s.reachable:
+			return s.net.DialGuest(ctx, port)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// engineReady makes sure that the engine answers on the way that a docker
+// client takes, and publishes that the machine runs. After a reboot of the guest
+// it is called again.
+func (s *supervisor) engineReady(ctx context.Context) {
+	s.openOnce.Do(func() { close(s.reachable) })
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	version, err := dockerenv.Version(ctx, s.machine.Dir().DockerSocket())
+	if err != nil {
+		s.guest.fail(&guestapi.Failed{Phase: "engine", Cause: "it is up but cannot be reached: " + err.Error(), Fatal: true})
+		s.Stop(control.StopRequest{})
+		return
+	}
+	s.board.step("ready", "")
+	s.board.set(func(st *control.Status) {
+		if st.State == control.Starting {
+			st.State, st.Activity = control.Running, ""
+		}
+		st.EngineVersion = version
+	})
+	s.log.Info("ready", "engine", version, "after", time.Since(s.board.began).Round(time.Millisecond))
+}

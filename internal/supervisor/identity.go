@@ -1,0 +1,140 @@
+package supervisor
+
+import (
+	"crypto/rand"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/hyve-vm/hyve/internal/guestapi"
+	"github.com/hyve-vm/hyve/internal/machine"
+	"github.com/hyve-vm/hyve/internal/network"
+	"github.com/hyve-vm/hyve/internal/pki"
+)
+
+// identity is what makes the guest this machine.
+type identity struct {
+	machine *machine.Machine
+	ca      *pki.CA
+	hostKey pki.SSHKey
+	userKey pki.SSHKey
+}
+
+// openIdentity opens the machine's keys and brings what docker clients read up
+// to date.
+func openIdentity(m *machine.Machine) (*identity, error) {
+	ca, err := pki.OpenCA(m.Home().PKIDir())
+	if err != nil {
+		return nil, err
+	}
+	id := &identity{machine: m, ca: ca}
+	if err := ca.Export(string(m.Dir())); err != nil {
+		return nil, err
+	}
+	if id.userKey, err = ca.SSHKey(); err != nil {
+		return nil, err
+	}
+	if id.hostKey, err = pki.OpenSSHKey(m.Dir().HostKey()); err != nil {
+		return nil, err
+	}
+	_, err = id.server()
+	return id, err
+}
+
+// server returns the certificate that the guest shows, renewed when needed.
+func (id *identity) server() (pki.Pair, error) {
+	return id.ca.Server(id.machine.Dir().ServerDir(),
+		[]string{id.machine.Name, "localhost"},
+		[]netip.Addr{id.machine.Address, netip.MustParseAddr("127.0.0.1")})
+}
+
+// guestConfig returns what the guest is told at its boot.
+func (id *identity) guestConfig() (guestapi.Config, error) {
+	guest, err := id.guestIdentity()
+	return guestapi.Config{
+		Identity: guest,
+		Engine:   guestapi.Engine{ID: id.machine.EngineID, Options: id.machine.EngineOptions},
+	}, err
+}
+
+// guestIdentity returns what the guest can be told at any time.
+func (id *identity) guestIdentity() (guestapi.Identity, error) {
+	server, err := id.server()
+	if err != nil {
+		return guestapi.Identity{}, err
+	}
+	m := id.machine
+	seed := make([]byte, 32)
+	rand.Read(seed) // never fails
+	return guestapi.Identity{
+		Name: m.Name,
+		ID:   m.ID,
+		Network: guestapi.Network{
+			MAC:     m.MAC,
+			Address: network.GuestCIDR,
+			Gateway: network.GatewayIP,
+			MTU:     network.DefaultMTU,
+		},
+		Clock:              guestapi.ClockNow(),
+		Seed:               seed,
+		CA:                 string(id.ca.PEM()),
+		ServerCert:         string(server.CertPEM),
+		ServerKey:          string(server.KeyPEM),
+		SSHHostKey:         string(id.hostKey.PEM),
+		AuthorizedKeys:     []string{id.userKey.Public()},
+		Proxies:            hostProxies(os.Getenv),
+		RegistryMirrors:    m.RegistryMirrors,
+		InsecureRegistries: m.InsecureRegistries,
+		Labels:             m.Labels,
+	}, nil
+}
+
+// hostProxies returns the host's proxies as the guest has to see them: one on
+// the host's loopback is on host.docker.internal there.
+func hostProxies(getenv func(string) string) map[string]string {
+	proxies := map[string]string{}
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"} {
+		value := getenv(name)
+		if value == "" {
+			value = getenv(strings.ToLower(name))
+		}
+		if value == "" {
+			continue
+		}
+		if name != "NO_PROXY" {
+			for _, local := range []string{"localhost", "127.0.0.1", "[::1]"} {
+				value = strings.Replace(value, "//"+local+":", "//"+network.HostName+":", 1)
+			}
+		}
+		proxies[name] = value
+	}
+	return proxies
+}
+
+// newGeneration draws a VM generation ID.
+func newGeneration() string {
+	var b [16]byte
+	rand.Read(b[:])
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// lastWords returns what a console log says of a kernel's end, or its last line.
+func lastWords(path string) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "its console cannot be read"
+	}
+	lines := strings.Split(strings.TrimRight(string(data), "\r\n"), "\n")
+	lines = lines[max(0, len(lines)-100):]
+	for _, line := range lines {
+		if _, panic, ok := strings.Cut(line, "Kernel panic"); ok {
+			return "kernel panic" + strings.TrimSpace(panic)
+		}
+	}
+	if last := strings.TrimSpace(lines[len(lines)-1]); last != "" {
+		return "its console ends with: " + last
+	}
+	return filepath.Base(path) + " says nothing"
+}

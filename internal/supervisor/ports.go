@@ -1,0 +1,111 @@
+package supervisor
+
+import (
+	"log/slog"
+	"net/netip"
+	"sync"
+
+	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/guestapi"
+	"github.com/hyve-vm/hyve/internal/machine"
+	"github.com/hyve-vm/hyve/internal/network"
+)
+
+// ports publishes on the host what containers publish in the guest.
+type ports struct {
+	network *network.Network
+	board   *board
+	log     *slog.Logger
+
+	mu   sync.Mutex
+	open map[uint64]*network.Binding // by the guest's number
+}
+
+// opened publishes a port. When it returns, clients can connect, or the status
+// says why not.
+func (p *ports) opened(port *guestapi.PortOpened) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.open[port.ID] != nil {
+		return // a repeated message
+	}
+	binding, err := p.network.Publish(port.Protocol, port.HostIP, port.Port)
+	if err != nil {
+		p.log.Error("publishing a port", "protocol", port.Protocol, "port", port.Port, "error", err)
+		p.board.problem(err.Error())
+		return
+	}
+	if p.open == nil {
+		p.open = map[uint64]*network.Binding{}
+	}
+	p.open[port.ID] = binding
+	p.log.Info("port published", "protocol", port.Protocol, "hostIP", port.HostIP, "port", port.Port)
+	p.show()
+}
+
+// closed takes a port back.
+func (p *ports) closed(id uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if binding := p.open[id]; binding != nil {
+		binding.Close()
+		delete(p.open, id)
+	}
+	p.show()
+}
+
+// clear takes all ports back: their containers are gone.
+func (p *ports) clear() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id, binding := range p.open {
+		binding.Close()
+		delete(p.open, id)
+	}
+	p.show()
+}
+
+// show publishes the list of what can be reached.
+func (p *ports) show() {
+	var list []control.Port
+	for _, port := range p.network.Ports() {
+		if port.Problem == nil {
+			list = append(list, control.Port{
+				Protocol: port.Protocol,
+				Address:  port.Address.Addr().String(),
+				Port:     port.Address.Port(),
+			})
+		}
+	}
+	p.board.set(func(s *control.Status) { s.Ports = list })
+}
+
+// networkConfig is a machine's network. Ports that cannot be bound become
+// problems of its status until they can.
+func (s *supervisor) networkConfig(m *machine.Machine) network.Config {
+	return network.Config{
+		MachineIP: m.Address,
+		Log:       s.log,
+		OnProblem: func(problem network.Problem, solved bool) {
+			line := problem.Error()
+			if isOwn := problem.Address.Addr() == m.Address; !isOwn && problem.Address.Addr() != netip.IPv6Loopback() {
+				line += "; it is reachable on " + netip.AddrPortFrom(m.Address, problem.Address.Port()).String()
+			}
+			if solved {
+				s.log.Info("solved", "problem", line)
+				s.board.solved(line)
+			} else {
+				s.log.Warn(line, "hint", problem.Hint())
+				s.board.problem(line)
+			}
+			s.guest.ports.refresh()
+		},
+	}
+}
+
+// refresh shows the ports again.
+func (p *ports) refresh() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.show()
+}

@@ -1,0 +1,350 @@
+// Package supervisor is the process that owns one running VM: it starts the
+// hypervisor, carries the network, speaks with the guest, and answers the words.
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/guestapi"
+	"github.com/hyve-vm/hyve/internal/hypervisor/qemu"
+	"github.com/hyve-vm/hyve/internal/image"
+	"github.com/hyve-vm/hyve/internal/machine"
+	"github.com/hyve-vm/hyve/internal/network"
+)
+
+// patience is how long a guest may take to shut down in order. Docker's own
+// default for a container is 10 s; users set minutes for data bases.
+const patience = 3 * time.Minute
+
+// supervisor is one running machine.
+type supervisor struct {
+	machine *machine.Machine
+	log     *slog.Logger
+	board   *board
+	sockets *sockets
+	net     *network.Network
+	guest   *guest
+	parts   parts
+
+	reachable chan struct{} // closed when the guest's services can be dialled
+	openOnce  sync.Once
+	cancel    context.CancelCauseFunc // ends the run before the VM runs
+
+	mu       sync.Mutex
+	vm       *qemu.VM // nil before it runs
+	stopping bool     // somebody asked for the end
+}
+
+// errStopped ends a run that was asked to stop before its VM ran.
+var errStopped = errors.New("it was stopped before it was ready")
+
+// Run starts the machine of that name and owns it until its VM has ended:
+//
+//   - lock: the machine is this process' from here on
+//   - listen: the sockets of words, Docker, SSH, hypervisor and guest
+//   - ready: the starter is told that it can watch
+//   - prepare: image verified, hypervisor found and tried, certificates made
+//   - network: gateway, DNS and forwards, in this process
+//   - power on: the hypervisor, which holds the lock from here on, too
+//   - converse: configuration in, events out, until the VM ends
+//   - tell: whoever watches hears how it ended
+//
+// ready is called once: with nil when the control socket answers, or with why
+// the run could not begin, machine.ErrLocked among the reasons.
+func Run(ctx context.Context, home machine.Home, name string, ready func(error)) error {
+	m, err := home.Load(name)
+	if err != nil {
+		ready(err)
+		return err
+	}
+	lock, err := m.Dir().Acquire()
+	if err != nil {
+		ready(err)
+		return err
+	}
+	defer lock.Release()
+	sockets, err := listen(m.Dir())
+	if err != nil {
+		ready(err)
+		return err
+	}
+	defer sockets.close()
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s := &supervisor{
+		machine: m,
+		log:     slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		board:   newBoard(control.Status{PID: os.Getpid(), Activity: "Preparing"}),
+		sockets: sockets,
+
+		reachable: make(chan struct{}),
+		cancel:    cancel,
+	}
+	told := s.answerWords()
+	defer told()
+	s.stopOnSignal()
+	ready(nil)
+
+	s.log.Info("starting", "machine", m.Name, "image", m.Image)
+	err = s.live(ctx, lock)
+	s.end(err)
+	return err
+}
+
+// live is the part of Run during which there is something to watch.
+func (s *supervisor) live(ctx context.Context, lock *machine.Lock) error {
+	parts, err := prepare(ctx, s.machine)
+	if err != nil {
+		return err
+	}
+	s.parts = *parts
+	s.board.set(func(st *control.Status) {
+		st.Hypervisor = "QEMU " + parts.qemu.Version.String()
+		st.Accelerator, st.AcceleratorReason = parts.accel.Name, parts.accel.Reason
+	})
+	s.board.step("prepared", "Booting")
+	if err := s.startNetwork(ctx); err != nil {
+		return err
+	}
+	defer s.net.Close()
+	s.guest, err = newGuest(s.machine.Dir(), s.board, s.log, &ports{network: s.net, board: s.board, log: s.log}, func() { s.engineReady(ctx) })
+	if err != nil {
+		return err
+	}
+	defer s.guest.close()
+	return s.boot(ctx, lock)
+}
+
+// boot runs the VM, again if the guest reboots, until it ends.
+func (s *supervisor) boot(ctx context.Context, lock *machine.Lock) error {
+	for {
+		config := vmConfig(s.machine, s.parts.image, qemu.KernelCmdline(s.parts.features()), newGeneration())
+		vm, err := qemu.Start(ctx, s.parts.qemu, config, qemu.Options{
+			Accel:      s.parts.accel.Name,
+			ExtraFiles: []*os.File{lock.File()},
+			Stderr:     os.Stderr,
+			RunDir:     s.machine.Dir().RunDir(),
+		})
+		if err != nil {
+			return s.orStopped(err)
+		}
+		s.board.set(func(st *control.Status) { st.HypervisorID = vm.PID() })
+		s.board.step("hypervisor", "")
+		if !s.adopt(vm) {
+			vm.Kill()
+		}
+		again, err := s.attend(ctx, vm)
+		if !again {
+			return err
+		}
+		s.board.reboot()
+	}
+}
+
+// adopt makes vm the one that requests are about, unless the machine was asked
+// to stop meanwhile.
+func (s *supervisor) adopt(vm *qemu.VM) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.vm = vm
+	return !s.stopping
+}
+
+// attend speaks with the guest until its VM has ended, and tells whether it
+// wants to be started again.
+func (s *supervisor) attend(ctx context.Context, vm *qemu.VM) (again bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var talk errgroup.Group
+	talk.Go(func() error {
+		conn, err := s.sockets.guest.accept(ctx)
+		if err != nil {
+			return err
+		}
+		return s.guest.converse(ctx, conn, s.parts.guestConfig)
+	})
+	go func() {
+		for event := range vm.Events() {
+			s.log.Info("hypervisor event", "event", event.Name)
+		}
+	}()
+	<-vm.Done()
+	// What the guest said last is still in the socket, whose end ends the talk.
+	// One that never began needs to be told.
+	defer time.AfterFunc(time.Second, cancel).Stop()
+	talkErr := talk.Wait()
+	s.guest.disconnected()
+
+	off, failed := s.guest.last()
+	s.mu.Lock()
+	stopping := s.stopping
+	s.vm = nil
+	s.mu.Unlock()
+	switch {
+	case failed != nil:
+		return false, &control.Failure{Phase: failed.Phase, Cause: failed.Cause}
+	case stopping:
+		return false, nil
+	case off != nil:
+		return off.Reboot, nil
+	case vm.Err() != nil:
+		return false, fmt.Errorf("the VM ended: %w", vm.Err())
+	case talkErr != nil && !errors.Is(talkErr, context.Canceled):
+		return false, talkErr
+	}
+	return false, &control.Failure{Cause: "the VM ended by itself: " + lastWords(s.machine.Dir().Log("console"))}
+}
+
+// orStopped is err, unless it came because the machine was asked to stop.
+func (s *supervisor) orStopped(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping {
+		return errStopped
+	}
+	return err
+}
+
+// answerWords serves the control socket. The returned function waits until
+// those who watch have heard the end.
+func (s *supervisor) answerWords() (told func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := control.Serve(ctx, s.sockets.control, s); err != nil {
+			s.log.Error("control socket", "error", err)
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+// Status implements control.Supervisor.
+func (s *supervisor) Status() (control.Status, <-chan struct{}) { return s.board.get() }
+
+// Stop implements control.Supervisor.
+func (s *supervisor) Stop(request control.StopRequest) error {
+	s.mu.Lock()
+	vm, again := s.vm, s.stopping
+	s.stopping = true
+	s.mu.Unlock()
+	s.log.Info("asked to stop", "kill", request.Kill)
+	s.board.set(func(st *control.Status) {
+		if st.State != control.Stopped {
+			st.State, st.Activity = control.Stopping, "Stopping"
+		}
+	})
+	switch {
+	case vm == nil:
+		s.cancel(errStopped)
+	case request.Kill:
+		return vm.Kill()
+	case again: // it is on its way
+	case s.guest.send(guestapi.Request{Shutdown: &guestapi.Shutdown{}}) != nil:
+		// A guest that has not said hello runs nothing yet.
+		go vm.Quit(context.Background())
+	default:
+		time.AfterFunc(patience, func() {
+			s.log.Warn("the guest does not shut down; pulling its plug", "after", patience)
+			vm.Quit(context.Background())
+		})
+	}
+	return nil
+}
+
+// stopOnSignal shuts the machine down when the host does.
+func (s *supervisor) stopOnSignal() {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	signal.Ignore(syscall.SIGHUP)
+	go func() {
+		for range signals {
+			s.Stop(control.StopRequest{})
+		}
+	}()
+}
+
+// end publishes how the run ended.
+func (s *supervisor) end(err error) {
+	var failure *control.Failure
+	switch {
+	case err == nil || errors.Is(err, errStopped):
+		s.log.Info("stopped")
+	case !errors.As(err, &failure):
+		failure = &control.Failure{Cause: err.Error()}
+		var hinted interface{ Hint() string }
+		if errors.As(err, &hinted) {
+			failure.Hint = hinted.Hint()
+		}
+		fallthrough
+	default:
+		s.log.Error("ended", "error", err)
+	}
+	s.board.set(func(st *control.Status) {
+		st.State, st.Activity = control.Stopped, ""
+		st.Failure = failure
+	})
+}
+
+// startNetwork starts the virtual network and everything that leads into it.
+func (s *supervisor) startNetwork(ctx context.Context) error {
+	var err error
+	if s.net, err = network.New(s.networkConfig(s.machine)); err != nil {
+		return fmt.Errorf("starting the network: %w", err)
+	}
+	go s.net.Serve(ctx, s.sockets.network)
+	return s.serveEngine(ctx)
+}
+
+// parts is what a machine needs to start, each found and checked.
+type parts struct {
+	image *image.Image
+	qemu  *qemu.QEMU
+	accel qemu.Verdict
+	*identity
+}
+
+func (p *parts) features() qemu.Features { return p.qemu.Features(p.accel.Name) }
+
+// prepare gathers the parts, side by side.
+func prepare(ctx context.Context, m *machine.Machine) (*parts, error) {
+	var p parts
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		store, err := image.Open(m.Home().ImagesDir())
+		if err != nil {
+			return err
+		}
+		if p.image, err = store.Find(m.Image, ""); err != nil {
+			return err
+		}
+		return store.Check(p.image)
+	})
+	group.Go(func() (err error) {
+		if p.qemu, err = qemu.Find(ctx, m.QEMU, m.Home().CacheDir()); err != nil {
+			return err
+		}
+		p.accel = p.qemu.Accelerator(ctx)
+		return nil
+	})
+	group.Go(func() (err error) {
+		p.identity, err = openIdentity(m)
+		return err
+	})
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return &p, nil
+}

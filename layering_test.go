@@ -1,0 +1,101 @@
+package hyve
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/hyve-vm/hyve/"
+
+// layers says which of hyve's packages each of them may import. Downwards only:
+// a package that is not listed here does not belong anywhere yet.
+var layers = map[string][]string{
+	"cmd/hyve":      {"internal/cli"},
+	"cmd/hyve-init": {"internal/guest"},
+
+	// The words. They call the verbs; supervisor is here for the one hidden word
+	// that is the supervisor's process, and for --dry-run.
+	"internal/cli": {"internal/lifecycle", "internal/supervisor", "internal/machine", "internal/image", "internal/image/build",
+		"internal/pki", "internal/control", "internal/dockerenv", "internal/progress", "internal/guestapi", "internal/hypervisor/qemu"},
+
+	// The verbs. Not supervisor: a command must not do by accident what only the
+	// owner of a VM may. Of the hypervisor only whether there is one.
+	"internal/lifecycle": {"internal/machine", "internal/image", "internal/image/build", "internal/pki", "internal/control",
+		"internal/dockerenv", "internal/hypervisor/qemu"},
+
+	"internal/supervisor": {"internal/hypervisor", "internal/hypervisor/qemu", "internal/network", "internal/guestapi",
+		"internal/machine", "internal/image", "internal/control", "internal/dockerenv", "internal/pki"},
+
+	"internal/machine":         {},
+	"internal/control":         {},
+	"internal/pki":             {},
+	"internal/dockerenv":       {},
+	"internal/progress":        {},
+	"internal/network":         {},
+	"internal/hypervisor":      {},
+	"internal/hypervisor/qemu": {"internal/hypervisor"},
+	"internal/image":           {},
+	"internal/image/debian":    {},
+	"internal/image/build":     {"internal/image", "internal/image/debian"},
+
+	// The guest shares the contract with the host, and nothing else.
+	"internal/guestapi": {},
+	"internal/guest":    {"internal/guestapi"},
+
+	"e2e/testregistry":   {},
+	"e2e/serve-registry": {"e2e/testregistry"},
+}
+
+func TestImportsGoDownwards(t *testing.T) {
+	found := 0
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && strings.HasPrefix(d.Name(), ".") && path != "." {
+			return filepath.SkipDir
+		}
+		if filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		found++
+		checkImports(t, path)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found < 20 {
+		t.Fatalf("only %d files of Go found: the test looks in the wrong place", found)
+	}
+}
+
+func checkImports(t *testing.T, path string) {
+	pkg := filepath.ToSlash(filepath.Dir(path))
+	allowed, ok := layers[pkg]
+	if !ok {
+		t.Errorf("%s: package %s has no place in layers", path, pkg)
+		return
+	}
+	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	for _, spec := range file.Imports {
+		name, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if own, ok := strings.CutPrefix(name, module); ok && !slices.Contains(allowed, own) {
+			t.Errorf("%s imports %s, which its layer may not", path, own)
+		}
+	}
+}
