@@ -1,6 +1,7 @@
 package dockerenv
 
 import (
+	"fmt"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -197,14 +198,14 @@ func TestRealShells(t *testing.T) {
 	}
 	for _, test := range []struct{ shell, run string }{
 		// SCRIPT is a command that prints the script.
-		{"bash", `eval $(SCRIPT); printenv K`},
-		{"bash", `eval "$(SCRIPT)"; printenv K`},
-		{"dash", `eval $(SCRIPT); printenv K`},
-		{"zsh", `eval $(SCRIPT); printenv K`},
-		{"fish", `eval (SCRIPT); printenv K`},
-		{"fish", `SCRIPT | source; printenv K`},
-		{"tcsh", "eval `SCRIPT`; printenv K"},
-		{"pwsh", "& SCRIPT | Invoke-Expression; & printenv K"},
+		{"bash", `eval $(SCRIPT); env printenv`},
+		{"bash", `eval "$(SCRIPT)"; env printenv`},
+		{"dash", `eval $(SCRIPT); env printenv`},
+		{"zsh", `eval $(SCRIPT); env printenv`},
+		{"fish", `eval (SCRIPT); env printenv`},
+		{"fish", `SCRIPT | source; env printenv`},
+		{"tcsh", "eval `SCRIPT`; env printenv"},
+		{"pwsh", "& SCRIPT | Invoke-Expression; & env printenv"},
 	} {
 		t.Run(test.shell, func(t *testing.T) {
 			program, err := exec.LookPath(test.shell)
@@ -216,28 +217,37 @@ func TestRealShells(t *testing.T) {
 				args = []string{"-c"}
 			}
 			dir := t.TempDir()
-			run := func(setting Setting) string {
-				script, err := Script(test.shell, []Setting{setting}, []string{"hyve", "env", "dev"})
+			run := func(settings []Setting) string {
+				script, err := Script(test.shell, settings, []string{"hyve", "env", "dev"})
 				if err != nil {
 					t.Fatal(err)
 				}
 				write(t, filepath.Join(dir, "script"), script)
-				write(t, filepath.Join(dir, "hyve"), "#!/bin/sh\n") // tcsh's comment runs it
 				cmd := exec.Command(program, append(args, strings.ReplaceAll(test.run, "SCRIPT", "cat script"))...)
 				cmd.Dir = dir
-				cmd.Env = append(cmd.Environ(), "K=before", "HOME="+dir)
-				output, err := cmd.Output()
-				if err != nil && !setting.Unset {
-					t.Errorf("%q: %v", setting.Value, err)
+				cmd.Env = append(cmd.Environ(), "HOME="+dir)
+				for _, s := range settings {
+					cmd.Args[len(cmd.Args)-1] += " " + s.Name
+					cmd.Env = append(cmd.Env, s.Name+"=before")
+				}
+				var stderr strings.Builder
+				cmd.Stderr = &stderr
+				output, _ := cmd.Output() // printenv fails, silently, where a name is unset
+				if stderr.Len() > 0 {
+					t.Error(stderr.String())
 				}
 				return string(output)
 			}
-			for _, value := range values {
-				if got := run(Setting{Name: "K", Value: value}); got != value+"\n" {
-					t.Errorf("%q came out as %q", value, got)
-				}
+			var set, unset []Setting
+			for i, value := range values {
+				name := fmt.Sprint("K", i)
+				set = append(set, Setting{Name: name, Value: value})
+				unset = append(unset, Setting{Name: name, Unset: true})
 			}
-			if got := run(Setting{Name: "K", Unset: true}); got != "" {
+			if got, want := run(set), strings.Join(values, "\n")+"\n"; got != want {
+				t.Errorf("got:\n%q\nwant:\n%q", got, want)
+			}
+			if got := run(unset); got != "" {
 				t.Errorf("unset left %q", got)
 			}
 			if left, _ := filepath.Glob(filepath.Join(dir, "gone")); left != nil {
