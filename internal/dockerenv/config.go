@@ -20,6 +20,8 @@ import (
 // means the context "default". docker, like encoding/json, does not mind case.
 const currentKey = "currentContext"
 
+const jsonSpace = " \t\r\n"
+
 // maxEdits bounds how often an edit begins again because somebody else has
 // written config.json meanwhile.
 const maxEdits = 20
@@ -42,7 +44,7 @@ func (s Store) Current() (string, error) {
 
 // current returns the current context that docker would take from src.
 func current(src []byte) (string, error) {
-	src = bytes.TrimSpace(src)
+	src = bytes.Trim(src, jsonSpace)
 	if len(src) == 0 { // docker takes an empty file for none
 		return "", nil
 	}
@@ -147,7 +149,7 @@ func editCurrent(src []byte, name string) ([]byte, error) {
 	if _, err := current(src); err != nil {
 		return nil, err
 	}
-	if len(bytes.TrimSpace(src)) == 0 {
+	if len(bytes.Trim(src, jsonSpace)) == 0 {
 		if name == "" {
 			return src, nil
 		}
@@ -180,7 +182,7 @@ func editCurrent(src []byte, name string) ([]byte, error) {
 			"\n\t"+key+": "+string(value)+"\n"), nil
 	}
 	last := list[len(list)-1]
-	before := len(bytes.TrimRight(src[:last.start], " \t\r\n"))
+	before := len(bytes.TrimRight(src[:last.start], jsonSpace))
 	return splice(src, last.end, last.end, ","+
 		string(src[before:last.start])+key+string(src[last.keyEnd:last.value])+string(value)), nil
 }

@@ -42,7 +42,7 @@ func TestEditCurrent(t *testing.T) {
 			t.Errorf("%q to %q: got %q, error %v, want %q", test.src, test.name, got, err, test.want)
 		}
 	}
-	for _, src := range []string{"[]", "null", "1", `"x"`, "{", `{"a":1}}`, `{"a":1} {"b":2}`, `{"a":1,}`, "\xef\xbb\xbf{}", `{"a":`, "// x\n{}", "auths:", `{"currentContext":1}`} {
+	for _, src := range []string{"[]", "null", "1", "\v", "{}\v", `"x"`, "{", `{"a":1}}`, `{"a":1} {"b":2}`, `{"a":1,}`, "\xef\xbb\xbf{}", `{"a":`, "// x\n{}", "auths:", `{"currentContext":1}`} {
 		for _, name := range []string{"x", ""} {
 			if got, err := editCurrent([]byte(src), name); err == nil {
 				t.Errorf("%q to %q: got %q, want an error", src, name, got)
@@ -84,10 +84,10 @@ func FuzzEditCurrent(f *testing.F) {
 		name = strings.ToValidUTF8(name, "?")
 		set, err := editCurrent([]byte(src), name)
 		var object *struct{ CurrentContext string }
-		if good := strings.TrimSpace(src) == "" || json.Unmarshal([]byte(src), &object) == nil && object != nil; good != (err == nil) {
+		if good := strings.Trim(src, jsonSpace) == "" || json.Unmarshal([]byte(src), &object) == nil && object != nil; good != (err == nil) {
 			t.Fatalf("%q: error %v", src, err)
 		}
-		if err != nil || strings.TrimSpace(src) == "" {
+		if err != nil || strings.Trim(src, jsonSpace) == "" {
 			return
 		}
 		wantObject, wantTexts := others(t, []byte(src))
