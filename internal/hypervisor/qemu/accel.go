@@ -92,5 +92,12 @@ func KernelCmdline(f Features) string {
 		// Self-tests of the ciphers take tenths of a second each.
 		"cryptomgr.notests",
 	)
+	if f.cx16Broken() {
+		// The kernel does without; programs still see it. To hide it from them
+		// too (-cpu max,-cx16) would cost every image built for x86-64-v2 (RHEL
+		// 9 and its kin), whose C library refuses to start; and they use the
+		// instruction rarely, and look at the one flag that is right.
+		words = append(words, "clearcpuid=cx16")
+	}
 	return strings.Join(words, " ")
 }

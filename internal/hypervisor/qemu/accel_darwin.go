@@ -26,5 +26,5 @@ func testHost(context.Context, *QEMU) (hostVerdict, bool) {
 			Hint:   "inside a VM, switch nested virtualization on; it needs an M3 or newer",
 		}, false
 	}
-	return hostVerdict{Works: true}, false
+	return hostVerdict{Works: true, final: true}, false
 }

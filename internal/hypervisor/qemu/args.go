@@ -98,18 +98,16 @@ func cpuModel(f Features) string {
 	case f.Arch == "arm64":
 		// Emulating "max" spends its time on pointer authentication.
 		return "cortex-a76"
-	case f.cx16Broken():
-		return "max,-cx16"
 	default:
 		return "max"
 	}
 }
 
-// cx16Broken says that cmpxchg16b is emulated wrongly: QEMU 7.2 clobbers the
-// flags, and a 6.12 kernel panics at random in its allocator. 10.0 is right;
-// those between were not tried.
+// cx16Broken says that cmpxchg16b is emulated wrongly. Before 8.0, which
+// translates it inline, QEMU computed the flags around it from stale state and
+// left any of them set; a 6.12 kernel then panics at random in its allocator.
 func (f Features) cx16Broken() bool {
-	return f.Accel == accelTCG && f.Arch == "amd64" && f.Version.Less(Version{Major: 10})
+	return f.Accel == accelTCG && f.Arch == "amd64" && f.Version.Less(Version{Major: 8})
 }
 
 func accelArg(f Features) string {

@@ -69,7 +69,7 @@ type QEMU struct {
 	Arch    string // of its guests, in Go's words: "amd64", "arm64"
 	Version Version
 	Sandbox bool     // was built with -sandbox
-	Accels  []string // compiled in: "hvf", "kvm", "tcg"
+	Accels  []string // built in, not as a module: "hvf", "kvm", "tcg"
 
 	key      string // of the binary: path, inode, size, time
 	cacheDir string
