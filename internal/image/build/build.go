@@ -1,0 +1,360 @@
+// Package build makes guest images from Debian's archive, in Go alone: without
+// root, without any tool of the host, on Linux and on macOS alike.
+package build
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/hyve-vm/hyve/internal/image"
+	"github.com/hyve-vm/hyve/internal/image/debian"
+)
+
+// A Progress says how far a stage is. Total is 0 where it is not known.
+type Progress struct {
+	Stage       string
+	Done, Total int64 // bytes
+}
+
+// Options say which image to build.
+type Options struct {
+	Store    *image.Store
+	CacheDir string // for downloads; made if needed
+	Arch     string // "amd64", "arm64"
+	// Mirror is the base URL of a Debian mirror. Empty means $HYVE_MIRROR,
+	// else what the host's apt uses, else deb.debian.org.
+	Mirror string
+	// HyveInit is the guest's static PID 1; nil means the embedded one.
+	HyveInit []byte
+	Progress func(Progress) // may be nil; called one at a time
+	Warn     func(error)    // may be nil; told of a mirror that was passed over
+
+	// For tests: the keys to trust, the clock, and how long a mirror may take.
+	// Zero values mean Debian's keys, time.Now, and debian's limits.
+	Keys   openpgp.EntityList
+	Now    func() time.Time
+	Limits debian.Limits
+}
+
+// keepDownloads is how long a package stays in the cache unused.
+const keepDownloads = 60 * 24 * time.Hour
+
+// Build makes an image and commits it to the store as the default of its
+// architecture:
+//
+//  1. open the archive: signed metadata, indices
+//  2. resolve the packages
+//  3. download them
+//  4. unpack them, several at a time
+//  5. assemble the root: files, users, modules
+//  6. write kernel, initrd, root and bill of materials to a draft
+//  7. commit the draft
+//
+// Where another process builds for the same architecture it waits, and takes
+// that one's image if it was made by the same recipe.
+func Build(ctx context.Context, o Options) (*image.Image, error) {
+	b, err := prepare(o)
+	if err != nil {
+		return nil, err
+	}
+	unlock, waited, err := o.Store.BuildLock(ctx, o.Arch, func() { b.stage("Waiting for another build", 0, 0) })
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if waited {
+		if img, err := o.Store.Find("default", o.Arch); err == nil && img.Manifest.Recipe == b.recipe {
+			return img, nil
+		}
+	}
+	archive, err := debian.Open(ctx, debian.Options{
+		Suite: suite, Arch: o.Arch, Mirrors: b.mirrors, CacheDir: o.CacheDir,
+		Keys: o.Keys, Now: o.Now, Limits: o.Limits, Warn: o.Warn,
+		Progress: func(p debian.Progress) { b.stage(p.Stage, p.Done, p.Total) },
+	})
+	if err != nil {
+		return nil, explain(err)
+	}
+	defer archive.Close()
+	b.date(archive.Releases)
+	if b.packages, err = debian.Resolve(archive.Index, wanted(o.Arch), never); err != nil {
+		return nil, err
+	}
+	if b.files, err = archive.Download(ctx, b.packages); err != nil {
+		return nil, explain(err)
+	}
+	img, err := b.assemble(ctx)
+	if err != nil {
+		return nil, explain(err)
+	}
+	return img, debian.Prune(o.CacheDir, keepDownloads, time.Now())
+}
+
+// A builder is one build under way.
+type builder struct {
+	opts     Options
+	recipe   string
+	mirrors  []debian.Mirror
+	debian   image.Debian
+	packages []*debian.Package
+	files    []string // of packages
+}
+
+func prepare(o Options) (*builder, error) {
+	if err := checkArch(o.Arch); err != nil {
+		return nil, err
+	}
+	if o.HyveInit == nil {
+		var err error
+		if o.HyveInit, err = hyveInit(o.Arch); err != nil {
+			return nil, err
+		}
+	}
+	b := &builder{opts: o}
+	var err error
+	if b.recipe, err = recipeOf(o.Arch, o.HyveInit); err != nil {
+		return nil, err
+	}
+	b.mirrors, err = mirrors(o.Mirror)
+	return b, err
+}
+
+// mirrors returns where to look for Debian, in order.
+func mirrors(explicit string) ([]debian.Mirror, error) {
+	if explicit == "" {
+		explicit = os.Getenv("HYVE_MIRROR")
+	}
+	if explicit != "" {
+		m, err := debian.ParseMirror(explicit)
+		return []debian.Mirror{m}, err
+	}
+	if found := debian.HostMirrors("/etc/apt"); len(found) > 0 {
+		return found, nil
+	}
+	return []debian.Mirror{debian.DefaultMirror()}, nil
+}
+
+func (b *builder) stage(name string, done, total int64) {
+	if b.opts.Progress != nil {
+		b.opts.Progress(Progress{Stage: name, Done: done, Total: total})
+	}
+}
+
+// date notes which state of the archive this is.
+func (b *builder) date(releases []*debian.Release) {
+	b.debian = image.Debian{Release: suite}
+	for _, r := range releases {
+		b.debian.Suites = append(b.debian.Suites, image.Suite{Name: r.Suite, Date: r.Date})
+		if r.Date.After(b.debian.Date) {
+			b.debian.Date = r.Date
+		}
+		if r.Suite == suite {
+			b.debian.Version = r.Version
+		}
+	}
+}
+
+// assemble makes the image from the downloaded packages.
+func (b *builder) assemble(ctx context.Context) (*image.Image, error) {
+	draft, err := b.opts.Store.Draft()
+	if err != nil {
+		return nil, err
+	}
+	defer draft.Close()
+	if err := checkSpace(draft.Dir, neededSpace); err != nil {
+		return nil, err
+	}
+	s, err := newSpool(draft.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	root, err := b.unpack(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	g, err := b.furnish(root)
+	if err != nil {
+		return nil, fmt.Errorf("assembling the root: %w", err)
+	}
+	if err := b.write(ctx, draft.Dir, g); err != nil {
+		return nil, err
+	}
+	return draft.Commit(image.Manifest{
+		Arch: b.opts.Arch, Kernel: g.version, Docker: b.version("docker.io"),
+		Debian: b.debian, Recipe: b.recipe, Cmdline: cmdline,
+	})
+}
+
+// version returns a chosen package's version.
+func (b *builder) version(name string) string {
+	for _, p := range b.packages {
+		if p.Name == name {
+			return p.Version
+		}
+	}
+	return ""
+}
+
+// unpack merges the packages' files into one tree, in the order of their names.
+func (b *builder) unpack(ctx context.Context, s *spool) (*tree, error) {
+	var total int64
+	for _, p := range b.packages {
+		total += p.Digest.Size
+	}
+	b.stage("Unpacking packages", 0, total)
+	tell := serial(func(done int64) { b.stage("Unpacking packages", done, total) })
+	contents, err := unpack(ctx, s, b.packages, b.files, tell)
+	if err != nil {
+		return nil, err
+	}
+	t := newTree()
+	for i, u := range contents {
+		for j, name := range u.names {
+			if err := t.put(name, u.nodes[j]); err != nil {
+				return nil, fmt.Errorf("unpacking %s: %w", b.packages[i].Name, err)
+			}
+		}
+	}
+	return t, nil
+}
+
+// A guest is what the files of an image are written from.
+type guest struct {
+	root    *tree
+	version string // of the kernel
+	vmlinuz []byte
+	kernel  []byte
+	modules *moduleSet
+	initrd  []*module // in the order of loading
+}
+
+// furnish takes the kernel out of the tree and puts everything else into it.
+func (b *builder) furnish(root *tree) (*guest, error) {
+	g := &guest{root: root}
+	boot := root.get("boot")
+	if boot == nil {
+		return nil, errors.New("the kernel package has no boot directory")
+	}
+	for _, name := range boot.names() {
+		v, ok := strings.CutPrefix(name, "vmlinuz-")
+		if ok && g.version != "" {
+			return nil, fmt.Errorf("there are two kernels, %s and %s", g.version, v)
+		}
+		if ok {
+			g.version = v
+		}
+	}
+	if g.version == "" {
+		return nil, errors.New("the kernel package has no vmlinuz")
+	}
+	var err error
+	if g.vmlinuz, err = root.read("boot/vmlinuz-" + g.version); err != nil {
+		return nil, err
+	}
+	if g.kernel, err = bootKernel(b.opts.Arch, g.vmlinuz); err != nil {
+		return nil, fmt.Errorf("reading kernel %s: %w", g.version, err)
+	}
+	root.remove("boot")
+	if err := root.put("boot", dir(0o755)); err != nil {
+		return nil, err
+	}
+	docker, _, _ := strings.Cut(b.version("docker.io"), "+")
+	if err := addSystem(root, b.opts.HyveInit, b.debian.Date, docker); err != nil {
+		return nil, err
+	}
+	return g, g.addModules()
+}
+
+// addModules indexes the root's modules and decides what is loaded when.
+func (g *guest) addModules() error {
+	var err error
+	if g.modules, err = readModules(g.root, g.version); err != nil {
+		return err
+	}
+	if err := g.modules.index(g.root); err != nil {
+		return err
+	}
+	builtin, err := g.modules.builtins(g.root)
+	if err != nil {
+		return err
+	}
+	loaded := map[string]bool{}
+	if g.initrd, err = g.modules.order(initrdModules, builtin, loaded); err != nil {
+		return err
+	}
+	engine, err := g.modules.order(engineModules, builtin, loaded)
+	if err != nil {
+		return err
+	}
+	return g.root.put("usr/lib/modules/engine.load", file(0o644, loadList("/"+g.modules.dir, engine)))
+}
+
+// write writes the image's files.
+func (b *builder) write(ctx context.Context, dir string, g *guest) error {
+	bill, err := sbom(b.opts.Arch, b.packages, b.opts.HyveInit, b.debian.Date)
+	if err != nil {
+		return err
+	}
+	initrd, err := makeInitrd(b.opts.HyveInit, g.initrd)
+	if err != nil {
+		return err
+	}
+	for name, data := range map[string][]byte{
+		image.KernelFile: g.kernel, image.KernelOriginalFile: g.vmlinuz,
+		image.InitrdFile: initrd, image.SBOMFile: bill,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			return fmt.Errorf("writing the image: %w", err)
+		}
+	}
+	var total int64
+	_ = g.root.walk(func(_ string, n *node) error { total += n.size; return nil })
+	out, err := os.OpenFile(filepath.Join(dir, image.RootFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("writing the image: %w", err)
+	}
+	err = writeEROFS(ctx, out, g.root, b.debian.Date, func(done int64) { b.stage("Writing the image", done, total) })
+	return errors.Join(err, out.Close())
+}
+
+// makeInitrd holds what runs before the root is mounted.
+func makeInitrd(init []byte, modules []*module) ([]byte, error) {
+	var c cpio
+	c.dir("dev")
+	c.char("dev/console", 0o600, 5, 1)
+	c.char("dev/null", 0o666, 1, 3)
+	for _, d := range []string{"proc", "sys", "run", "modules"} {
+		c.dir(d)
+	}
+	c.file("init", 0o755, init)
+	var list bytes.Buffer
+	for _, m := range modules {
+		data, err := io.ReadAll(io.NewSectionReader(m.node.data, 0, m.node.size))
+		if err != nil {
+			return nil, fmt.Errorf("reading module %s: %w", m.name, err)
+		}
+		name := "modules/" + m.name + ".ko"
+		c.file(name, 0o644, data)
+		fmt.Fprintf(&list, "/%s\n", name)
+	}
+	c.file("modules.load", 0o644, list.Bytes())
+	return c.bytes(), nil
+}
+
+// explain adds the way out to errors of the local disk.
+func explain(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return hint{fmt.Errorf("building an image: %w", err), "free some space; " + spaceNeeded}
+	}
+	return err
+}

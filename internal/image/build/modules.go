@@ -1,0 +1,219 @@
+package build
+
+import (
+	"bytes"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"sort"
+	"strings"
+
+	"github.com/ulikunitz/xz"
+)
+
+// maxModule bounds a decompressed kernel module, in bytes.
+const maxModule = 64 << 20
+
+// expandModule decompresses a .ko.xz.
+func expandModule(r io.Reader) ([]byte, error) {
+	x, err := xz.NewReader(r)
+	if err != nil {
+		return nil, fmt.Errorf("decompressing: %w", err)
+	}
+	data, err := io.ReadAll(io.LimitReader(x, maxModule+1))
+	if err != nil {
+		return nil, fmt.Errorf("decompressing: %w", err)
+	}
+	if len(data) > maxModule {
+		return nil, fmt.Errorf("it has more than %d bytes", maxModule)
+	}
+	return data, nil
+}
+
+// A module is a kernel module and what its .modinfo section says.
+type module struct {
+	name    string // with "_" for "-"
+	path    string // below usr/lib/modules/VERSION/
+	depends []string
+	softdep []string // as they stand: "pre: a b post: c"
+	aliases []string
+	node    *node
+}
+
+// A moduleSet are the modules of one kernel.
+type moduleSet struct {
+	dir    string // "usr/lib/modules/VERSION"
+	byName map[string]*module
+}
+
+// readModules reads all modules of the tree's kernel.
+func readModules(t *tree, version string) (*moduleSet, error) {
+	s := &moduleSet{dir: "usr/lib/modules/" + version, byName: map[string]*module{}}
+	top := t.get(s.dir)
+	if top == nil {
+		return nil, fmt.Errorf("the kernel package has no modules in %s", s.dir)
+	}
+	err := (&tree{root: top}).walk(func(name string, n *node) error {
+		if n.typ != 0 || !strings.HasSuffix(name, ".ko") {
+			return nil
+		}
+		m, err := readModule(name, n)
+		if err != nil {
+			return fmt.Errorf("reading module %s: %w", name, err)
+		}
+		s.byName[m.name] = m
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range s.sorted() {
+		for _, d := range m.depends {
+			if s.byName[d] == nil {
+				return nil, fmt.Errorf("module %s needs %s, which the image leaves out", m.name, d)
+			}
+		}
+	}
+	return s, nil
+}
+
+func moduleName(s string) string { return strings.ReplaceAll(s, "-", "_") }
+
+func readModule(name string, n *node) (*module, error) {
+	f, err := elf.NewFile(n.data)
+	if err != nil {
+		return nil, err
+	}
+	section := f.Section(".modinfo")
+	if section == nil {
+		return nil, errors.New("it has no .modinfo section")
+	}
+	info, err := section.Data()
+	if err != nil {
+		return nil, err
+	}
+	m := &module{name: moduleName(strings.TrimSuffix(path.Base(name), ".ko")), path: name, node: n}
+	for field := range bytes.SplitSeq(info, []byte{0}) {
+		key, value, _ := strings.Cut(string(field), "=")
+		switch key {
+		case "depends":
+			for d := range strings.SplitSeq(value, ",") {
+				if d != "" {
+					m.depends = append(m.depends, moduleName(d))
+				}
+			}
+		case "alias":
+			m.aliases = append(m.aliases, value)
+		case "softdep":
+			m.softdep = append(m.softdep, value)
+		}
+	}
+	return m, nil
+}
+
+// sorted returns the modules by name.
+func (s *moduleSet) sorted() []*module {
+	list := make([]*module, 0, len(s.byName))
+	for _, m := range s.byName {
+		list = append(list, m)
+	}
+	sort.Slice(list, func(i, j int) bool { return list[i].name < list[j].name })
+	return list
+}
+
+// order returns the modules named and all they depend on, each after what it
+// needs, except those that loaded already holds; it adds them there. Names that
+// builtin holds need no module.
+func (s *moduleSet) order(names []string, builtin, loaded map[string]bool) ([]*module, error) {
+	var out []*module
+	var visit func(name string) error
+	visit = func(name string) error {
+		if loaded[name] {
+			return nil
+		}
+		m := s.byName[name]
+		if m == nil {
+			if builtin[name] {
+				return nil
+			}
+			return fmt.Errorf("the kernel has no module %s", name)
+		}
+		loaded[name] = true
+		for _, d := range m.depends {
+			if err := visit(d); err != nil {
+				return err
+			}
+		}
+		out = append(out, m)
+		return nil
+	}
+	for _, name := range names {
+		if err := visit(name); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// builtins returns the names of the modules that are part of the kernel.
+func (s *moduleSet) builtins(t *tree) (map[string]bool, error) {
+	text, err := t.read(s.dir + "/modules.builtin")
+	if err != nil {
+		return nil, err
+	}
+	names := map[string]bool{}
+	for line := range strings.SplitSeq(string(text), "\n") {
+		if line != "" {
+			names[moduleName(strings.TrimSuffix(path.Base(line), ".ko"))] = true
+		}
+	}
+	return names, nil
+}
+
+// index writes what depmod(8) would: modules.dep, modules.alias and
+// modules.softdep, which busybox's modprobe reads, for the modules that are
+// there.
+func (s *moduleSet) index(t *tree) error {
+	var dep, alias, softdep bytes.Buffer
+	for _, m := range s.byPath() {
+		all, err := s.order([]string{m.name}, nil, map[string]bool{})
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&dep, "%s:", m.path)
+		for i := len(all) - 2; i >= 0; i-- { // all but itself; modules.dep has the last loaded first
+			fmt.Fprintf(&dep, " %s", all[i].path)
+		}
+		dep.WriteByte('\n')
+		for _, a := range m.aliases {
+			fmt.Fprintf(&alias, "alias %s %s\n", a, m.name)
+		}
+		for _, d := range m.softdep {
+			fmt.Fprintf(&softdep, "softdep %s %s\n", m.name, d)
+		}
+	}
+	for name, b := range map[string]*bytes.Buffer{"modules.dep": &dep, "modules.alias": &alias, "modules.softdep": &softdep} {
+		if err := t.put(s.dir+"/"+name, file(0o644, b.Bytes())); err != nil {
+			return err
+		}
+	}
+	// modprobe complains where it is missing; no module asks for a symbol by name.
+	return t.put(s.dir+"/modules.symbols", file(0o644, nil))
+}
+
+func (s *moduleSet) byPath() []*module {
+	list := s.sorted()
+	sort.Slice(list, func(i, j int) bool { return list[i].path < list[j].path })
+	return list
+}
+
+// loadList is a list of modules in the order of loading: one path a line.
+func loadList(prefix string, modules []*module) []byte {
+	var b bytes.Buffer
+	for _, m := range modules {
+		fmt.Fprintf(&b, "%s/%s\n", prefix, m.path)
+	}
+	return b.Bytes()
+}

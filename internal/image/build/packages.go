@@ -1,0 +1,72 @@
+package build
+
+// wanted are the packages that an image is made from; what they depend on comes
+// with them.
+func wanted(arch string) []string {
+	return []string{
+		"linux-image-cloud-" + arch,
+
+		// The engine.
+		"docker.io",
+		"containerd",
+		"runc",
+		"tini",          // docker-init
+		"iptables",      // its nft variant
+		"pigz",          // dockerd unpacks layers with unpigz where it finds it, in parallel
+		"xz-utils",      // dockerd unpacks .xz archives with it
+		"docker-cli",    // for users of `hyve ssh`
+		"docker-buildx", // the same; without it `docker build` is the deprecated builder
+		"ca-certificates",
+
+		// What hyve-init runs.
+		"e2fsprogs",
+		"mount",
+		"util-linux",
+		"busybox-static",
+
+		// What people and docker-machine's provisioner expect behind `ssh`.
+		"base-files",
+		"bash",
+		"coreutils",
+		"dash",
+		"diffutils",
+		"findutils",
+		"grep",
+		"gzip",
+		"hostname",
+		"iproute2",
+		"mawk",
+		"openssh-sftp-server", // scp and sftp
+		"procps",
+		"sed",
+		"sudo",
+		"tar",
+	}
+}
+
+// never are packages that are left out although something depends on them, with
+// the reason.
+var never = map[string]string{
+	"adduser":                     "maintainer scripts only; users come from system.go",
+	"apparmor":                    "no policy is loaded; dockerd does without",
+	"base-passwd":                 "maintainer scripts only; users come from system.go",
+	"cdebconf":                    "debconf's other implementation",
+	"debconf":                     "maintainer scripts only; drags in perl",
+	"dpkg":                        "maintainer scripts only; the guest is rebuilt, not upgraded",
+	"gcc-14-base":                 "documentation only",
+	"init-system-helpers":         "maintainer scripts only; PID 1 is hyve-init",
+	"initramfs-tools":             "the initrd is ours",
+	"install-info":                "maintainer scripts only",
+	"kmod":                        "busybox has modprobe; kmod drags libcrypto into each run of it",
+	"libcap2-bin":                 "iproute2 wants it for a maintainer script",
+	"libdb5.3t64":                 "only arpd, which is dropped, needs it",
+	"linux-base":                  "maintainer scripts only",
+	"linux-initramfs-tool":        "the initrd is ours",
+	"logsave":                     "only e2fsprogs' init scripts use it",
+	"openssl":                     "ca-certificates wants it for c_rehash; Go reads the bundle",
+	"openssl-provider-legacy":     "nothing in the guest uses legacy ciphers",
+	"systemd":                     "PID 1 is hyve-init",
+	"systemd-standalone-sysusers": "users come from system.go",
+	"systemd-sysv":                "PID 1 is hyve-init",
+	"sysvinit-utils":              "only docker.io's init script uses it",
+}

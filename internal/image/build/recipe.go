@@ -1,0 +1,68 @@
+package build
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"sort"
+
+	"github.com/hyve-vm/hyve/internal/image"
+)
+
+// recipeVersion goes up with every change of this package's code that changes
+// the images it makes. Changes of its lists and files count by themselves.
+const recipeVersion = 1
+
+// suite is the Debian release that images are made from.
+const suite = "trixie"
+
+// cmdline is what an image requires on the kernel's command line: no crypto
+// self-tests (they cost a third of a second under emulation), the processor's
+// random numbers, an end instead of a hang after a panic.
+const cmdline = "quiet panic=-1 cryptomgr.notests random.trust_cpu=on"
+
+// Recipe returns the hash of all that determines an image for arch besides
+// Debian's packages. An image whose manifest has another one was made by
+// another hyve and should be made anew.
+func Recipe(arch string) (string, error) {
+	if err := checkArch(arch); err != nil {
+		return "", err
+	}
+	init, err := hyveInit(arch)
+	if err != nil {
+		return "", err
+	}
+	return recipeOf(arch, init)
+}
+
+func recipeOf(arch string, init []byte) (string, error) {
+	sum := sha256.Sum256(init)
+	var left []string
+	for name := range never {
+		left = append(left, name)
+	}
+	sort.Strings(left)
+	var files []string
+	for _, f := range staticFiles() {
+		files = append(files, fmt.Sprintf("%+v", f))
+	}
+	data, err := json.Marshal(map[string]any{
+		"arch": arch, "version": recipeVersion, "format": image.Format, "suite": suite, "cmdline": cmdline,
+		"init": hex.EncodeToString(sum[:]), "wanted": wanted(arch), "never": left, "dropped": dropped,
+		"keptModules": keptModules, "unkeptModules": unkeptModules, "initrdModules": initrdModules,
+		"engineModules": engineModules, "files": files, "busybox": busyboxLinks,
+	})
+	if err != nil {
+		return "", fmt.Errorf("hashing the recipe: %w", err)
+	}
+	h := sha256.Sum256(data)
+	return "sha256:" + hex.EncodeToString(h[:]), nil
+}
+
+func checkArch(arch string) error {
+	if arch != "amd64" && arch != "arm64" {
+		return fmt.Errorf("building an image for %q: only amd64 and arm64 are supported", arch)
+	}
+	return nil
+}

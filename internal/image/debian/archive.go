@@ -1,0 +1,331 @@
+package debian
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/gofrs/flock"
+	"github.com/google/renameio/v2"
+	"golang.org/x/sync/errgroup"
+)
+
+// maxRelease bounds an InRelease file, in bytes; Debian's have 150 kB.
+const maxRelease = 8 << 20
+
+// A Progress says how far a stage is.
+type Progress struct {
+	Stage       string
+	Done, Total int64 // bytes; Total is 0 while it is not known
+}
+
+// Options say which archive to open.
+type Options struct {
+	Suite    string   // a release's code name, for example "trixie"
+	Arch     string   // Debian's name: "amd64", "arm64"
+	Mirrors  []Mirror // tried in order
+	CacheDir string   // made if it does not exist
+
+	Keys     openpgp.EntityList // nil means Keyring()
+	Now      func() time.Time   // nil means time.Now
+	Limits   Limits
+	Progress func(Progress) // may be nil; called from several goroutines, one at a time
+	Warn     func(error)    // may be nil; told of a mirror that was passed over
+}
+
+// An Archive is the verified content of a release with its updates and security
+// updates. It holds the cache's lock until Close.
+type Archive struct {
+	Releases []*Release // the suite itself, then its updates, then security, where they exist
+	Index    *Index
+
+	opts  Options
+	fetch *fetcher
+	lock  *flock.Flock
+	tell  sync.Mutex
+}
+
+// Open downloads and verifies the metadata of a release. Where another process
+// uses the same cache it waits for that one.
+func Open(ctx context.Context, o Options) (*Archive, error) {
+	if len(o.Mirrors) == 0 {
+		return nil, errors.New("opening the Debian archive: no mirror given")
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Keys == nil {
+		keys, err := Keyring()
+		if err != nil {
+			return nil, err
+		}
+		o.Keys = keys
+	}
+	if err := os.MkdirAll(o.CacheDir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the download cache: %w", err)
+	}
+	a := &Archive{opts: o, lock: flock.New(filepath.Join(o.CacheDir, "lock"))}
+	if _, err := a.lock.TryLockContext(ctx, 100*time.Millisecond); err != nil {
+		return nil, fmt.Errorf("locking the download cache %s: %w", o.CacheDir, err)
+	}
+	a.fetch = newFetcher(o.CacheDir, o.Limits)
+	if err := a.load(ctx); err != nil {
+		a.Close()
+		return nil, err
+	}
+	return a, nil
+}
+
+// Close releases the cache.
+func (a *Archive) Close() error {
+	a.fetch.close()
+	return a.lock.Close()
+}
+
+// load reads all suites' metadata.
+func (a *Archive) load(ctx context.Context) error {
+	suites := []struct {
+		name     string
+		security bool
+		optional bool
+	}{
+		{name: a.opts.Suite},
+		{name: a.opts.Suite + "-updates", optional: true},
+		{name: a.opts.Suite + "-security", security: true},
+	}
+	a.progress(Progress{Stage: "Reading the Debian archive"})
+	releases := make([]*Release, len(suites))
+	indices := make([][]*Package, len(suites))
+	group, ctx := errgroup.WithContext(ctx)
+	for i, s := range suites {
+		group.Go(func() error {
+			r, err := a.release(ctx, s.name, s.security, s.optional)
+			if err != nil || r == nil {
+				return err
+			}
+			releases[i] = r
+			indices[i], err = a.packages(ctx, r)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	a.Index = newIndex()
+	for i, r := range releases {
+		if r == nil {
+			continue
+		}
+		a.Releases = append(a.Releases, r)
+		for _, p := range indices[i] {
+			a.Index.add(p)
+		}
+	}
+	// Only now, with everything verified, may what was seen move forward.
+	for _, r := range a.Releases {
+		if err := a.remember(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// release returns the suite's Release from the first mirror that serves a good
+// one, or nil if the suite may be missing and is.
+func (a *Archive) release(ctx context.Context, suite string, security, optional bool) (*Release, error) {
+	var errs []error
+	missing := true
+	for _, m := range a.opts.Mirrors {
+		base := m.Archive
+		if security {
+			if base = m.Security; base == "" {
+				continue
+			}
+		}
+		r, err := a.releaseFrom(ctx, base, suite)
+		if err == nil {
+			return r, nil
+		}
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		mayMiss := optional || security && m.Guessed
+		if !mayMiss || !errors.Is(err, errNotFound) {
+			missing = false
+			if a.opts.Warn != nil {
+				a.opts.Warn(err)
+			}
+		}
+		errs = append(errs, err)
+	}
+	if missing {
+		return nil, nil
+	}
+	return nil, joinLine(errs)
+}
+
+func (a *Archive) releaseFrom(ctx context.Context, base, suite string) (*Release, error) {
+	where := base + "/dists/" + suite + "/InRelease"
+	data, err := a.fetch.get(ctx, where, maxRelease)
+	if err != nil {
+		return nil, err
+	}
+	r, err := ParseRelease(data, suite, a.opts.Keys, a.opts.Now())
+	if err != nil {
+		return nil, fmt.Errorf("verifying %s: %w", where, err)
+	}
+	seen, err := a.seen(suite)
+	if err != nil {
+		return nil, err
+	}
+	if r.Date.Before(seen) {
+		return nil, withHint(
+			fmt.Errorf("verifying %s: it is dated %s, older than the one of %s seen before: the mirror lags behind or was rolled back",
+				where, r.Date.Format(time.RFC3339), seen.Format(time.RFC3339)),
+			"choose another mirror with --mirror, or try again later")
+	}
+	r.URL = base
+	return r, nil
+}
+
+// seenPath is where the date of the newest Release of a suite is kept.
+func (a *Archive) seenPath(suite string) string {
+	return filepath.Join(a.opts.CacheDir, "seen", suite)
+}
+
+func (a *Archive) seen(suite string) (time.Time, error) {
+	data, err := os.ReadFile(a.seenPath(suite))
+	if errors.Is(err, fs.ErrNotExist) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("reading the download cache: %w", err)
+	}
+	t, err := time.Parse(time.RFC3339, strings.TrimSpace(string(data)))
+	if err != nil {
+		return time.Time{}, fmt.Errorf("reading %s: %w", a.seenPath(suite), err)
+	}
+	return t, nil
+}
+
+func (a *Archive) remember(r *Release) error {
+	file := a.seenPath(r.Suite)
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return fmt.Errorf("making the download cache: %w", err)
+	}
+	if err := renameio.WriteFile(file, []byte(r.Date.Format(time.RFC3339)+"\n"), 0o600); err != nil {
+		return fmt.Errorf("writing %s: %w", file, err)
+	}
+	return nil
+}
+
+// packages reads the release's index of packages in main.
+func (a *Archive) packages(ctx context.Context, r *Release) ([]*Package, error) {
+	name := "main/binary-" + a.opts.Arch + "/Packages.xz"
+	digest, ok := r.Files[name]
+	if !ok {
+		return nil, fmt.Errorf("reading %s/dists/%s: it has no %s", r.URL, r.Suite, name)
+	}
+	dir := r.URL + "/dists/" + r.Suite + "/"
+	urls := []string{dir + name}
+	if r.ByHash { // a file under its own digest does not change while the mirror is updated
+		urls = []string{dir + "main/binary-" + a.opts.Arch + "/by-hash/SHA256/" + digest.SHA256, dir + name}
+	}
+	file, err := a.fetch.blob(ctx, urls, digest, func(int64) {})
+	if err != nil {
+		return nil, err
+	}
+	in, err := os.Open(file)
+	if err != nil {
+		return nil, fmt.Errorf("reading the download cache: %w", err)
+	}
+	defer in.Close()
+	text, err := decompress(".xz", in)
+	if err != nil {
+		return nil, fmt.Errorf("decompressing %s%s: %w", dir, name, err)
+	}
+	list, err := ParsePackages(text)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s%s: %w", dir, name, err)
+	}
+	for _, p := range list {
+		p.base = r.URL
+	}
+	return list, nil
+}
+
+// Download fetches packages into the cache and returns their files in the same
+// order. Each file has been checked against the signed digest.
+func (a *Archive) Download(ctx context.Context, packages []*Package) ([]string, error) {
+	files := make([]string, len(packages))
+	var total, done int64
+	for _, p := range packages {
+		total += p.Digest.Size
+	}
+	var mu sync.Mutex
+	got := func(n int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		done += n
+		a.progress(Progress{Stage: "Downloading packages", Done: done, Total: total})
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(parallel)
+	for i, p := range packages {
+		group.Go(func() (err error) {
+			files[i], err = a.fetch.blob(ctx, a.urls(p), p.Digest, got)
+			return err
+		})
+	}
+	return files, group.Wait()
+}
+
+// urls returns where a package is, on the mirror whose index named it first.
+func (a *Archive) urls(p *Package) []string {
+	name := (&url.URL{Path: p.Filename}).EscapedPath()
+	urls := []string{p.base + "/" + name}
+	for _, m := range a.opts.Mirrors {
+		for _, base := range []string{m.Archive, m.Security} {
+			if base != "" && base != p.base {
+				urls = append(urls, base+"/"+name)
+			}
+		}
+	}
+	return urls
+}
+
+func (a *Archive) progress(p Progress) {
+	if a.opts.Progress != nil {
+		a.tell.Lock()
+		defer a.tell.Unlock()
+		a.opts.Progress(p)
+	}
+}
+
+// Prune removes files from a download cache that were not used for that long.
+func Prune(cacheDir string, unused time.Duration, now time.Time) error {
+	for _, pattern := range []string{"sha256/*/*", "partial/*"} {
+		files, err := filepath.Glob(filepath.Join(cacheDir, pattern))
+		if err != nil {
+			return err
+		}
+		for _, f := range files {
+			st, err := os.Stat(f)
+			if err == nil && now.Sub(st.ModTime()) > unused {
+				err = os.Remove(f)
+			}
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("pruning the download cache: %w", err)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,224 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
+	"github.com/google/renameio/v2"
+)
+
+// ErrNotFound is the cause where no image has the reference asked for.
+var ErrNotFound = errors.New("no such image")
+
+// MinPrefix is the shortest abbreviation of a digest, in hex digits.
+const MinPrefix = 4
+
+// A Store is a directory of images. Any number of processes may use it at once.
+type Store struct {
+	dir string
+}
+
+// Open returns the store in dir, which it makes if needed, and clears away what
+// killed builders left.
+func Open(dir string) (*Store, error) {
+	s := &Store{dir: dir}
+	if err := os.MkdirAll(s.images(), 0o700); err != nil {
+		return nil, fmt.Errorf("making the image store: %w", err)
+	}
+	unlock, err := s.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	return s, s.sweep()
+}
+
+// Dir is the store's directory.
+func (s *Store) Dir() string { return s.dir }
+
+func (s *Store) images() string { return filepath.Join(s.dir, "images") }
+
+func (s *Store) imageDir(digest string) string {
+	return filepath.Join(s.images(), strings.Replace(digest, ":", "-", 1))
+}
+
+func (s *Store) defaultFile(arch string) string { return filepath.Join(s.dir, "default-"+arch) }
+
+// lock serialises changes of the store's entries; it is held briefly.
+func (s *Store) lock() (unlock func(), err error) {
+	l := flock.New(filepath.Join(s.dir, "lock"))
+	if err := l.Lock(); err != nil {
+		return nil, fmt.Errorf("locking the image store %s: %w", s.dir, err)
+	}
+	return func() { _ = l.Close() }, nil
+}
+
+// List returns all images, newest first. Damaged ones are left out, and
+// reported together in the error.
+func (s *Store) List() ([]*Image, error) {
+	entries, err := os.ReadDir(s.images())
+	if err != nil {
+		return nil, fmt.Errorf("listing images: %w", err)
+	}
+	var list []*Image
+	var errs []error
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), "sha256-") {
+			continue
+		}
+		img, err := load(filepath.Join(s.images(), e.Name()))
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		list = append(list, img)
+	}
+	sort.Slice(list, func(i, j int) bool {
+		if !list[i].Created.Equal(list[j].Created) {
+			return list[i].Created.After(list[j].Created)
+		}
+		return list[i].Digest < list[j].Digest
+	})
+	return list, errors.Join(errs...)
+}
+
+// Find returns an image by reference: "" or "default" for the current image of
+// arch, else a digest or the beginning of one, of at least MinPrefix hex
+// digits, with or without "sha256:". The error wraps ErrNotFound where there is
+// none.
+func (s *Store) Find(ref, arch string) (*Image, error) {
+	if ref == "" || ref == "default" {
+		return s.findDefault(arch)
+	}
+	prefix := strings.TrimPrefix(ref, "sha256:")
+	if len(prefix) < MinPrefix || len(prefix) > 64 || !isHex(prefix) {
+		return nil, problem{
+			fmt.Errorf("finding image %q: not a digest or at least %d digits of one", ref, MinPrefix),
+			"`hyve image ls` lists the images",
+		}
+	}
+	found, err := filepath.Glob(filepath.Join(s.images(), "sha256-"+prefix+"*"))
+	if err != nil {
+		return nil, fmt.Errorf("finding image %q: %w", ref, err)
+	}
+	switch len(found) {
+	case 0:
+		return nil, problem{fmt.Errorf("finding image %q: %w", ref, ErrNotFound), "`hyve image ls` lists the images"}
+	case 1:
+	default:
+		return nil, problem{
+			fmt.Errorf("finding image %q: %d images begin with that", ref, len(found)),
+			"give more digits",
+		}
+	}
+	img, err := load(found[0])
+	if err != nil {
+		return nil, err
+	}
+	if img.Arch != arch {
+		return nil, fmt.Errorf("finding image %q: it is for %s, not %s", ref, img.Arch, arch)
+	}
+	return img, nil
+}
+
+func (s *Store) findDefault(arch string) (*Image, error) {
+	digest, err := s.defaultDigest(arch)
+	if err != nil {
+		return nil, err
+	}
+	dir := s.imageDir(digest)
+	if _, err := os.Stat(dir); digest == "" || errors.Is(err, fs.ErrNotExist) {
+		return nil, problem{fmt.Errorf("finding an image for %s: %w", arch, ErrNotFound), "run `hyve image build` to make one"}
+	}
+	return load(dir)
+}
+
+// defaultDigest returns the current image's digest, or "".
+func (s *Store) defaultDigest(arch string) (string, error) {
+	file := s.defaultFile(arch)
+	data, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("finding the default image: %w", err)
+	}
+	digest := strings.TrimSpace(string(data))
+	if !isDigest(digest) {
+		return "", problem{fmt.Errorf("reading %s: not a digest", file), "run `hyve image build` to make an image"}
+	}
+	return digest, nil
+}
+
+func (s *Store) setDefault(arch, digest string) error {
+	if err := renameio.WriteFile(s.defaultFile(arch), []byte(digest+"\n"), 0o600); err != nil {
+		return fmt.Errorf("naming the default image: %w", err)
+	}
+	return nil
+}
+
+// Remove deletes an image. If it was the current one of its architecture, the
+// newest that remains takes its place. The caller makes sure that no machine
+// needs it.
+func (s *Store) Remove(img *Image) error {
+	unlock, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := s.discard(img.Dir); err != nil {
+		return fmt.Errorf("removing image %s: %w", short(img.Digest), err)
+	}
+	if digest, err := s.defaultDigest(img.Arch); err == nil && digest != img.Digest {
+		return nil
+	}
+	rest, _ := s.List() // damaged ones cannot take its place
+	for _, other := range rest {
+		if other.Arch == img.Arch {
+			return s.setDefault(img.Arch, other.Digest)
+		}
+	}
+	if err := os.Remove(s.defaultFile(img.Arch)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forgetting the default image: %w", err)
+	}
+	return nil
+}
+
+// discard makes an entry invisible with one rename and then deletes it.
+func (s *Store) discard(dir string) error {
+	trash, err := os.MkdirTemp(s.images(), ".trash-")
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(dir, filepath.Join(trash, "image")); err != nil {
+		_ = os.Remove(trash)
+		return err
+	}
+	return os.RemoveAll(trash)
+}
+
+// BuildLock makes builders of one architecture take turns. waited says that
+// another one was at work; waiting, if not nil, is called before the wait.
+func (s *Store) BuildLock(ctx context.Context, arch string, waiting func()) (unlock func(), waited bool, err error) {
+	l := flock.New(filepath.Join(s.dir, "build-"+arch+".lock"))
+	ok, err := l.TryLock()
+	if err == nil && !ok {
+		waited = true
+		if waiting != nil {
+			waiting()
+		}
+		_, err = l.TryLockContext(ctx, 200*time.Millisecond)
+	}
+	if err != nil {
+		return nil, waited, fmt.Errorf("waiting for another build of an image: %w", err)
+	}
+	return func() { _ = l.Close() }, waited, nil
+}
