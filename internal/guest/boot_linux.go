@@ -1,0 +1,251 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hyve-vm/hyve/internal/guestapi"
+)
+
+// deviceTimeout bounds the wait for the disks and the channel, which the
+// hypervisor has put there before the kernel started.
+const deviceTimeout = 60 * time.Second
+
+// Boot makes a machine of a kernel that has just started its PID 1, keeps it
+// running, and powers it off when it is asked to. It does not return. What can
+// go on at the same time does:
+//
+//  1. the kernel's file systems, and its news of devices
+//  2. the modules of the root and the card; beside them the channel to the host
+//  3. the image's root, and into it; the initramfs is freed
+//  4. the rest of a system's file systems, control groups, limits, sysctls
+//  5. beside each other: containers' modules; the data disk, then containerd;
+//     the configuration from the host, then the identity with the network
+//  6. the doors: the engine's TLS front and SSH
+//  7. bootsync.sh, dockerd, bootlocal.sh
+//  8. until the end is asked for: services, requests, ports, the kernel's log
+//  9. power-off in order (power_linux.go)
+func Boot() {
+	g, ctx, end := newGuest()
+	defer g.dieOfPanic()
+	step := func(phase string, err error) {
+		if err != nil && ctx.Err() == nil {
+			g.die(phase, err)
+		}
+	}
+	g.phase(guestapi.PhaseInit)
+	step(guestapi.PhaseInit, mountAll(firstMounts))
+	step(guestapi.PhaseInit, g.watch())
+	g.spawn(func() { g.awaitPower(end) })
+
+	devices, cancel := context.WithTimeout(ctx, deviceTimeout)
+	defer cancel()
+	step(guestapi.PhaseModules, g.together(
+		func() error { g.note(loadModules("/modules.load")); return nil },
+		func() error { return g.connect(devices) },
+	))
+	g.phase(guestapi.PhaseModules)
+
+	step(guestapi.PhaseRoot, enterRoot(devices, g.devices))
+	g.phase(guestapi.PhaseRoot)
+
+	step(guestapi.PhaseRoot, g.setUpSystem())
+	modules := g.begin(func() error {
+		g.note(loadModules("/usr/lib/modules/engine.load"))
+		g.note(setSysctls()) // those that came with the modules
+		return nil
+	})
+	disk := g.begin(func() error { return g.setUpDisk(devices) })
+	identity := g.begin(g.awaitIdentity)
+
+	step(guestapi.PhaseNetwork, <-identity)
+	step(guestapi.PhaseNetwork, g.openDoors())
+	g.phase(guestapi.PhaseNetwork)
+	step(guestapi.PhaseDisk, <-disk)
+	step(guestapi.PhaseEngine, <-modules)
+
+	g.runHook("bootsync.sh", bootsyncTimeout)
+	if err := g.startEngine(); err != nil {
+		g.fail(guestapi.PhaseEngine, err)
+	}
+	g.spawn(func() { g.runHook("bootlocal.sh", 0) })
+	g.spawn(g.followKernelLog)
+	g.spawn(g.watchDisk)
+	g.spawn(g.watchPowerButton)
+
+	<-ctx.Done()
+	g.powerOff(<-g.power)
+}
+
+// newGuest returns the guest before its first step. end ends ctx.
+func newGuest() (g *guest, ctx context.Context, end context.CancelFunc) {
+	ctx, end = context.WithCancel(context.Background())
+	out := newOutbox(uptime)
+	r := newReaper()
+	g = &guest{
+		reaper: r, out: out, ctx: ctx,
+		power:      make(chan guestapi.PowerOff, 1),
+		configured: make(chan struct{}),
+		front:      newFront(dockerSocket, out.logf),
+		ports:      newPorts(out),
+	}
+	g.engine = newEngine(r, out, g.phase, g.fail)
+	g.ssh = &sshServer{reaper: r, cgroup: cgroupHyve + "/users", logf: out.logf, environment: func() []string {
+		id, _ := g.identity.now.get()
+		return proxyEnvironment(id.Proxies)
+	}}
+	return g, ctx, end
+}
+
+// begin runs f beside the rest; its error comes once it is done.
+func (g *guest) begin(f func() error) <-chan error {
+	done := make(chan error, 1)
+	g.spawn(func() { done <- f() })
+	return done
+}
+
+// watch listens for device events from before the first module is loaded.
+func (g *guest) watch() error {
+	var err error
+	g.devices, err = watchDevices()
+	return err
+}
+
+// connect opens the channel and talks to the host from then on.
+func (g *guest) connect(ctx context.Context) error {
+	f, err := g.devices.port(ctx, guestapi.Port)
+	if err != nil {
+		return err
+	}
+	stream, err := newPort(f)
+	if err != nil {
+		return err
+	}
+	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return fmt.Errorf("reading the boot's ID: %w", err)
+	}
+	c := &channel{bootID: strings.TrimSpace(string(bootID)), out: g.out, handle: g.handle, greeted: g.greeted}
+	g.spawn(func() {
+		// The port itself does not fail but by a fault of the hypervisor, after
+		// which nobody could be told.
+		err := c.serve(context.Background(), stream)
+		fmt.Fprintf(os.Stderr, "hyve-init: %v\n", err)
+	})
+	return nil
+}
+
+// setUpSystem makes of the entered root a system on which services can run.
+func (g *guest) setUpSystem() error {
+	if err := mountAll(systemMounts); err != nil {
+		return err
+	}
+	for link, target := range map[string]string{
+		"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0",
+		"/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2",
+	} {
+		if err := os.Symlink(target, link); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("making %s: %w", link, err)
+		}
+	}
+	os.Setenv("PATH", strings.TrimPrefix(servicePath, "PATH="))
+	g.note(setSysctls())
+	g.note(raiseLimits())
+	os.MkdirAll("/run/lock", 0o1777)
+	if err := os.MkdirAll("/var/run", 0o755); err != nil {
+		return fmt.Errorf("making /var/run: %w", err)
+	}
+	control, err := listenControl()
+	if err != nil {
+		return err
+	}
+	g.spawn(func() { g.serveControl(control) })
+	return errors.Join(delegateCgroups(), loopbackUp())
+}
+
+// setUpDisk mounts the data disk and starts containerd, which needs no more.
+func (g *guest) setUpDisk(ctx context.Context) error {
+	if err := mountData(ctx, g.devices, g.reaper, g.out.logf); err != nil {
+		return err
+	}
+	g.phase(guestapi.PhaseDisk)
+	return g.engine.startContainerd(g.ctx)
+}
+
+// awaitIdentity waits for the host's configuration, for as long as it takes: a
+// machine may be frozen here.
+func (g *guest) awaitIdentity() error {
+	select {
+	case <-g.configured:
+	case <-g.ctx.Done():
+		return g.ctx.Err()
+	}
+	return g.applyIdentity(g.config.Identity)
+}
+
+// openDoors listens for the engine's clients and for SSH.
+func (g *guest) openDoors() error {
+	account, err := lookupAccount(sshUser, "/etc/passwd", "/etc/group")
+	if err != nil {
+		return err
+	}
+	g.ssh.account = account
+	for port, serve := range map[int]func(net.Listener){
+		guestapi.EnginePort: g.front.serve,
+		guestapi.SSHPort:    g.ssh.serve,
+	} {
+		l, err := net.Listen("tcp4", net.JoinHostPort("0.0.0.0", strconv.Itoa(port)))
+		if err != nil {
+			return fmt.Errorf("listening on port %d: %w", port, err)
+		}
+		g.spawn(func() { serve(l) })
+		context.AfterFunc(g.ctx, func() { l.Close() })
+	}
+	return nil
+}
+
+// startEngine starts dockerd.
+func (g *guest) startEngine() error {
+	// Registries' own certificates persist where boot2docker kept them.
+	if err := os.MkdirAll("/etc/docker", 0o755); err != nil {
+		return fmt.Errorf("making /etc/docker: %w", err)
+	}
+	err := os.Symlink("/var/lib/boot2docker/etc/docker/certs.d", "/etc/docker/certs.d")
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("making /etc/docker/certs.d: %w", err)
+	}
+	id, _ := g.identity.now.get()
+	return g.engine.startDockerd(g.ctx, g.config.Engine, id)
+}
+
+// Run is hyve-init: PID 1 of the guest, docker-proxy's stand-in, or one of the
+// commands that ask PID 1 for something, by the name it is called. It returns
+// the exit status.
+func Run(argv []string) int {
+	// dockerd's proxies come first: they are on the way of every published port.
+	if strings.HasSuffix(argv[0], "hyve-docker-proxy") || argv[0] == "docker-proxy" {
+		fmt.Fprintf(os.Stderr, "hyve-docker-proxy: %v\n", runProxy(argv))
+		return 1
+	}
+	if unix.Getpid() == 1 {
+		Boot()
+	}
+	line, ok := commandLine(argv)
+	if !ok {
+		fmt.Fprintln(os.Stderr, "hyve-init: this is PID 1 of a hyve machine, and not for any other use")
+		return 2
+	}
+	if err := ask(line); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", argv[0], err)
+		return 1
+	}
+	return 0
+}

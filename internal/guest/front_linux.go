@@ -1,0 +1,178 @@
+package guest
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"regexp"
+	"sync"
+	"time"
+
+	"github.com/hyve-vm/hyve/internal/guestapi"
+)
+
+// Bounds of the front.
+const (
+	handshakeTimeout = 20 * time.Second
+	copyBuffer       = 128 << 10 // bytes a direction of a connection
+)
+
+// A front is the engine's door on the network: mutual TLS, and behind it the
+// engine's own socket. The certificate is picked per connection, so that the
+// machine's identity can change under a running engine.
+type front struct {
+	socket  string
+	logf    func(string, ...any)
+	config  current[*tls.Config]
+	buffers sync.Pool
+}
+
+func newFront(socket string, logf func(string, ...any)) *front {
+	return &front{socket: socket, logf: logf, buffers: sync.Pool{New: func() any {
+		b := make([]byte, copyBuffer)
+		return &b
+	}}}
+}
+
+// identify makes new connections see that identity.
+func (f *front) identify(id guestapi.Identity) error {
+	cert, err := tls.X509KeyPair([]byte(id.ServerCert), []byte(id.ServerKey))
+	if err != nil {
+		return fmt.Errorf("reading the engine's certificate: %w", err)
+	}
+	clients := x509.NewCertPool()
+	if !clients.AppendCertsFromPEM([]byte(id.CA)) {
+		return errors.New("reading the CA of the engine's clients: no certificate in it")
+	}
+	f.config.set(&tls.Config{
+		MinVersion:   tls.VersionTLS12,
+		Certificates: []tls.Certificate{cert},
+		ClientAuth:   tls.RequireAndVerifyClientCert, // and its usage must be client authentication
+		ClientCAs:    clients,
+		NextProtos:   []string{"http/1.1"},
+	})
+	return nil
+}
+
+// serve accepts connections until l is closed.
+func (f *front) serve(l net.Listener) {
+	base := &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		if c, ok := f.config.get(); ok {
+			return c, nil
+		}
+		return nil, errors.New("accepting a client: this machine has no identity yet")
+	}}
+	for {
+		conn, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			f.logf("accepting a client of the engine: %v", err)
+			time.Sleep(100 * time.Millisecond) // out of descriptors: some will come free
+			continue
+		}
+		go f.handle(tls.Server(conn, base))
+	}
+}
+
+// oldVersion is a request that docker-machine's "ls" makes of every engine, in a
+// version of the API that engines no longer speak.
+var oldVersion = regexp.MustCompile(`^GET /v1\.1[0-9]/version `)
+
+// handle joins a client to the engine.
+func (f *front) handle(client *tls.Conn) {
+	defer client.Close()
+	client.SetDeadline(time.Now().Add(handshakeTimeout))
+	if err := client.Handshake(); err != nil {
+		if !errors.Is(err, io.EOF) { // somebody only looked whether the port is open
+			f.logf("refusing a client of the engine at %v: %v", client.RemoteAddr(), err)
+		}
+		return
+	}
+	client.SetDeadline(time.Time{})
+	server, err := net.Dial("unix", f.socket)
+	if err != nil {
+		io.WriteString(client, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"+
+			"{\"message\":\"the engine of this machine is not running\"}\n")
+		return
+	}
+	defer server.Close()
+	join(client, server.(*net.UnixConn), rewriteOldVersion(client), &f.buffers)
+}
+
+// rewriteOldVersion returns what the client sends, with a first request of an
+// old version's /version replaced by one that every engine answers.
+func rewriteOldVersion(client io.Reader) io.Reader {
+	r := bufio.NewReaderSize(client, 4<<10)
+	const longest = len("GET /v1.15/version ")
+	// HTTP clients speak first, and any first line is longer than this. One that
+	// sends less and waits gets nothing from the engine either.
+	first, _ := r.Peek(longest)
+	if !oldVersion.Match(first) {
+		return r
+	}
+	r.Discard(longest)
+	return io.MultiReader(bytes.NewReader([]byte("GET /version ")), r)
+}
+
+// A halfCloser is a connection of which one direction can end before the other,
+// as an attached container's input does.
+type halfCloser interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// join copies between two connections until both directions have ended. The end
+// of one is passed on as a half-close. A client that breaks off ends both; a
+// server that no longer listens may still have an answer to give.
+func join(client, server halfCloser, fromClient io.Reader, buffers *sync.Pool) {
+	pipe := func(to io.Writer, from io.Reader) (readErr, writeErr error) {
+		buf := buffers.Get().(*[]byte)
+		defer buffers.Put(buf)
+		return copyUntilEnd(to, from, *buf)
+	}
+	var both sync.WaitGroup
+	both.Go(func() {
+		readErr, _ := pipe(server, fromClient)
+		if readErr != nil {
+			server.Close()
+			return
+		}
+		server.CloseWrite()
+	})
+	both.Go(func() {
+		readErr, writeErr := pipe(client, server)
+		if readErr != nil || writeErr != nil {
+			server.Close()
+			client.Close()
+			return
+		}
+		client.CloseWrite()
+	})
+	both.Wait()
+}
+
+// copyUntilEnd copies with that buffer and says which side failed; the end of
+// from is no failure.
+func copyUntilEnd(to io.Writer, from io.Reader, buf []byte) (readErr, writeErr error) {
+	for {
+		n, err := from.Read(buf)
+		if n > 0 {
+			if _, err := to.Write(buf[:n]); err != nil {
+				return nil, err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil, nil
+		}
+		if err != nil {
+			return err, nil
+		}
+	}
+}

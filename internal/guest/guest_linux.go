@@ -1,0 +1,196 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hyve-vm/hyve/internal/guestapi"
+)
+
+// A guest is this machine, seen by its PID 1.
+type guest struct {
+	reaper  *reaper
+	devices *devices
+	out     *outbox
+	console *os.File
+
+	// ctx ends when the machine shall power off; power holds the reason.
+	ctx   context.Context
+	power chan guestapi.PowerOff
+
+	configured chan struct{} // closed once config is there
+	config     guestapi.Config
+
+	identity identity
+	engine   *engine
+	front    *front
+	ssh      *sshServer
+	ports    *ports
+}
+
+// uptime is the time since the guest's kernel started.
+func uptime() time.Duration {
+	var ts unix.Timespec
+	unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
+	return time.Duration(ts.Nano())
+}
+
+// phase tells the host that a step of the boot has ended.
+func (g *guest) phase(name string) {
+	g.out.put(guestapi.Event{Phase: &guestapi.Phase{Name: name}})
+}
+
+// spawn runs f beside everything else. A panic in it ends the machine with its
+// cause told, instead of the kernel's "attempted to kill init".
+func (g *guest) spawn(f func()) {
+	go func() {
+		defer g.dieOfPanic()
+		f()
+	}()
+}
+
+func (g *guest) dieOfPanic() {
+	if r := recover(); r != nil {
+		g.die(guestapi.PhaseInit, fmt.Errorf("hyve-init panicked: %v\n%s", r, debug.Stack()))
+	}
+}
+
+// die tells the host why the machine cannot go on, and ends it at once.
+func (g *guest) die(phase string, cause error) {
+	fmt.Fprintf(os.Stderr, "hyve-init: %s: %v\n", phase, cause)
+	g.out.put(guestapi.Event{Failed: &guestapi.Failed{Phase: phase, Cause: describeError(cause), Fatal: true}})
+	g.out.flush(2 * time.Second)
+	unix.Sync()
+	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	select {} // the kernel takes a moment
+}
+
+// describeError is an error's text, and its way out on lines of its own.
+func describeError(err error) string {
+	text := err.Error()
+	var hinted interface{ Hint() string }
+	if errors.As(err, &hinted) {
+		text += "\n" + hinted.Hint()
+	}
+	return text
+}
+
+// fail tells the host of a step that failed and that the machine can live with.
+func (g *guest) fail(phase string, err error) {
+	g.out.put(guestapi.Event{Failed: &guestapi.Failed{Phase: phase, Cause: describeError(err)}})
+}
+
+// note logs an error that is nobody's failure.
+func (g *guest) note(err error) {
+	if err != nil {
+		for line := range strings.Lines(err.Error()) {
+			g.out.logf("%s", strings.TrimRight(line, "\n"))
+		}
+	}
+}
+
+// together runs the functions at the same time and returns their errors.
+func (g *guest) together(steps ...func() error) error {
+	errs := make([]error, len(steps))
+	var all sync.WaitGroup
+	for i, step := range steps {
+		all.Add(1)
+		g.spawn(func() {
+			defer all.Done()
+			errs[i] = step()
+		})
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// handle does what the host asks. What takes long goes on in the background.
+func (g *guest) handle(req guestapi.Request) error {
+	switch {
+	case req.Configure != nil:
+		select {
+		case <-g.configured:
+			// Once a boot: a host that asks again means its identity.
+			g.reply(req.ID, func() error { return g.applyIdentity(req.Configure.Identity) })
+		default:
+			g.config = *req.Configure
+			g.phase(guestapi.PhaseConfigured)
+			close(g.configured)
+			g.reply(req.ID, func() error { return nil })
+		}
+	case req.Identity != nil:
+		g.reply(req.ID, func() error {
+			select {
+			case <-g.configured:
+				return g.applyIdentity(*req.Identity)
+			default:
+				return errors.New("applying an identity: the machine is not configured yet")
+			}
+		})
+	case req.PortAck != nil:
+		g.ports.acknowledge(req.PortAck.ID)
+	case req.Clock != nil:
+		g.reply(req.ID, func() error { return setClock(*req.Clock) })
+	case req.Shutdown != nil:
+		g.askPower(guestapi.PowerOff{Reboot: req.Shutdown.Reboot, Reason: "the host asked"})
+		g.reply(req.ID, func() error { return nil })
+	default:
+		return fmt.Errorf("handling request %d of the host: unknown kind", req.ID)
+	}
+	return nil
+}
+
+// reply runs f in the background and tells the host how it went.
+func (g *guest) reply(id uint64, f func() error) {
+	g.spawn(func() {
+		err := f()
+		reply := guestapi.Reply{ID: id}
+		if err != nil {
+			reply.Error = describeError(err)
+			g.note(err)
+		}
+		if id != 0 {
+			g.out.put(guestapi.Event{Reply: &reply})
+		}
+	})
+}
+
+// greeted tells a new host what an earlier one knew.
+func (g *guest) greeted(first bool) {
+	if first {
+		return
+	}
+	g.ports.repeat()
+	g.engine.repeat()
+}
+
+// askPower asks for the machine's end. The first reason counts.
+func (g *guest) askPower(p guestapi.PowerOff) {
+	select {
+	case g.power <- p:
+	default:
+	}
+}
+
+// A value that is replaced as a whole while others read it.
+type current[T any] struct{ p atomic.Pointer[T] }
+
+func (c *current[T]) set(v T) { c.p.Store(&v) }
+
+// get returns the value, and false while there is none.
+func (c *current[T]) get() (T, bool) {
+	if v := c.p.Load(); v != nil {
+		return *v, true
+	}
+	var zero T
+	return zero, false
+}

@@ -1,0 +1,126 @@
+package guest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hyve-vm/hyve/internal/guestapi"
+)
+
+// identity is the machine's present identity.
+type identity struct {
+	mu  sync.Mutex // held while one is applied
+	now current[guestapi.Identity]
+}
+
+// cardTimeout bounds the wait for the network card.
+const cardTimeout = 30 * time.Second
+
+// applyIdentity makes this the machine of that identity, at boot and at any
+// later time under a running engine. Doing it twice is doing it once. What fails
+// does not keep the rest from being applied.
+func (g *guest) applyIdentity(id guestapi.Identity) error {
+	g.identity.mu.Lock()
+	defer g.identity.mu.Unlock()
+	ctx, cancel := context.WithTimeout(g.ctx, cardTimeout)
+	defer cancel()
+	err := g.together(
+		func() error { return errors.Join(setClock(id.Clock), addEntropy(id.Seed)) },
+		func() error { return applyName(id) },
+		func() error { return applyNetwork(ctx, g.devices, id.Network) },
+		func() error { return g.front.identify(id) },
+		func() error { return g.ssh.identify(id) },
+	)
+	g.identity.now.set(id)
+	return errors.Join(err, g.engine.identify(id))
+}
+
+var (
+	validID   = regexp.MustCompile(`^[0-9a-f]{32}$`)
+	validName = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62}[a-zA-Z0-9])?$`)
+)
+
+// applyName sets the host name and the machine's ID.
+func applyName(id guestapi.Identity) error {
+	if !validName.MatchString(id.Name) {
+		return fmt.Errorf("setting the host name %q: want 1 to 64 letters, digits, dots and hyphens", id.Name)
+	}
+	if !validID.MatchString(id.ID) {
+		return fmt.Errorf("setting the machine's ID %q: want 32 lower-case hexadecimal digits", id.ID)
+	}
+	return errors.Join(
+		setHostName(id.Name, id.Network.Address),
+		writeChanged("/etc/machine-id", []byte(id.ID+"\n"), 0o444),
+	)
+}
+
+// setHostName sets the host name in the kernel and in the files that say it.
+func setHostName(name, address string) error {
+	var err error
+	if err = unix.Sethostname([]byte(name)); err != nil {
+		err = fmt.Errorf("setting the host name: %w", err)
+	}
+	return errors.Join(err,
+		writeChanged("/etc/hostname", []byte(name+"\n"), 0o644),
+		writeChanged("/etc/hosts", []byte(hostsFile(name, address)), 0o644))
+}
+
+// Where the certificates are that programs of the guest trust.
+const (
+	caBundle       = "/etc/ssl/certs/ca-certificates.crt"
+	persistentCAs  = "/var/lib/boot2docker/certs"
+	caBundleMarker = "# Certificates of this machine:\n"
+)
+
+// trustCAs puts certificates behind those of the image, those that the user left
+// on the data disk included, and returns the bundle's machine part.
+func trustCAs(extra []string) (string, error) {
+	b, err := os.ReadFile(caBundle)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("reading the trusted certificates: %w", err)
+	}
+	image, _, _ := bytes.Cut(b, []byte(caBundleMarker))
+	extra = slices.Clone(extra)
+	for _, pattern := range []string{"*.pem", "*.crt"} {
+		paths, _ := filepath.Glob(filepath.Join(persistentCAs, pattern))
+		for _, path := range paths {
+			pem, err := os.ReadFile(path)
+			if err != nil {
+				return "", fmt.Errorf("reading a trusted certificate: %w", err)
+			}
+			extra = append(extra, string(pem))
+		}
+	}
+	if len(extra) == 0 {
+		return "", writeChanged(caBundle, image, 0o644)
+	}
+	var own strings.Builder
+	for _, pem := range extra {
+		own.WriteString(strings.TrimSpace(pem) + "\n")
+	}
+	whole := string(image) + caBundleMarker + own.String()
+	return own.String(), writeChanged(caBundle, []byte(whole), 0o644)
+}
+
+// proxyEnvironment is the proxies as programs look for them.
+func proxyEnvironment(proxies map[string]string) []string {
+	var env []string
+	for name, value := range proxies {
+		if value != "" {
+			env = append(env, strings.ToUpper(name)+"="+value, strings.ToLower(name)+"="+value)
+		}
+	}
+	slices.Sort(env)
+	return env
+}

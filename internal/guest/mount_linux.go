@@ -1,0 +1,220 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hyve-vm/hyve/internal/guestapi"
+)
+
+// A mountPoint is one line of what would be fstab.
+type mountPoint struct {
+	source, target, fstype string
+	flags                  uintptr
+	data                   string
+	// optional: a kernel without it makes a lesser machine, but makes one.
+	optional bool
+}
+
+const (
+	noSuid  = unix.MS_NOSUID
+	noExec  = unix.MS_NOEXEC
+	noDev   = unix.MS_NODEV
+	sysOnly = noSuid | noExec | noDev
+)
+
+// firstMounts are what the first steps need, made in the initramfs and moved
+// along into the root.
+var firstMounts = []mountPoint{
+	{source: "proc", target: "/proc", fstype: "proc", flags: sysOnly},
+	{source: "sysfs", target: "/sys", fstype: "sysfs", flags: sysOnly},
+	{source: "dev", target: "/dev", fstype: "devtmpfs", flags: noSuid, data: "mode=0755"},
+}
+
+// systemMounts are what a Linux system has besides, once its root is there. The
+// gid of a terminal is that of group tty.
+var systemMounts = []mountPoint{
+	{source: "tmpfs", target: "/run", fstype: "tmpfs", flags: noSuid | noDev, data: "mode=0755"},
+	{source: "tmpfs", target: "/tmp", fstype: "tmpfs", flags: noSuid | noDev, data: "mode=1777"},
+	{source: "devpts", target: "/dev/pts", fstype: "devpts", flags: noSuid | noExec, data: "gid=5,mode=0620,ptmxmode=0666"},
+	{source: "shm", target: "/dev/shm", fstype: "tmpfs", flags: noSuid | noDev, data: "mode=1777"},
+	{source: "mqueue", target: "/dev/mqueue", fstype: "mqueue", flags: sysOnly, optional: true},
+	{source: "cgroup2", target: "/sys/fs/cgroup", fstype: "cgroup2", flags: sysOnly, data: "nsdelegate,memory_recursiveprot"},
+	{source: "securityfs", target: "/sys/kernel/security", fstype: "securityfs", flags: sysOnly, optional: true},
+	{source: "bpf", target: "/sys/fs/bpf", fstype: "bpf", flags: sysOnly, data: "mode=0700", optional: true},
+	{source: "tracefs", target: "/sys/kernel/tracing", fstype: "tracefs", flags: sysOnly, optional: true},
+	{source: "debugfs", target: "/sys/kernel/debug", fstype: "debugfs", flags: sysOnly, optional: true},
+}
+
+// mountAll makes the mounts in order and returns the errors of those that are
+// not optional.
+func mountAll(mounts []mountPoint) error {
+	var errs []error
+	for _, m := range mounts {
+		if err := m.mount(); err != nil && !m.optional {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (m mountPoint) mount() error {
+	if err := os.MkdirAll(m.target, 0o755); err != nil {
+		return fmt.Errorf("mounting %s: %w", m.target, err)
+	}
+	if err := unix.Mount(m.source, m.target, m.fstype, m.flags, m.data); err != nil {
+		return fmt.Errorf("mounting %s (%s): %w", m.target, m.fstype, err)
+	}
+	return nil
+}
+
+// Where the parts of the root live in the initramfs until it is entered.
+const (
+	lowerDir = "/hyve/lower" // EROFS of the image
+	upperDir = "/hyve/upper" // tmpfs; what is written to the root is gone at power-off
+	newRoot  = "/hyve/root"
+)
+
+// enterRoot waits for the image's disk, lays a tmpfs over it, makes the two the
+// root, and frees what the initramfs holds.
+func enterRoot(ctx context.Context, d *devices) error {
+	disk, err := d.disk(ctx, guestapi.RootDisk)
+	if err != nil {
+		return err
+	}
+	err = mountAll([]mountPoint{
+		{source: "/dev/" + disk, target: lowerDir, fstype: "erofs", flags: unix.MS_RDONLY},
+		{source: "tmpfs", target: upperDir, fstype: "tmpfs", data: "mode=0755"},
+	})
+	if err != nil {
+		return err
+	}
+	for _, dir := range []string{upperDir + "/data", upperDir + "/work", newRoot} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("making the root: %w", err)
+		}
+	}
+	layers := fmt.Sprintf("lowerdir=%s,upperdir=%s/data,workdir=%s/work", lowerDir, upperDir, upperDir)
+	if err := (mountPoint{source: "overlay", target: newRoot, fstype: "overlay", data: layers}).mount(); err != nil {
+		return err
+	}
+	return switchRoot()
+}
+
+// switchRoot makes newRoot the root of this process and of all that it starts.
+// The rootfs cannot be unmounted, so its files are removed instead; the program
+// that runs keeps its own pages.
+func switchRoot() error {
+	old, err := os.Open("/")
+	if err != nil {
+		return err
+	}
+	defer old.Close()
+	for _, m := range firstMounts {
+		if err := os.MkdirAll(newRoot+m.target, 0o755); err != nil {
+			return fmt.Errorf("entering the root: %w", err)
+		}
+		if err := unix.Mount(m.target, newRoot+m.target, "", unix.MS_MOVE, ""); err != nil {
+			return fmt.Errorf("moving %s into the root: %w", m.target, err)
+		}
+	}
+	if err := unix.Chdir(newRoot); err != nil {
+		return fmt.Errorf("entering the root: %w", err)
+	}
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("moving the root: %w", err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("entering the root: %w", err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return fmt.Errorf("entering the root: %w", err)
+	}
+	// Containers' volumes with rshared propagation need a shared root.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
+		return fmt.Errorf("sharing the root's mounts: %w", err)
+	}
+	freeInitramfs(int(old.Fd()))
+	return nil
+}
+
+// freeInitramfs removes the files of the initramfs through a descriptor of its
+// root, which is not reachable by name any more. It stays on that file system.
+func freeInitramfs(root int) {
+	var st unix.Statfs_t
+	const ramfs, tmpfs = 0x858458f6, 0x01021994
+	if unix.Fstatfs(root, &st) != nil || st.Type != ramfs && st.Type != tmpfs {
+		return
+	}
+	var self unix.Stat_t
+	if unix.Fstat(root, &self) == nil {
+		removeBelow(root, self.Dev)
+	}
+}
+
+func removeBelow(dir int, dev uint64) {
+	fd, err := unix.Openat(dir, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	f := os.NewFile(uintptr(fd), "initramfs")
+	defer f.Close()
+	names, _ := f.Readdirnames(-1)
+	for _, name := range names {
+		var st unix.Stat_t
+		if unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || uint64(st.Dev) != dev {
+			continue
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			unix.Unlinkat(fd, name, 0)
+			continue
+		}
+		if sub, err := unix.Openat(fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err == nil {
+			removeBelow(sub, dev)
+			unix.Close(sub)
+		}
+		unix.Unlinkat(fd, name, unix.AT_REMOVEDIR)
+	}
+}
+
+// Where the control groups of the machine's own processes are; containers get
+// theirs from dockerd at the top.
+const (
+	cgroupRoot = "/sys/fs/cgroup"
+	cgroupHyve = cgroupRoot + "/hyve"
+)
+
+// delegateCgroups gives every controller to the groups below and makes one for
+// each kind of process of the machine's own.
+func delegateCgroups() error {
+	b, err := os.ReadFile(cgroupRoot + "/cgroup.controllers")
+	if err != nil {
+		return fmt.Errorf("reading the cgroup controllers: %w", err)
+	}
+	all := strings.Fields(string(b))
+	for _, dir := range []string{cgroupRoot, cgroupHyve} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("making %s: %w", dir, err)
+		}
+		for _, controller := range all {
+			// One at a time: a controller that this kernel cannot delegate does not
+			// take the others down.
+			os.WriteFile(dir+"/cgroup.subtree_control", []byte("+"+controller), 0)
+		}
+	}
+	for _, name := range []string{"init", "containerd", "dockerd", "users", "hooks"} {
+		if err := os.MkdirAll(filepath.Join(cgroupHyve, name), 0o755); err != nil {
+			return fmt.Errorf("making the cgroup %s: %w", name, err)
+		}
+	}
+	if err := os.WriteFile(cgroupHyve+"/init/cgroup.procs", []byte("0"), 0); err != nil {
+		return fmt.Errorf("entering the cgroup init: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,147 @@
+package guest
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hyve-vm/hyve/internal/guestapi"
+)
+
+// Bounds of a power-off's last steps.
+const (
+	killGrace    = 3 * time.Second
+	flushTimeout = 3 * time.Second
+)
+
+// awaitPower ends the machine's context once its end is asked for, by the host,
+// by a signal, or by a command.
+func (g *guest) awaitPower(end context.CancelFunc) {
+	// Ctrl-Alt-Del comes as SIGINT instead of an immediate reset; the others are
+	// what init programs have always understood.
+	unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGPWR, syscall.SIGUSR1, syscall.SIGUSR2)
+	var asked guestapi.PowerOff
+	select {
+	case asked = <-g.power:
+	case s := <-signals:
+		asked = guestapi.PowerOff{Reboot: s == syscall.SIGINT, Reason: "PID 1 received " + unix.SignalName(s.(syscall.Signal))}
+	}
+	end()
+	g.power <- asked
+}
+
+// powerOff ends the machine in order: no new clients (their listeners went with
+// the context), containers, engine, every other process, file systems, power.
+func (g *guest) powerOff(p guestapi.PowerOff) {
+	g.out.logf("powering off: %s", p.Reason)
+	g.note(g.engine.stop())
+	g.reaper.killAll(killGrace)
+	unix.Sync()
+	g.note(unmountAll())
+	g.out.put(guestapi.Event{PowerOff: &p})
+	g.out.flush(flushTimeout)
+	how := unix.LINUX_REBOOT_CMD_POWER_OFF
+	if p.Reboot {
+		how = unix.LINUX_REBOOT_CMD_RESTART
+	}
+	unix.Reboot(how)
+	select {} // the kernel takes a moment
+}
+
+// unmountAll unmounts what lies on the data disk, last mounted first, and the
+// disk itself, so that its file system is clean.
+func unmountAll() error {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return fmt.Errorf("unmounting: %w", err)
+	}
+	targets := mountTargets(string(b))
+	for i := len(targets) - 1; i >= 0; i-- {
+		if t := targets[i]; strings.HasPrefix(t, "/var/lib/") || strings.HasPrefix(t, "/run/") || strings.HasPrefix(t, dataDir+"/") {
+			unix.Unmount(t, 0)
+		}
+	}
+	if !exists(dataDir) {
+		return nil // the end came before the disk
+	}
+	err = unix.Unmount(dataDir, 0)
+	if err == nil || err == unix.EINVAL { // EINVAL: not mounted
+		return nil
+	}
+	// Something holds on to it: read-only it is clean all the same.
+	if unix.Mount("", dataDir, "", unix.MS_REMOUNT|unix.MS_RDONLY, "") == nil {
+		return nil
+	}
+	return fmt.Errorf("unmounting the data disk: %w", err)
+}
+
+// mountTargets returns the mount points in the text of /proc/self/mountinfo, in
+// the order in which they were made.
+func mountTargets(info string) []string {
+	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+	var targets []string
+	for line := range strings.Lines(info) {
+		if fields := strings.Fields(line); len(fields) > 4 {
+			targets = append(targets, unescape.Replace(fields[4]))
+		}
+	}
+	return targets
+}
+
+// watchPowerButton takes a press of the ACPI power button, which is how a
+// hypervisor asks politely, for the end of the machine.
+func (g *guest) watchPowerButton() {
+	var node string
+	err := g.devices.await(g.ctx, func() bool {
+		names, _ := filepath.Glob("/sys/class/input/event*/device/name")
+		for _, path := range names {
+			b, _ := os.ReadFile(path)
+			event := strings.Split(path, "/")[4]
+			if strings.TrimSpace(string(b)) == "Power Button" && exists("/dev/input/"+event) {
+				node = "/dev/input/" + event
+				return true
+			}
+		}
+		return false
+	})
+	if err != nil {
+		return
+	}
+	f, err := os.OpenFile(node, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		g.note(fmt.Errorf("opening the power button: %w", err))
+		return
+	}
+	defer f.Close()
+	// struct input_event: two longs of time, then type, code and value.
+	const size, keyEvent, keyPower = 24, 1, 116
+	buf := make([]byte, 16*size)
+	for {
+		n, err := f.Read(buf)
+		if err != nil {
+			return
+		}
+		for b := buf[:n]; len(b) >= size; b = b[size:] {
+			var e struct {
+				Time       [2]int64
+				Type, Code uint16
+				Value      int32
+			}
+			binary.Read(bytes.NewReader(b[:size]), binary.NativeEndian, &e)
+			if e.Type == keyEvent && e.Code == keyPower && e.Value == 1 {
+				g.askPower(guestapi.PowerOff{Reason: "the power button was pressed"})
+			}
+		}
+	}
+}

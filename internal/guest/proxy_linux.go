@@ -1,0 +1,71 @@
+package guest
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+)
+
+// runDir holds PID 1's sockets, controlSocket the one for commands in the guest.
+const (
+	runDir        = "/run/hyve"
+	controlSocket = runDir + "/control.sock"
+)
+
+// ackTimeout bounds how long `docker run` waits for the host to publish a port.
+const ackTimeout = 5 * time.Second
+
+// realProxies are where docker-proxy may be; Debian and Docker differ.
+var realProxies = []string{"/usr/bin/docker-proxy", "/usr/sbin/docker-proxy", "/usr/libexec/docker/docker-proxy"}
+
+// runProxy stands in for docker-proxy: it tells PID 1 of the port, waits for the
+// host, and becomes the real one. The connection to PID 1 stays open across the
+// exec, so its end is the proxy's end, however that comes about. Whatever goes
+// wrong on the way is a line in dockerd's log: the container gets its port in the
+// guest all the same. It returns only if there is nothing to become.
+func runProxy(argv []string) error {
+	args := argv[1:]
+	call, err := parseProxyCall(args)
+	if err == nil {
+		if !call.listenFD {
+			args = call.args
+		}
+		err = announce(call)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "hyve-docker-proxy: %v\n", err)
+	}
+	for _, path := range realProxies {
+		err = syscall.Exec(path, append([]string{"docker-proxy"}, args...), os.Environ())
+	}
+	return fmt.Errorf("running docker-proxy: %w", err)
+}
+
+// announce tells PID 1 of a port and waits for its answer. It uses bare system
+// calls: the descriptor must stay open across exec, and this is on the way of
+// every `docker run -p`.
+func announce(call proxyCall) error {
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		return fmt.Errorf("publishing port %d: %w", call.port, err)
+	}
+	// PID 1 bounds the wait for the host; this is for a PID 1 that hangs.
+	bound := syscall.NsecToTimeval(int64(ackTimeout + time.Second))
+	syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &bound)
+	if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: controlSocket}); err != nil {
+		return fmt.Errorf("publishing port %d: connecting to %s: %w", call.port, controlSocket, err)
+	}
+	if _, err := syscall.Write(fd, []byte(call.portLine()+"\n")); err != nil {
+		return fmt.Errorf("publishing port %d: %w", call.port, err)
+	}
+	answer := make([]byte, 256)
+	n, err := syscall.Read(fd, answer)
+	if err != nil {
+		return fmt.Errorf("publishing port %d: %w", call.port, err)
+	}
+	if text := string(answer[:n]); text != "ok\n" {
+		return fmt.Errorf("publishing port %d: PID 1 answered %q", call.port, text)
+	}
+	return nil
+}

@@ -1,0 +1,315 @@
+package guest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hyve-vm/hyve/internal/guestapi"
+)
+
+// A restartPolicy bounds how often a service that dies is started again.
+type restartPolicy struct {
+	first, most time.Duration // pause before the first restart, doubled up to most
+	attempts    int           // that many deaths in a row without becoming ready end it
+	// A service that was ready for this long has proved itself: the count and
+	// the pause begin anew.
+	proved time.Duration
+}
+
+var defaultPolicy = restartPolicy{first: 250 * time.Millisecond, most: 10 * time.Second, attempts: 3, proved: time.Minute}
+
+// pause returns how long to wait before the nth restart in a row, n from 1.
+func (p restartPolicy) pause(n int) time.Duration {
+	d := p.first
+	for ; n > 1 && d < p.most; n-- {
+		d *= 2
+	}
+	return min(d, p.most)
+}
+
+// A service is a program that PID 1 keeps running. It says itself when it is
+// ready, in the way of sd_notify(3).
+type service struct {
+	name   string // one of guestapi's Service constants
+	phase  string // one of guestapi's Phase constants, named by failures
+	runDir string // where its notify socket is
+	cgroup string // directory; empty leaves it in PID 1's
+	score  int    // oom_score_adj
+	policy restartPolicy
+	reaper *reaper
+	out    *outbox
+	// command returns what to run; it is asked at every start.
+	command func() (argv, env []string, err error)
+	// onReady is called, in a goroutine of its own, each time that it is ready.
+	onReady func()
+
+	tail tail
+
+	mu       sync.Mutex
+	wanted   bool
+	current  *process      // nil while it does not run
+	changed  chan struct{} // closed and replaced when wanted or current change
+	matchers map[chan struct{}]string
+}
+
+func (s *service) change(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
+	if s.changed != nil {
+		close(s.changed)
+	}
+	s.changed = make(chan struct{})
+}
+
+// watch returns the present state and a channel that closes when it is another.
+func (s *service) watch() (wanted bool, current *process, changed <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.changed == nil {
+		s.changed = make(chan struct{})
+	}
+	return s.wanted, s.current, s.changed
+}
+
+// supervise starts the service and starts it again when it dies, until ctx ends.
+// After that it is left running: stop ends it.
+func (s *service) supervise(ctx context.Context) {
+	failures := 0
+	for ctx.Err() == nil {
+		wanted, _, changed := s.watch()
+		if !wanted {
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+			failures = 0
+			continue
+		}
+		began := time.Now()
+		ready, cause := s.once()
+		wanted, _, changed = s.watch()
+		if cause == "" || !wanted {
+			continue // it ended because it was told to
+		}
+		if ready && time.Since(began) > s.policy.proved {
+			failures = 0
+		}
+		failures++
+		giveUp := failures >= s.policy.attempts
+		s.report(cause, ready, giveUp)
+		if giveUp {
+			s.change(func() { s.wanted = false })
+			continue
+		}
+		select {
+		case <-time.After(s.policy.pause(failures)):
+		case <-changed:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// report tells the host of a death. One during the start is tried again and is
+// worth a line in the log only, until the last attempt.
+func (s *service) report(cause string, wasReady, giveUp bool) {
+	s.out.logf("%s", strings.SplitN(cause, "\n", 2)[0])
+	if giveUp {
+		cause = fmt.Sprintf("%s (given up after %d attempts)", cause, s.policy.attempts)
+	}
+	if wasReady || giveUp {
+		s.out.put(guestapi.Event{Failed: &guestapi.Failed{Phase: s.phase, Cause: cause}})
+	}
+}
+
+// once runs the service to its end. cause is empty if it was told to end.
+func (s *service) once() (ready bool, cause string) {
+	notify, err := s.listenNotify()
+	if err != nil {
+		return false, err.Error()
+	}
+	defer notify.Close()
+	p, drained, err := s.start()
+	if err != nil {
+		return false, err.Error()
+	}
+	readied := make(chan struct{})
+	go s.followNotify(notify, readied)
+	status := p.wait()
+	select {
+	case <-readied:
+		ready = true
+	default:
+	}
+	var told bool
+	s.change(func() {
+		told = s.current != p
+		s.current = nil
+	})
+	if told {
+		return ready, ""
+	}
+	// The last lines say why, and may still be on their way. A child that was
+	// left behind can hold the pipe open for ever.
+	select {
+	case <-drained:
+	case <-time.After(time.Second):
+	}
+	lines := s.tail.last(10)
+	return ready, fmt.Sprintf("%s %s: %s", s.name, describeStatus(status), strings.Join(lines, "\n"))
+}
+
+// start starts the process and reads its output from then on; drained closes at
+// the output's end.
+func (s *service) start() (p *process, drained chan struct{}, err error) {
+	argv, env, err := s.command()
+	if err != nil {
+		return nil, nil, err
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer null.Close()
+	in, out, err := os.Pipe()
+	if err != nil {
+		return nil, nil, fmt.Errorf("starting %s: %w", s.name, err)
+	}
+	attr := &os.ProcAttr{
+		Dir: "/", Env: append(env, "NOTIFY_SOCKET="+s.notifyPath()),
+		Files: []*os.File{null, out, out},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	}
+	if s.cgroup != "" {
+		dir, err := os.Open(s.cgroup)
+		if err != nil {
+			return nil, nil, fmt.Errorf("starting %s: %w", s.name, err)
+		}
+		defer dir.Close()
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(dir.Fd())
+	}
+	p, err = s.reaper.start(argv, attr)
+	out.Close()
+	if err != nil {
+		in.Close()
+		return nil, nil, err
+	}
+	if s.score != 0 {
+		os.WriteFile("/proc/"+strconv.Itoa(p.pid)+"/oom_score_adj", []byte(strconv.Itoa(s.score)), 0)
+	}
+	drained = make(chan struct{})
+	go func() {
+		defer close(drained)
+		defer in.Close()
+		readLines(in, s.line)
+	}()
+	s.change(func() { s.current = p })
+	return p, drained, nil
+}
+
+func (s *service) line(text string) {
+	s.tail.add(text)
+	s.out.log(s.name, text)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c, match := range s.matchers {
+		if strings.Contains(text, match) {
+			close(c)
+			delete(s.matchers, c)
+		}
+	}
+}
+
+// expect returns a channel that closes when the service logs a line that holds
+// match.
+func (s *service) expect(match string) <-chan struct{} {
+	c := make(chan struct{})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.matchers == nil {
+		s.matchers = map[chan struct{}]string{}
+	}
+	s.matchers[c] = match
+	return c
+}
+
+func (s *service) notifyPath() string { return filepath.Join(s.runDir, "notify-"+s.name) }
+
+func (s *service) listenNotify() (*net.UnixConn, error) {
+	path := s.notifyPath()
+	os.Remove(path)
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return nil, fmt.Errorf("listening for the readiness of %s: %w", s.name, err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("listening for the readiness of %s: %w", s.name, err)
+	}
+	return conn, nil
+}
+
+// followNotify reads the service's notifications until the socket is closed.
+func (s *service) followNotify(conn *net.UnixConn, readied chan struct{}) {
+	buf := make([]byte, 4<<10)
+	ready := false
+	for {
+		n, err := conn.Read(buf)
+		if err != nil {
+			return
+		}
+		for field := range strings.Lines(string(buf[:n])) {
+			if strings.TrimSpace(field) == "READY=1" && !ready {
+				ready = true
+				close(readied)
+				if s.onReady != nil {
+					go s.onReady()
+				}
+			}
+		}
+	}
+}
+
+// up asks for the service to run.
+func (s *service) up() { s.change(func() { s.wanted = true }) }
+
+// signal sends sig to the service if it runs.
+func (s *service) signal(sig syscall.Signal) {
+	if _, p, _ := s.watch(); p != nil {
+		p.signal(sig, false)
+	}
+}
+
+// stop ends the service and waits for its end: SIGTERM, and SIGKILL after bound.
+func (s *service) stop(bound time.Duration) error { return s.end(false, bound) }
+
+// restart ends the service; supervise starts it again.
+func (s *service) restart(bound time.Duration) error { return s.end(true, bound) }
+
+func (s *service) end(again bool, bound time.Duration) error {
+	var p *process
+	s.change(func() {
+		p, s.current = s.current, nil // tells once that the end is wanted
+		s.wanted = again
+	})
+	if p == nil {
+		return nil
+	}
+	p.signal(syscall.SIGTERM, false)
+	select {
+	case <-p.done:
+		return nil
+	case <-time.After(bound):
+	}
+	p.signal(syscall.SIGKILL, false)
+	<-p.done
+	return fmt.Errorf("stopping %s: killed, still running after %v", s.name, bound)
+}

@@ -1,0 +1,114 @@
+package guest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/hyve-vm/hyve/internal/guestapi"
+)
+
+// sshUser is the only user that is let in; it may become root by sudo.
+const sshUser = "docker"
+
+// sshHandshake bounds the time until a client has logged in.
+const sshHandshake = 60 * time.Second
+
+// An sshServer lets the machine's user in, by public key alone.
+type sshServer struct {
+	account account
+	reaper  *reaper
+	cgroup  string // of the sessions; empty leaves them where they are
+	// environment returns what a session finds besides its account's.
+	environment func() []string
+	logf        func(string, ...any)
+
+	config current[*ssh.ServerConfig]
+}
+
+// identify makes new connections see that identity's host key and users.
+func (s *sshServer) identify(id guestapi.Identity) error {
+	host, err := ssh.ParsePrivateKey([]byte(id.SSHHostKey))
+	if err != nil {
+		return fmt.Errorf("reading the SSH host key: %w", err)
+	}
+	var allowed [][]byte
+	for _, line := range id.AuthorizedKeys {
+		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
+		if err != nil {
+			return fmt.Errorf("reading the authorized key %q: %w", line[:min(len(line), 40)], err)
+		}
+		allowed = append(allowed, key.Marshal())
+	}
+	config := &ssh.ServerConfig{
+		ServerVersion: "SSH-2.0-hyve",
+		PublicKeyCallback: func(c ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+			if c.User() == sshUser {
+				offered := key.Marshal()
+				for _, k := range allowed {
+					if bytes.Equal(k, offered) {
+						return nil, nil
+					}
+				}
+			}
+			return nil, errors.New("unknown user or key")
+		},
+	}
+	config.AddHostKey(host)
+	s.config.set(config)
+	return nil
+}
+
+// serve accepts connections until l is closed.
+func (s *sshServer) serve(l net.Listener) {
+	for {
+		conn, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			s.logf("accepting an SSH client: %v", err)
+			time.Sleep(100 * time.Millisecond) // out of descriptors: some will come free
+			continue
+		}
+		go s.handle(conn)
+	}
+}
+
+func (s *sshServer) handle(conn net.Conn) {
+	defer conn.Close()
+	config, ok := s.config.get()
+	if !ok {
+		return
+	}
+	conn.SetDeadline(time.Now().Add(sshHandshake))
+	client, channels, requests, err := ssh.NewServerConn(conn, config)
+	if err != nil {
+		var auth *ssh.ServerAuthError
+		if errors.As(err, &auth) {
+			s.logf("refusing an SSH client at %v: %v", conn.RemoteAddr(), err)
+		}
+		return
+	}
+	conn.SetDeadline(time.Time{})
+	defer client.Close()
+	forwards := &remoteForwards{client: client}
+	defer forwards.close()
+	go forwards.serve(requests)
+	for c := range channels {
+		switch c.ChannelType() {
+		case "session":
+			go s.session(c)
+		case "direct-tcpip":
+			go forwardTCP(c)
+		case "direct-streamlocal@openssh.com":
+			go forwardSocket(c)
+		default:
+			c.Reject(ssh.UnknownChannelType, "this server has no "+c.ChannelType())
+		}
+	}
+}

@@ -1,0 +1,111 @@
+package guest
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hyve-vm/hyve/internal/guestapi"
+)
+
+// followKernelLog tells the host of processes that the kernel killed for want of
+// memory. It waits in reads of /dev/kmsg, which gives one record each.
+func (g *guest) followKernelLog() {
+	f, err := os.OpenFile("/dev/kmsg", os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		g.note(err)
+		return
+	}
+	defer f.Close()
+	f.Seek(0, io.SeekEnd)
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := f.Read(buf)
+		if errors.Is(err, syscall.EPIPE) {
+			continue // records were overwritten before they were read
+		}
+		if err != nil {
+			g.note(err)
+			return
+		}
+		if kill, ok := parseOOMKill(string(buf[:n])); ok {
+			g.out.put(guestapi.Event{OutOfMemory: &guestapi.OutOfMemory{Process: kill.process, Cgroup: kill.cgroup}})
+		}
+	}
+}
+
+// diskInterval is how often the data disk's room is looked at. The kernel tells
+// nobody when a file system fills up; a statfs twice a minute costs nothing.
+const diskInterval = 30 * time.Second
+
+// diskRoom is the room that the data disk needs, in bytes: a tenth of the disk,
+// and no more than half a gigabyte.
+func diskRoom(size int64) int64 { return min(size/10, 512<<20) }
+
+// watchDisk tells the host when the data disk runs full, once each time.
+func (g *guest) watchDisk() {
+	tick := time.NewTicker(diskInterval)
+	defer tick.Stop()
+	told := false
+	for {
+		var st unix.Statfs_t
+		if unix.Statfs(dataDir, &st) == nil {
+			free, room := int64(st.Bavail)*st.Bsize, diskRoom(int64(st.Blocks)*st.Bsize)
+			switch {
+			case free < room && !told:
+				told = true
+				g.out.put(guestapi.Event{DiskFull: &guestapi.DiskFull{FreeBytes: free}})
+			case free > room+room/4:
+				told = false
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-g.ctx.Done():
+			return
+		}
+	}
+}
+
+// bootsyncTimeout bounds the hook that dockerd waits for.
+const bootsyncTimeout = 2 * time.Minute
+
+// hookDir is where boot2docker's users keep what they run at boot.
+const hookDir = "/var/lib/boot2docker"
+
+// runHook runs one of the user's scripts, if there is one, and waits for it: at
+// most for bound, then it goes on in the background. A bound of 0 is none.
+func (g *guest) runHook(name string, bound time.Duration) {
+	path := filepath.Join(hookDir, name)
+	if !exists(path) {
+		return
+	}
+	done := make(chan struct{})
+	g.spawn(func() {
+		defer close(done)
+		out, status, err := g.reaper.output([]string{servicePath, "HOME=/root", "LANG=C.UTF-8"}, "/bin/sh", path)
+		for line := range strings.Lines(out) {
+			g.out.logf("%s: %s", name, strings.TrimRight(line, "\n"))
+		}
+		if err != nil {
+			g.note(err)
+		} else if !status.Exited() || status.ExitStatus() != 0 {
+			g.out.logf("%s %s", name, describeStatus(status))
+		}
+	})
+	var late <-chan time.Time
+	if bound > 0 {
+		late = time.After(bound)
+	}
+	select {
+	case <-done:
+	case <-late:
+		g.out.logf("%s still runs after %v; going on without it", name, bound)
+	}
+}
