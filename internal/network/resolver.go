@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
@@ -43,6 +44,8 @@ const (
 // not exist because the host was offline.
 type resolver struct {
 	resolvConf string
+	serverPort uint16        // of the name servers in it
+	patience   time.Duration // queryTimeout
 	hosts      hostsFile
 	system     systemLookup // nil where the name servers know everything
 }
@@ -54,6 +57,8 @@ type systemLookup func(ctx context.Context, name string) ([]netip.Addr, error)
 func newResolver() *resolver {
 	return &resolver{
 		resolvConf: "/etc/resolv.conf",
+		serverPort: dnsPort,
+		patience:   queryTimeout,
 		hosts:      hostsFile{path: "/etc/hosts"},
 		system:     platformLookup,
 	}
@@ -83,12 +88,18 @@ func (r *resolver) answer(ctx context.Context, query []byte, transport string) [
 	if answer := local(h, q); answer != nil {
 		return answer
 	}
+	ctx, cancel := context.WithTimeout(ctx, r.patience)
+	defer cancel()
 	if q.Type == dnsmessage.TypeA || q.Type == dnsmessage.TypeAAAA {
 		if addrs, ok := r.addresses(ctx, q.Name.String()); ok {
 			return addressReply(h, q, addrs)
 		}
 	}
-	answer, err := forward(ctx, nameServers(r.resolvConf), query, q, transport)
+	var servers []netip.AddrPort
+	for _, a := range nameServers(r.resolvConf) {
+		servers = append(servers, netip.AddrPortFrom(a, r.serverPort))
+	}
+	answer, err := forward(ctx, servers, query, q, transport)
 	if err != nil {
 		return reply(h, &q, dnsmessage.RCodeServerFailure, nil)
 	}
@@ -137,8 +148,6 @@ func (r *resolver) addresses(ctx context.Context, name string) ([]netip.Addr, bo
 	if r.system == nil {
 		return nil, false
 	}
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
 	addrs, err := r.system(ctx, name)
 	// An error says too little: macOS says "no such host" when it is offline.
 	// The name servers decide.

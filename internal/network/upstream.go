@@ -38,14 +38,14 @@ const (
 // The file is read for every query, which costs some 10 µs: whatever changes it,
 // a VPN, another Wi-Fi, the user, needs not tell us. Without any in it the
 // local one is meant, says resolv.conf(5).
-func nameServers(path string) []netip.AddrPort {
+func nameServers(path string) []netip.Addr {
 	b, err := readSome(path, maxResolvConf)
-	var servers []netip.AddrPort
+	var servers []netip.Addr
 	if err == nil {
 		servers = parseResolvConf(string(b))
 	}
 	if len(servers) == 0 {
-		servers = []netip.AddrPort{netip.AddrPortFrom(loopback4, dnsPort)}
+		servers = []netip.Addr{loopback4}
 	}
 	return servers
 }
@@ -59,15 +59,15 @@ func readSome(path string, limit int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, limit))
 }
 
-func parseResolvConf(text string) []netip.AddrPort {
-	var servers []netip.AddrPort
+func parseResolvConf(text string) []netip.Addr {
+	var servers []netip.Addr
 	for line := range strings.Lines(text) {
 		fields := strings.Fields(line)
 		if len(fields) < 2 || fields[0] != "nameserver" || len(servers) == maxServers {
 			continue
 		}
 		if a, err := netip.ParseAddr(fields[1]); err == nil {
-			servers = append(servers, netip.AddrPortFrom(a, dnsPort))
+			servers = append(servers, a)
 		}
 	}
 	return servers
@@ -78,9 +78,9 @@ var errNoAnswer = errors.New("no name server answered")
 
 // forward asks the name servers and returns the first useful answer, with the
 // query's ID. A server that fails or refuses is only believed if the others do
-// so, too.
+// so, too. It ends with ctx.
 func forward(ctx context.Context, servers []netip.AddrPort, query []byte, q dnsmessage.Question, transport string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	ctx, cancel := context.WithCancel(ctx)
 	attempts := servers
 	if transport == "udp" { // where a datagram may have been lost
 		attempts = append(append([]netip.AddrPort(nil), servers...), servers...)
@@ -90,49 +90,42 @@ func forward(ctx context.Context, servers []netip.AddrPort, query []byte, q dnsm
 	defer wg.Wait()
 	defer cancel()
 
-	var fallback []byte
-	next, pending := 0, 0
+	var best []byte // so far, of a server that gave up
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for next < len(attempts) || pending > 0 {
+	for begun, ended := 0, 0; ended < len(attempts); {
 		select {
 		case <-ctx.Done():
-			return fallback, noAnswer(fallback)
+			ended = len(attempts)
 		case <-timer.C:
-			if next == len(attempts) {
+			if begun == len(attempts) {
 				continue
 			}
-			server := attempts[next]
-			next, pending = next+1, pending+1
+			server := attempts[begun]
 			wg.Go(func() { answers <- ask(ctx, server, query, q, transport) })
+			begun++
 			timer.Reset(nextServerAfter)
 		case answer := <-answers:
-			pending--
-			if answer != nil {
-				binary.BigEndian.PutUint16(answer, binary.BigEndian.Uint16(query))
-				if !gaveUp(answer) {
-					return answer, nil
-				}
-				fallback = answer
+			ended++
+			if answer != nil && !gaveUp(answer) {
+				best, ended = answer, len(attempts)
+			} else if answer != nil {
+				best = answer
 			}
-			// Each server has a first try; a second only after some time.
-			if next < len(servers) {
+			// The next server has its turn at once; a second round, after a
+			// lost datagram, is for servers that said nothing.
+			if begun < len(servers) {
 				timer.Reset(0)
-			} else if pending == 0 && fallback != nil {
-				return fallback, nil
-			} else if pending == 0 && next == len(attempts) {
-				return nil, errNoAnswer
+			} else if begun == ended && best != nil {
+				ended = len(attempts)
 			}
 		}
 	}
-	return fallback, noAnswer(fallback)
-}
-
-func noAnswer(fallback []byte) error {
-	if fallback == nil {
-		return errNoAnswer
+	if best == nil {
+		return nil, errNoAnswer
 	}
-	return nil
+	binary.BigEndian.PutUint16(best, binary.BigEndian.Uint16(query))
+	return best, nil
 }
 
 // gaveUp tells an answer about the server from one about the name.
