@@ -65,7 +65,7 @@ func newEngine(r *reaper, out *outbox, phase func(string), fail func(string, err
 		name: guestapi.ServiceContainerd, phase: guestapi.PhaseContainerd, runDir: runDir,
 		cgroup: cgroupHyve + "/containerd", score: -999, policy: defaultPolicy, reaper: r, out: out,
 		command: func() ([]string, []string, error) {
-			return []string{"/usr/bin/containerd", "--config", containerdConfig}, env, nil
+			return []string{"containerd", "--config", containerdConfig}, env, nil
 		},
 		onReady: func() { phase(guestapi.PhaseContainerd) },
 	}
@@ -141,7 +141,7 @@ func (e *engine) dockerdCommand(env []string) ([]string, []string, error) {
 	for _, note := range config.notes {
 		e.out.logf("%s", note)
 	}
-	return append([]string{"/usr/bin/dockerd"}, config.flags...), env, nil
+	return append([]string{"dockerd"}, config.flags...), env, nil
 }
 
 // identify tells a running dockerd of the machine's identity: by a reload where
