@@ -46,6 +46,12 @@ func (ca *CA) Server(dir string, names []string, addresses []netip.Addr) (Pair, 
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		DNSNames:    names,
 	}
+	for _, name := range names {
+		// TLS looks for what reads like an address among the addresses only.
+		if address, err := netip.ParseAddr(name); err == nil {
+			addresses = append(slices.Clip(addresses), address)
+		}
+	}
 	for _, address := range addresses {
 		template.IPAddresses = append(template.IPAddresses, net.IP(address.Unmap().AsSlice()))
 	}
@@ -77,13 +83,10 @@ func (ca *CA) leaf(dir, certName, keyName string, template *x509.Certificate) (P
 	// writes never sees a key that does not fit its certificate.
 	key, err := parseKey(pair.KeyPEM)
 	if err != nil {
-		if pair.KeyPEM, err = newKey(); err != nil {
-			return Pair{}, err
+		if key, pair.KeyPEM, err = newKey(); err == nil {
+			err = writeFile(keyPath, pair.KeyPEM, 0o600)
 		}
-		if key, err = parseKey(pair.KeyPEM); err != nil {
-			return Pair{}, err
-		}
-		if err := writeFile(keyPath, pair.KeyPEM, 0o600); err != nil {
+		if err != nil {
 			return Pair{}, err
 		}
 	}

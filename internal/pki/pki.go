@@ -85,10 +85,10 @@ func (ca *CA) openKey() error {
 		if _, statErr := os.Lstat(filepath.Join(ca.dir, caFile)); statErr == nil {
 			return ca.damaged(caKeyFile, errors.New("it is missing"))
 		}
-		data, err = newKey()
-		if err == nil {
+		if ca.key, data, err = newKey(); err == nil {
 			err = writeFile(path, data, 0o600)
 		}
+		return err
 	}
 	if err != nil {
 		return err
@@ -219,16 +219,16 @@ func (ca *CA) Export(dir string) error {
 	return nil
 }
 
-func newKey() ([]byte, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+func newKey() (key *ecdsa.PrivateKey, data []byte, err error) {
+	key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, fmt.Errorf("making a key: %w", err)
+		return nil, nil, fmt.Errorf("making a key: %w", err)
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return nil, fmt.Errorf("making a key: %w", err)
+		return nil, nil, fmt.Errorf("making a key: %w", err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+	return key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
 func parseKey(data []byte) (*ecdsa.PrivateKey, error) {

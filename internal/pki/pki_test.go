@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -255,6 +256,11 @@ func TestServerNames(t *testing.T) {
 	if pair.Leaf.VerifyHostname("127.18.3.5") == nil || pair.Leaf.VerifyHostname("other") == nil {
 		t.Error("the certificate is good for names it was not made for")
 	}
+	odd, err := ca.Server(t.TempDir(), []string{"10.1.2.3"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	verify(t, ca, odd, x509.VerifyOptions{DNSName: "10.1.2.3"})
 	for _, bad := range [][]string{nil, {"ünicode"}} {
 		if _, err := ca.Server(t.TempDir(), bad, nil); err == nil {
 			t.Errorf("names %q were accepted", bad)
@@ -350,10 +356,10 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-func TestClientConfig(t *testing.T) {
-	dir, machine := t.TempDir(), t.TempDir()
-	ca := open(t, dir)
-	pair := server(t, ca, machine)
+// listen serves TLS as a machine's engine does.
+func listen(t *testing.T, ca *CA) net.Listener {
+	t.Helper()
+	pair := server(t, ca, t.TempDir())
 	clients := x509.NewCertPool()
 	clients.AppendCertsFromPEM(ca.PEM())
 	listener, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
@@ -364,7 +370,38 @@ func TestClientConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close()
+	t.Cleanup(func() { listener.Close() })
+	return listener
+}
+
+// The docker CLI itself must accept the machine and be accepted, with the
+// variables that hyve env prints.
+func TestDockerCLI(t *testing.T) {
+	program, err := exec.LookPath("docker")
+	if err != nil {
+		t.Skip(err)
+	}
+	ca, machine := open(t, t.TempDir()), t.TempDir()
+	if err := ca.Export(machine); err != nil {
+		t.Fatal(err)
+	}
+	listener := listen(t, ca)
+	go http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Api-Version", "1.45")
+		io.WriteString(w, `{"Version":"26.1.5","ApiVersion":"1.45"}`)
+	}))
+	cmd := exec.Command(program, "version", "--format", "{{.Server.Version}}")
+	cmd.Env = []string{"DOCKER_CONFIG=" + t.TempDir(), "DOCKER_TLS_VERIFY=1",
+		"DOCKER_HOST=tcp://" + listener.Addr().String(), "DOCKER_CERT_PATH=" + machine}
+	if output, err := cmd.CombinedOutput(); err != nil || string(output) != "26.1.5\n" {
+		t.Errorf("docker version: %v: %s", err, output)
+	}
+}
+
+func TestClientConfig(t *testing.T) {
+	dir := t.TempDir()
+	ca := open(t, dir)
+	listener := listen(t, ca)
 	go func() {
 		for {
 			conn, err := listener.Accept()
