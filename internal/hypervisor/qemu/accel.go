@@ -84,14 +84,16 @@ func KernelCmdline(f Features) string {
 		// protect nothing. Nor is there an attacker inside whom a secret
 		// kernel address would stop at emulation's own wall.
 		"mitigations=off", "nokaslr",
-		// The emulated counter is the host's clock; watching it by a second
-		// one raises false alarms when the host is busy.
-		"tsc=reliable",
 		// RDRAND is QEMU's own, from the host's generator.
 		"random.trust_cpu=on",
 		// Self-tests of the ciphers take tenths of a second each.
 		"cryptomgr.notests",
 	)
+	if f.Arch == "amd64" {
+		// The emulated counter is the host's clock; watching it by a second
+		// one raises false alarms when the host is busy.
+		words = append(words, "tsc=reliable")
+	}
 	if f.cx16Broken() {
 		// The kernel does without; programs still see it. To hide it from them
 		// too (-cpu max,-cx16) would cost every image built for x86-64-v2 (RHEL

@@ -27,14 +27,9 @@ func testHost(ctx context.Context, q *QEMU) (hostVerdict, bool) {
 			return v, true
 		}
 	}
-	for range 2 { // once more if the host was busy
-		began := time.Now()
-		v = testKVM(ctx, dev)
-		v.Took = time.Since(began)
-		if v.final || ctx.Err() != nil {
-			break
-		}
-	}
+	began := time.Now()
+	v = testKVM(ctx, dev)
+	v.Took = time.Since(began)
 	if v.final && key != "" {
 		storeCached(q.cacheDir, "accel.json", key, v)
 	}

@@ -27,11 +27,15 @@ const (
 	kvmTestVersion = 1
 
 	kvmSpins = 1_000_000 // iterations of the plain loop, of two instructions
-	// kvmPatience bounds the guest's run. Hardware needs about a millisecond;
-	// the software met so far about a second.
-	kvmPatience = 50 * time.Millisecond
-	// kvmGrace is how long the kernel may take to notice the end of it.
-	kvmGrace = 25 * time.Millisecond
+	// Of processor time, hardware needs about a millisecond and the software
+	// met so far about a second.
+	kvmBudget = 20 * time.Millisecond // when it is spent, the guest is stopped
+	kvmEnough = 5 * time.Millisecond  // from here on, blame KVM and not the load
+
+	// kvmPatience bounds the guest's run, however busy the host is, and kvmGrace
+	// how long the kernel may take to notice the end of it.
+	kvmPatience = 75 * time.Millisecond
+	kvmGrace    = 20 * time.Millisecond
 
 	kvmMemory = 64 << 10 // bytes of the guest's memory
 )
@@ -65,6 +69,7 @@ const (
 // guestCPU is one vCPU with its memory, ready to run the test.
 type guestCPU struct {
 	vm, cpu int
+	spins   uint64 // iterations of the plain loop
 	memory  []byte // kvmMemory bytes
 	run     []byte // struct kvm_run
 }
@@ -78,7 +83,7 @@ func testKVM(ctx context.Context, dev *os.File) hostVerdict {
 	if version != kvmAPIVersion {
 		return hostVerdict{Reason: fmt.Sprintf("/dev/kvm speaks version %d of KVM's interface, %d is needed", version, kvmAPIVersion), final: true}
 	}
-	g, err := newGuestCPU(int(dev.Fd()))
+	g, err := newGuestCPU(int(dev.Fd()), kvmSpins)
 	if errors.Is(err, unix.EBUSY) {
 		return hostVerdict{
 			Reason: "KVM cannot make a VM: " + err.Error(),
@@ -88,52 +93,88 @@ func testKVM(ctx context.Context, dev *os.File) hostVerdict {
 	if err != nil {
 		return hostVerdict{Reason: "KVM cannot make a VM: " + err.Error()}
 	}
-	tid := make(chan int, 1)
+	thread := make(chan thread, 1)
 	result := make(chan hostVerdict, 1)
 	go func() {
 		// Signals that interrupt KVM_RUN go to a thread.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		tid <- unix.Gettid()
+		thread <- thisThread()
 		result <- g.judge()
 		// After the answer: tearing a VM down can take the kernel 50 ms.
 		g.close()
 	}()
-	return awaitGuest(ctx, g, <-tid, result)
+	return awaitGuest(ctx, g, <-thread, result)
 }
 
 // awaitGuest waits for the guest, and when its time is up sees to it that
 // KVM_RUN returns.
-func awaitGuest(ctx context.Context, g *guestCPU, tid int, result <-chan hostVerdict) hostVerdict {
-	patience := time.NewTimer(kvmPatience)
-	defer patience.Stop()
-	select {
-	case v := <-result:
-		return v
-	case <-patience.C:
-	case <-ctx.Done():
-	}
-	giveUp := time.NewTimer(kvmGrace)
-	defer giveUp.Stop()
+func awaitGuest(ctx context.Context, g *guestCPU, runner thread, result <-chan hostVerdict) hostVerdict {
+	began := time.Now()
+	var stopped time.Time // when the guest was first told to stop
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
 	for {
+		select {
+		case v := <-result:
+			return v
+		case <-look.C:
+		}
+		switch {
+		case !stopped.IsZero() && time.Since(stopped) > kvmGrace:
+			// The goroutine and the VM stay behind until the process ends.
+			if spent := runner.spent(); spent < kvmEnough {
+				return tooBusy(time.Since(began), spent)
+			}
+			return hostVerdict{Reason: "KVM does not come back from a guest in kernel mode", final: true}
+		case stopped.IsZero() && time.Since(began) < kvmPatience && runner.spent() < kvmBudget && ctx.Err() == nil:
+			continue
+		case stopped.IsZero():
+			stopped = time.Now()
+		}
 		// The flag is for a KVM_RUN that is about to start, the signal for one
 		// that is under way. Go's own scheduler uses SIGURG in the same way, so
 		// it means nothing to the rest of the process.
 		g.run[runImmediateExit] = 1
-		_ = unix.Tgkill(os.Getpid(), tid, unix.SIGURG)
-		select {
-		case v := <-result:
-			return v
-		case <-giveUp.C:
-			// The goroutine and the VM stay behind until the process ends.
-			return hostVerdict{Reason: "KVM does not come back from a guest in kernel mode", final: true}
-		case <-time.After(time.Millisecond):
-		}
+		_ = unix.Tgkill(os.Getpid(), runner.id, unix.SIGURG)
 	}
 }
 
-func newGuestCPU(kvm int) (_ *guestCPU, err error) {
-	g := &guestCPU{vm: -1, cpu: -1}
+func tooBusy(took, spent time.Duration) hostVerdict {
+	return hostVerdict{
+		Reason: fmt.Sprintf("the host was too busy to try KVM: %s of processor time in %s", spent.Round(100*time.Microsecond), took.Round(time.Millisecond)),
+		Hint:   "start the machine again when the host is less busy",
+	}
+}
+
+// thread is a thread of this process and what it had spent when it was made.
+type thread struct {
+	id    int
+	began time.Duration
+}
+
+func thisThread() thread {
+	t := thread{id: unix.Gettid()}
+	t.began = t.time()
+	return t
+}
+
+// spent is the processor time since thisThread, that of its guest included.
+func (t thread) spent() time.Duration { return t.time() - t.began }
+
+// time reads the thread's CPU clock, whose ID is made from the thread's as
+// MAKE_THREAD_CPUCLOCK in linux/posix-timers.h does.
+func (t thread) time() time.Duration {
+	const scheduler, perThread = 2, 4
+	var ts unix.Timespec
+	if err := unix.ClockGettime(int32(^t.id<<3|scheduler|perThread), &ts); err != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
+}
+
+func newGuestCPU(kvm int, spins uint64) (_ *guestCPU, err error) {
+	g := &guestCPU{vm: -1, cpu: -1, spins: spins}
 	defer func() {
 		if err != nil {
 			g.close()
@@ -185,13 +226,13 @@ func (g *guestCPU) close() {
 
 // judge runs the guest to its end, or to the end of the caller's patience.
 func (g *guestCPU) judge() hostVerdict {
-	began, cpuBegan := time.Now(), threadTime()
+	began, runner := time.Now(), thisThread()
 	for {
 		_, err := ioctl(g.cpu, kvmRun, 0)
 		interrupted := errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN)
 		switch {
 		case interrupted && g.run[runImmediateExit] != 0:
-			return g.outOfTime(time.Since(began), threadTime()-cpuBegan)
+			return g.outOfTime(time.Since(began), runner.spent())
 		case interrupted:
 			continue // a signal that was meant for somebody else
 		case err != nil:
@@ -203,19 +244,16 @@ func (g *guestCPU) judge() hostVerdict {
 
 // outOfTime blames KVM only if the thread really had the processor.
 func (g *guestCPU) outOfTime(took, cpu time.Duration) hostVerdict {
-	if cpu < kvmPatience/2 {
-		return hostVerdict{
-			Reason: fmt.Sprintf("the host was too busy to try KVM: %s of processor time in %s", cpu.Round(time.Millisecond), took.Round(time.Millisecond)),
-			Hint:   "start the machine again when the host is less busy",
-		}
+	if cpu < kvmEnough {
+		return tooBusy(took, cpu)
 	}
 	v := hostVerdict{
 		Reason: "KVM does not use hardware here: it emulates the guest's kernel",
 		Hint:   "if this is a VM, switch nested virtualization on for it",
 		final:  true,
 	}
-	if left, err := g.spinsLeft(); err == nil && left <= kvmSpins {
-		rate := float64(2*(kvmSpins-left)) / cpu.Seconds() / 1e6
+	if left, err := g.spinsLeft(); err == nil && left <= g.spins {
+		rate := float64(2*(g.spins-left)) / cpu.Seconds() / 1e6
 		v.Reason += fmt.Sprintf(", at %.1f million instructions a second", rate)
 	}
 	return v
@@ -251,15 +289,6 @@ func (g *guestCPU) ended() hostVerdict {
 	default:
 		return broken("unexpected exit %d%s", reason, g.where())
 	}
-}
-
-// threadTime is the processor time of the calling thread, the guest's included.
-func threadTime() time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
-		return 0
-	}
-	return time.Duration(ts.Nano())
 }
 
 func ioctl(fd int, request, arg uintptr) (int, error) {

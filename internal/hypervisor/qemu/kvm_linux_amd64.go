@@ -124,7 +124,7 @@ func (g *guestCPU) prepare(kvm int) error {
 	if err := g.setSystemRegisters(has); err != nil {
 		return err
 	}
-	regs := kvmRegs{RIP: addrCode, RFLAGS: 2, RSP: addrStack, RCX: kvmSpins, RBP: kvmRounds, RDI: addrData}
+	regs := kvmRegs{RIP: addrCode, RFLAGS: 2, RSP: addrStack, RCX: g.spins, RBP: kvmRounds, RDI: addrData}
 	if _, err := ioctlPtr(g.cpu, kvmSetRegs, unsafe.Pointer(&regs)); err != nil {
 		return fmt.Errorf("KVM_SET_REGS: %w", err)
 	}

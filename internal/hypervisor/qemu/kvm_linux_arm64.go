@@ -57,7 +57,7 @@ func (g *guestCPU) prepare(int) error {
 	for i, word := range testCode() {
 		binary.LittleEndian.PutUint32(g.memory[4*i:], word)
 	}
-	for reg, value := range map[uint64]uint64{regPC: guestBase, regX0: kvmSpins, regX2: kvmRounds} {
+	for reg, value := range map[uint64]uint64{regPC: guestBase, regX0: g.spins, regX2: kvmRounds} {
 		if err := g.oneReg(kvmSetOneReg, reg, &value); err != nil {
 			return fmt.Errorf("KVM_SET_ONE_REG: %w", err)
 		}

@@ -19,6 +19,9 @@ import (
 // takes a second or two; a binary that is something else may never answer.
 const probeTimeout = 10 * time.Second
 
+// probeGrace is how long an emulator that does not converse may take to end.
+const probeGrace = 200 * time.Millisecond
+
 // Find returns the emulator for guests of the host's architecture: override, a
 // path or a name on PATH, or if that is empty the usual name on PATH. Its
 // answers are kept in cacheDir (none if empty) until the binary changes.
@@ -188,11 +191,12 @@ func (a *answers) askFeatures(ctx context.Context, path string, sandbox bool) er
 		return err
 	}
 	err = a.converse(ctx, newClient(pipes{out, in}))
-	if err != nil {
-		_ = cmd.Process.Kill()
-	}
-	// Close what it reads, so that it cannot outlive a conversation gone wrong.
+	// Close what it reads, and then make sure: it must not outlive a
+	// conversation gone wrong, but may have a last word to say about it.
 	_ = in.Close()
+	if err != nil {
+		defer time.AfterFunc(probeGrace, func() { _ = cmd.Process.Kill() }).Stop()
+	}
 	waitErr := cmd.Wait()
 	if err == nil {
 		return nil // it may end as it likes after "quit"
@@ -200,7 +204,10 @@ func (a *answers) askFeatures(ctx context.Context, path string, sandbox bool) er
 	if cause := tail.cause(); cause != "" {
 		return errors.New(cause)
 	}
-	return errors.Join(err, waitErr)
+	if waitErr != nil {
+		return fmt.Errorf("%w (%w)", err, waitErr)
+	}
+	return err
 }
 
 func (a *answers) converse(ctx context.Context, c *Client) error {

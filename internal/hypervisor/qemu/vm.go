@@ -68,6 +68,12 @@ func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o Options) (*VM,
 	if err := Check(cfg); err != nil {
 		return nil, err
 	}
+	// QEMU connects its network in the background and says nothing if it cannot.
+	if n := cfg.Network.Socket; n != "" {
+		if info, err := os.Stat(n); err != nil || info.Mode()&os.ModeSocket == 0 {
+			return nil, fmt.Errorf("starting QEMU: nobody listens on socket %s", n)
+		}
+	}
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, fmt.Errorf("making QEMU's monitor: %w", err)
