@@ -134,6 +134,13 @@ func staticFiles() []staticFile {
 
 		// hyve
 		{name: "usr/bin/hyve-docker-proxy", link: "hyve-init"},
+		// Commands that ask PID 1, which tells them by their names.
+		{name: "usr/sbin/poweroff", link: "../bin/hyve-init"},
+		{name: "usr/sbin/halt", link: "../bin/hyve-init"},
+		{name: "usr/sbin/reboot", link: "../bin/hyve-init"},
+		{name: "usr/sbin/shutdown", link: "../bin/hyve-init"},
+		{name: "usr/bin/sethostname", link: "hyve-init"},
+		{name: "etc/init.d/docker", link: "../../usr/bin/hyve-init"},
 		{name: "usr/bin/dockerd", link: "../sbin/dockerd"}, // where Docker's own packages have it
 		{name: "etc/docker", mode: 0o755, dir: true},
 
