@@ -148,7 +148,7 @@ func New(config Config) (*Network, error) {
 	if err := config.check(); err != nil {
 		return nil, fmt.Errorf("making the network: %w", err)
 	}
-	n := &Network{config: config, link: newLink(uint32(config.MTU)), udp: udpTable{start: time.Now()}}
+	n := &Network{config: config, link: newLink(uint32(config.MTU)), udp: udpTable{start: time.Now(), limit: maxSessions}}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.ports = newPublisher(n)
 	var err error

@@ -40,6 +40,7 @@ type udpSession struct {
 // A udpTable is every session of a network.
 type udpTable struct {
 	start time.Time // monotonic origin of udpSession.last
+	limit int       // maxSessions
 
 	mu       sync.Mutex
 	sessions map[*udpSession]struct{}
@@ -60,7 +61,7 @@ func (t *udpTable) newSession(ep tcpip.Endpoint, wq *waiter.Queue, release func(
 	t.touch(s)
 	t.mu.Lock()
 	var oldest *udpSession
-	if len(t.sessions) >= maxSessions {
+	if len(t.sessions) >= t.limit {
 		oldest = t.oldest()
 	}
 	if t.sessions == nil {
