@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/hyve-vm/hyve/internal/machine"
 )
@@ -146,9 +147,6 @@ func (a *app) unknownWord(cmd *cobra.Command, args []string) error {
 
 // flagError names the flag that was meant.
 func flagError(cmd *cobra.Command, err error) error {
-	if errors.Is(err, cobra.ErrSubCommandRequired) {
-		return err
-	}
 	var near []string
 	if _, flag, ok := strings.Cut(err.Error(), "unknown flag: --"); ok {
 		near = similarFlags(cmd, flag)
@@ -159,9 +157,9 @@ func flagError(cmd *cobra.Command, err error) error {
 // similarFlags lets cobra find similar words among a command's flags.
 func similarFlags(cmd *cobra.Command, flag string) []string {
 	words := &cobra.Command{SuggestionsMinimumDistance: 2}
-	for name := range flagNames(cmd) {
-		words.AddCommand(&cobra.Command{Use: name, Run: func(*cobra.Command, []string) {}})
-	}
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		words.AddCommand(&cobra.Command{Use: f.Name, Run: func(*cobra.Command, []string) {}})
+	})
 	return words.SuggestionsFor(flag)
 }
 

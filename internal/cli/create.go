@@ -1,14 +1,17 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/hyve-vm/hyve/internal/dockerenv"
 	"github.com/hyve-vm/hyve/internal/lifecycle"
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/supervisor"
@@ -42,15 +45,17 @@ from Debian's packages. Without a name the machine is called "default".`,
 			if dryRun {
 				return a.dryRun(cmd, home, options)
 			}
+			if options.Contexts, err = dockerenv.OpenStore(a.getenv, string(home)); err != nil {
+				return err
+			}
 			show := a.newDisplay(timing)
 			defer show.close()
-			m, err := lifecycle.Create(cmd.Context(), home, options, show)
+			m, err := lifecycle.Create(cmd.Context(), home, options, show.follower(spec.Name))
 			if err != nil {
 				return err
 			}
 			show.close()
-			a.afterCreate(cmd.Context(), m, options.NoStart)
-			return nil
+			return a.introduce(cmd.Context(), m, options)
 		},
 	}
 	f := cmd.Flags()
@@ -120,13 +125,37 @@ func (v *sizeValue) Set(s string) error {
 	return err
 }
 
+// introduce says how to use a new machine, and makes it docker's current one
+// where docker talks to nothing else.
+func (a *app) introduce(ctx context.Context, m *machine.Machine, options lifecycle.CreateOptions) error {
+	if options.NoStart {
+		return a.say("machine %q is made; start it with: hyve start %s", m.Name, m.Name)
+	}
+	if adopt, _ := options.Contexts.ShouldAdopt(ctx, a.getenv); adopt {
+		if err := options.Contexts.Use(m.Name); err != nil {
+			return err
+		}
+		return a.say("docker uses machine %q now: docker run …", m.Name)
+	}
+	return a.say("use it with: docker --context %s run …, or make it docker's own with: hyve use %s",
+		dockerenv.ContextName(m.Name), m.Name)
+}
+
 // dryRun prints the command line of the VM that would be made.
 func (a *app) dryRun(cmd *cobra.Command, home machine.Home, options lifecycle.CreateOptions) error {
 	m, err := lifecycle.Plan(home, options)
 	if err != nil {
 		return err
 	}
-	argv, err := supervisor.CommandLine(cmd.Context(), m)
+	_, store, err := a.store()
+	if err != nil {
+		return err
+	}
+	img, err := store.Find(m.Image, runtime.GOARCH)
+	if err != nil {
+		return err
+	}
+	argv, err := supervisor.CommandLine(cmd.Context(), m, img)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"context"
 	"fmt"
 	"sync"
 	"text/tabwriter"
@@ -10,7 +9,6 @@ import (
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/image/build"
 	"github.com/hyve-vm/hyve/internal/lifecycle"
-	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/progress"
 )
 
@@ -23,6 +21,8 @@ type display struct {
 	mu    sync.Mutex
 	title string
 	stage *progress.Stage
+
+	warnings []error // for the end
 }
 
 func (a *app) newDisplay(timing bool) *display {
@@ -38,6 +38,10 @@ func (d *display) close() {
 		d.stage = nil
 	}
 	d.p.Close()
+	for _, warning := range d.warnings {
+		fmt.Fprintf(d.app.stderr, "warning: %v\n", warning)
+	}
+	d.warnings = nil
 }
 
 // enter makes title the stage that is shown.
@@ -89,6 +93,7 @@ func (d *display) follower(name string) lifecycle.Follower {
 			}
 		},
 		Machine: d.follow("Starting " + name),
+		Warn:    func(err error) { d.warnings = append(d.warnings, err) },
 	}
 }
 
@@ -102,10 +107,4 @@ func (a *app) printTiming(steps []control.Step) {
 		last = step.At
 	}
 	w.Flush()
-}
-
-// afterCreate says how to use the new machine, and makes it docker's current
-// one if no other is in use.
-func (a *app) afterCreate(ctx context.Context, m *machine.Machine, stopped bool) error {
-	return nil
 }

@@ -18,10 +18,14 @@ func (a *app) useCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := lifecycle.OfferContext(m); err != nil {
+			contexts, err := dockerenv.OpenStore(a.getenv, string(m.Home()))
+			if err != nil {
 				return err
 			}
-			return dockerenv.Use(m.Name)
+			if err := lifecycle.OfferContext(contexts, m); err != nil {
+				return err
+			}
+			return contexts.Use(m.Name)
 		},
 	}
 }

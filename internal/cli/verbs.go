@@ -45,7 +45,11 @@ func (a *app) start(ctx context.Context, home machine.Home, name string, timing 
 	if err != nil {
 		return err
 	}
-	return lifecycle.OfferContext(m)
+	contexts, err := dockerenv.OpenStore(a.getenv, string(home))
+	if err != nil {
+		return err
+	}
+	return lifecycle.OfferContext(contexts, m)
 }
 
 func (a *app) stopCommand() *cobra.Command {
@@ -160,7 +164,11 @@ func (a *app) remove(ctx context.Context, home machine.Home, name string, force,
 	if err := lifecycle.Remove(ctx, home, name, true); err != nil {
 		return err
 	}
-	if err := dockerenv.RemoveContext(a.getenv, name, string(home)); err != nil {
+	contexts, err := dockerenv.OpenStore(a.getenv, string(home))
+	if err != nil {
+		return err
+	}
+	if err := contexts.Remove(name); err != nil {
 		return err
 	}
 	return a.say("machine %q was removed", name)

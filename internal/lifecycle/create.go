@@ -24,12 +24,16 @@ type CreateOptions struct {
 	Spec    machine.Spec
 	Mirror  string // where to build the image from, see build.Options
 	NoStart bool
+	// Contexts is where docker clients find machines.
+	Contexts dockerenv.Store
 }
 
-// Follower hears how a long verb goes.
+// Follower hears how a creation goes.
 type Follower struct {
 	Image   func(build.Progress)
 	Machine func(control.Status)
+	// Warn is told what went wrong that does not keep the machine from working.
+	Warn func(error)
 }
 
 // Create makes a machine and starts it:
@@ -51,7 +55,7 @@ func Create(ctx context.Context, home machine.Home, options CreateOptions, follo
 	if _, err := qemu.Find(ctx, m.QEMU, home.CacheDir()); err != nil {
 		return nil, err
 	}
-	img, err := ensureImage(ctx, home, options, follow.Image)
+	img, err := ensureImage(ctx, home, options, follow)
 	if err != nil {
 		return nil, err
 	}
@@ -59,14 +63,13 @@ func Create(ctx context.Context, home machine.Home, options CreateOptions, follo
 	if err := keep(m); err != nil {
 		return nil, err
 	}
-	if options.NoStart {
-		return m, OfferContext(m)
+	if !options.NoStart {
+		if _, err := Start(ctx, m, follow.Machine); err != nil {
+			return nil, undo(m, err)
+		}
 	}
-	if _, err := Start(ctx, m, follow.Machine); err != nil {
-		return nil, undo(m, err)
-	}
-	if err := OfferContext(m); err != nil {
-		return nil, undo(m, err)
+	if err := OfferContext(options.Contexts, m); err != nil {
+		follow.Warn(err)
 	}
 	return m, nil
 }
@@ -98,7 +101,7 @@ func Plan(home machine.Home, options CreateOptions) (*machine.Machine, error) {
 
 // ensureImage returns the image that is asked for. The current one is built if
 // there is none, or if it was built by another version of hyve.
-func ensureImage(ctx context.Context, home machine.Home, options CreateOptions, follow func(build.Progress)) (*image.Image, error) {
+func ensureImage(ctx context.Context, home machine.Home, options CreateOptions, follow Follower) (*image.Image, error) {
 	if err := home.Make(); err != nil {
 		return nil, err
 	}
@@ -126,7 +129,8 @@ func ensureImage(ctx context.Context, home machine.Home, options CreateOptions, 
 		CacheDir: home.CacheDir(),
 		Arch:     runtime.GOARCH,
 		Mirror:   options.Mirror,
-		Progress: follow,
+		Progress: follow.Image,
+		Warn:     follow.Warn,
 	})
 }
 
@@ -168,17 +172,11 @@ func makeDisk(path string, size int64) error {
 // undo removes a new machine that failed with err, which it returns.
 func undo(m *machine.Machine, err error) error {
 	// Whatever ended ctx must not keep this from its work.
-	if removeErr := Remove(context.Background(), m.Home(), m.Name, true); removeErr != nil {
-		return errors.Join(err, removeErr)
-	}
-	if contextErr := dockerenv.RemoveContext(m.Name, string(m.Home())); contextErr != nil {
-		return errors.Join(err, contextErr)
-	}
-	return err
+	return errors.Join(err, Remove(context.Background(), m.Home(), m.Name, true))
 }
 
 // OfferContext lets docker clients find the machine under the name of its
 // context.
-func OfferContext(m *machine.Machine) error {
-	return dockerenv.CreateContext(m.Name, string(m.Home()), m.Dir().DockerSocket())
+func OfferContext(contexts dockerenv.Store, m *machine.Machine) error {
+	return contexts.Put(m.Name, m.Dir().DockerSocket(), "hyve machine "+m.Name)
 }

@@ -109,7 +109,7 @@ func TestStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.ID != m.ID || got.MAC != m.MAC || got.EngineID != m.EngineID || got.Address != m.Address {
+	if got.ID != m.ID || got.EngineID != m.EngineID || got.Address != m.Address {
 		t.Errorf("loaded %+v, kept %+v", got, m)
 	}
 	if _, err := home.Load("two"); !errors.As(err, new(*NotFoundError)) {

@@ -22,8 +22,7 @@ type Machine struct {
 	Spec
 	ID       string     `json:"id"`       // 32 hex digits: the guest's machine-id
 	EngineID string     `json:"engineID"` // a UUID, see "docker info"
-	MAC      string     `json:"mac"`
-	Address  netip.Addr `json:"address"` // its own loopback address on the host
+	Address  netip.Addr `json:"address"`  // its own loopback address on the host
 	Created  time.Time  `json:"created"`
 	// Format is the version of this file's form.
 	Format int `json:"format"`
@@ -42,12 +41,10 @@ func (m *Machine) Home() Home { return m.home }
 // New makes a machine of a Spec: its identity is drawn here, once.
 func New(h Home, spec Spec, address netip.Addr) *Machine {
 	id := randomBytes(16)
-	mac := randomBytes(3)
 	return &Machine{
 		Spec:     spec,
 		ID:       hex.EncodeToString(id),
 		EngineID: uuid(),
-		MAC:      fmt.Sprintf("5a:94:ef:%02x:%02x:%02x", mac[0], mac[1], mac[2]),
 		Address:  address,
 		Created:  time.Now().UTC().Truncate(time.Second),
 		Format:   format,
@@ -129,7 +126,7 @@ func (m *Machine) validate(name string) error {
 		return fmt.Errorf("it describes machine %q", m.Name)
 	case m.CPUs < 1 || m.Memory < MinMemory || m.Disk < MinDisk || m.Image == "":
 		return errors.New("CPUs, memory, disk or image are missing or too small")
-	case len(m.ID) != 32 || m.MAC == "" || !m.Address.IsLoopback():
+	case len(m.ID) != 32 || !m.Address.IsLoopback():
 		return errors.New("its identity is incomplete")
 	}
 	return nil

@@ -34,10 +34,10 @@ func (s *supervisor) serveEngine(ctx context.Context) error {
 	}
 	context.AfterFunc(ctx, func() { tcp.Close(); sshTCP.Close() })
 
-	go forward(ctx, s.sockets.docker, overTLS(engine, s.parts.ca.ClientConfig(s.machine.Name)))
-	go forward(ctx, tcp, engine)
-	go forward(ctx, s.sockets.ssh, ssh)
-	go forward(ctx, sshTCP, ssh)
+	go forward(ctx, s.sockets.docker, overTLS(engine, s.parts.ca.ClientConfig(s.machine.Name)), s.log)
+	go forward(ctx, tcp, engine, s.log)
+	go forward(ctx, s.sockets.ssh, ssh, s.log)
+	go forward(ctx, sshTCP, ssh, s.log)
 	s.board.set(func(st *control.Status) {
 		st.Endpoints = control.Endpoints{
 			Docker: "unix://" + s.machine.Dir().DockerSocket(),

@@ -72,7 +72,7 @@ func (id *identity) guestIdentity() (guestapi.Identity, error) {
 		Name: m.Name,
 		ID:   m.ID,
 		Network: guestapi.Network{
-			MAC:     m.MAC,
+			MAC:     network.GuestMAC,
 			Address: network.GuestCIDR,
 			Gateway: network.GatewayIP,
 			MTU:     network.DefaultMTU,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
+	"log/slog"
 	"net"
 	"sync"
 )
@@ -13,7 +14,7 @@ type dialer func(ctx context.Context) (net.Conn, error)
 
 // forward accepts connections on l and joins each with one that dial opens,
 // until l is closed. A client that cannot be joined is hung up on.
-func forward(ctx context.Context, l net.Listener, dial dialer) {
+func forward(ctx context.Context, l net.Listener, dial dialer, log *slog.Logger) {
 	for {
 		client, err := l.Accept()
 		if err != nil {
@@ -23,6 +24,7 @@ func forward(ctx context.Context, l net.Listener, dial dialer) {
 			defer client.Close()
 			guest, err := dial(ctx)
 			if err != nil {
+				log.Warn("cannot reach the guest", "for", l.Addr(), "error", err)
 				return
 			}
 			defer guest.Close()

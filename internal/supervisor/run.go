@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -327,7 +328,7 @@ func prepare(ctx context.Context, m *machine.Machine) (*parts, error) {
 		if err != nil {
 			return err
 		}
-		if p.image, err = store.Find(m.Image, ""); err != nil {
+		if p.image, err = store.Find(m.Image, runtime.GOARCH); err != nil {
 			return err
 		}
 		return store.Check(p.image)

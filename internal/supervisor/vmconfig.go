@@ -26,7 +26,7 @@ func vmConfig(m *machine.Machine, img *image.Image, accelCmdline, generation str
 			{Serial: guestapi.DataDisk, Path: dir.Disk()},
 		},
 		Channels:   []hypervisor.Channel{{Name: guestapi.Port, Socket: dir.GuestSocket()}},
-		Network:    hypervisor.Network{Socket: dir.NetworkSocket(), MAC: m.MAC, MTU: network.DefaultMTU},
+		Network:    hypervisor.Network{Socket: dir.NetworkSocket(), MAC: network.GuestMAC, MTU: network.DefaultMTU},
 		Console:    dir.Log("console"),
 		Generation: generation,
 	}

@@ -1,0 +1,224 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+)
+
+func TestRun(t *testing.T) {
+	if out := dock(t, shared, "run", "--rm", "busybox", "echo", "plop!"); out != "plop!\n" {
+		t.Errorf("printed %q", out)
+	}
+	if _, _, code := result(t, docker, "--context", "hyve-"+shared, "run", "--rm", "busybox", "sh", "-c", "exit 7"); code != 7 {
+		t.Errorf("exit status %d, want 7", code)
+	}
+}
+
+func TestEnv(t *testing.T) {
+	script := fmt.Sprintf(`eval "$(%s env --shell bash %s)"; %s run --rm busybox echo 'plop!'; env | grep ^DOCKER_`, binary, shared, docker)
+	out := stdout(t, "sh", "-c", script)
+	if !strings.HasPrefix(out, "plop!\n") || !strings.Contains(out, "DOCKER_TLS_VERIFY=1") || !strings.Contains(out, "DOCKER_MACHINE_NAME="+shared) {
+		t.Errorf("printed %s", out)
+	}
+}
+
+func TestUse(t *testing.T) {
+	hyve(t, "use", shared)
+	t.Cleanup(func() { stdout(t, docker, "context", "use", "default") })
+	if out := stdout(t, docker, "run", "--rm", "busybox", "echo", "plop!"); out != "plop!\n" {
+		t.Errorf("printed %q", out)
+	}
+}
+
+func TestHyveDocker(t *testing.T) {
+	if out := hyve(t, "docker", "-m", shared, "run", "--rm", "busybox", "echo", "plop!"); out != "plop!\n" {
+		t.Errorf("printed %q", out)
+	}
+}
+
+// TestGuestsOwnClient runs where the host has no docker client.
+func TestGuestsOwnClient(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	cmd := command(ctx, binary, "docker", "-m", shared, "run", "--rm", "busybox", "echo", "it's a plop!")
+	cmd.Env = append(cmd.Env, "PATH=/nowhere")
+	out, err := cmd.Output()
+	if err != nil || string(out) != "it's a plop!\n" {
+		t.Errorf("printed %q, %v", out, err)
+	}
+}
+
+// A container cannot reach the engine's front without a client certificate.
+func TestEngineIsShutToContainers(t *testing.T) {
+	out, _, code := result(t, docker, "--context", "hyve-"+shared, "run", "--rm", "busybox", "sh", "-c",
+		`ip=$(ip route | sed -n 's/default via \([^ ]*\).*/\1/p'); printf 'GET /version HTTP/1.0\r\n\r\n' | timeout 20 nc $ip 2376; echo; timeout 20 nc -z $ip 2375 && echo open`)
+	if strings.Contains(out, "ApiVersion") || strings.Contains(out, "open") {
+		t.Errorf("it answers (%d): %s", code, out)
+	}
+	ip := strings.TrimSpace(hyve(t, "ip", shared))
+	if _, err := http.Get("http://" + net.JoinHostPort(ip, "2376") + "/version"); err == nil {
+		// Go's TLS servers answer plain HTTP with 400, nothing else will do.
+		response, _ := http.Get("http://" + net.JoinHostPort(ip, "2376") + "/version")
+		if response.StatusCode != http.StatusBadRequest {
+			t.Errorf("plain HTTP gets %s", response.Status)
+		}
+	}
+	if response, err := http.Get("https://" + net.JoinHostPort(ip, "2376") + "/version"); err == nil {
+		t.Errorf("HTTPS without a certificate gets %s", response.Status)
+	}
+}
+
+func TestBuild(t *testing.T) {
+	dir := t.TempDir()
+	dockerfile := "FROM busybox\nRUN echo built > /result\nCOPY file /file\nCMD cat /result /file\n"
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(dockerfile), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "file"), []byte("copied\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	dock(t, shared, "build", "-q", "-t", "e2e-build", dir)
+	if out := dock(t, shared, "run", "--rm", "e2e-build"); out != "built\ncopied\n" {
+		t.Errorf("printed %q", out)
+	}
+}
+
+func TestExecOnATerminal(t *testing.T) {
+	id := strings.TrimSpace(dock(t, shared, "run", "-d", "busybox", "sleep", "600"))
+	t.Cleanup(func() { dock(t, shared, "rm", "-f", id) })
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	terminal, err := pty.StartWithSize(command(ctx, docker, "--context", "hyve-"+shared, "exec", "-it", id, "sh"), &pty.Winsize{Rows: 33, Cols: 77})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer terminal.Close()
+	go fmt.Fprint(terminal, "tty; stty size; echo do''ne; exit 5\n")
+	var out bytes.Buffer
+	io.Copy(&out, terminal) // ends with EIO when the other end is closed
+	for _, want := range []string{"/dev/pts/", "33 77", "done"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is missing in %q", want, out.String())
+		}
+	}
+}
+
+// Attach and run -i hand over their input to its end, and then the output.
+func TestAttachedInput(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	cmd := command(ctx, docker, "--context", "hyve-"+shared, "run", "--rm", "-i", "busybox", "sh", "-c", "wc -c; echo end")
+	cmd.Stdin = io.LimitReader(zeros{}, 5<<20)
+	out, err := cmd.Output()
+	if err != nil || strings.Join(strings.Fields(string(out)), " ") != "5242880 end" {
+		t.Errorf("printed %q, %v", out, err)
+	}
+	id := strings.TrimSpace(dock(t, shared, "create", "-i", "busybox", "cat"))
+	t.Cleanup(func() { dock(t, shared, "rm", "-f", id) })
+	dock(t, shared, "start", id)
+	cmd = command(ctx, docker, "--context", "hyve-"+shared, "attach", "--no-stdin=false", id)
+	cmd.Stdin = strings.NewReader("hello\n")
+	if out, err := cmd.Output(); err != nil || string(out) != "hello\n" {
+		t.Errorf("attach printed %q, %v", out, err)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+func TestCopyAndLoad(t *testing.T) {
+	const size = 100 << 20
+	dir := t.TempDir()
+	data := make([]byte, size)
+	rand.Read(data)
+	if err := os.WriteFile(filepath.Join(dir, "data"), data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	id := strings.TrimSpace(dock(t, shared, "create", "busybox", "true"))
+	t.Cleanup(func() { dock(t, shared, "rm", "-f", id) })
+	dock(t, shared, "cp", filepath.Join(dir, "data"), id+":/data")
+	dock(t, shared, "cp", id+":/data", filepath.Join(dir, "back"))
+	if back, err := os.ReadFile(filepath.Join(dir, "back")); err != nil || !bytes.Equal(back, data) {
+		t.Errorf("%d bytes came back, %v", len(back), err)
+	}
+	dock(t, shared, "commit", id, "e2e-big")
+	dock(t, shared, "save", "-o", filepath.Join(dir, "image.tar"), "e2e-big")
+	dock(t, shared, "rmi", "e2e-big")
+	dock(t, shared, "load", "-i", filepath.Join(dir, "image.tar"))
+	if out := dock(t, shared, "run", "--rm", "e2e-big", "wc", "-c", "/data"); !strings.HasPrefix(out, fmt.Sprint(size)) {
+		t.Errorf("the loaded image holds %s", out)
+	}
+	dock(t, shared, "rmi", "e2e-big")
+}
+
+func TestFollowedLogs(t *testing.T) {
+	id := strings.TrimSpace(dock(t, shared, "run", "-d", "busybox", "sh", "-c", "echo one; sleep 2; echo two"))
+	t.Cleanup(func() { dock(t, shared, "rm", "-f", id) })
+	if out := dock(t, shared, "logs", "-f", id); out != "one\ntwo\n" {
+		t.Errorf("printed %q", out)
+	}
+}
+
+func TestHostsNames(t *testing.T) {
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "from the host") })}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go server.Serve(l)
+	defer server.Close()
+	url := fmt.Sprintf("http://host.docker.internal:%d/", l.Addr().(*net.TCPAddr).Port)
+	if out := dock(t, shared, "run", "--rm", "busybox", "wget", "-qO-", url); out != "from the host" {
+		t.Errorf("got %q", out)
+	}
+	dock(t, shared, "network", "create", "e2e-net")
+	t.Cleanup(func() { dock(t, shared, "network", "rm", "e2e-net") })
+	if out := dock(t, shared, "run", "--rm", "--network", "e2e-net", "busybox", "wget", "-qO-", url); out != "from the host" {
+		t.Errorf("in a network of its own: got %q", out)
+	}
+	dock(t, shared, "run", "--rm", "busybox", "nslookup", "-type=a", "gateway.docker.internal")
+}
+
+func TestTwentyAtOnce(t *testing.T) {
+	var group sync.WaitGroup
+	for i := range 20 {
+		group.Go(func() {
+			out, err := try(5*time.Minute, docker, "--context", "hyve-"+shared, "run", "--rm", "busybox", "echo", fmt.Sprint(i))
+			if err != nil || out != fmt.Sprintln(i) {
+				t.Errorf("container %d: %q, %v", i, out, err)
+			}
+		})
+	}
+	group.Wait()
+}
+
+func TestSSH(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	cmd := command(ctx, binary, "ssh", shared, "--", "cat; echo err >&2; exit 9")
+	cmd.Stdin = strings.NewReader("in\n")
+	var errText strings.Builder
+	cmd.Stderr = &errText
+	out, err := cmd.Output()
+	if code := err.(*exec.ExitError).ExitCode(); code != 9 || string(out) != "in\n" || errText.String() != "err\n" {
+		t.Errorf("exit status %d, stdout %q, stderr %q", code, out, errText.String())
+	}
+	if out := hyve(t, "ssh", shared, "--", "id -un; hostname; sudo id -u"); out != "docker\n"+shared+"\n0\n" {
+		t.Errorf("printed %q", out)
+	}
+}

@@ -1,0 +1,190 @@
+// Package e2e tests hyve as users have it: the built binary, real VMs, the real
+// docker client, a real registry on loopback. The machines are booted once and
+// shared.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hyve-vm/hyve/e2e/testregistry"
+)
+
+// Where the tests work. What takes long to make, packages and images, stays in
+// .e2e from run to run; machines do not.
+var (
+	root     string // the checkout
+	home     string // HYVE_HOME
+	config   string // DOCKER_CONFIG
+	registry string // http://host.docker.internal:PORT, as the guest sees it
+	binary   string // hyve
+	docker   string // the docker client
+)
+
+// shared is the machine that most tests use.
+const shared = "shared"
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if testing.Short() {
+		fmt.Println("skipping: -short")
+		return
+	}
+	status, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		status = 1
+	}
+	os.Exit(status)
+}
+
+func run(m *testing.M) (status int, err error) {
+	if root, err = filepath.Abs(".."); err != nil {
+		return 0, err
+	}
+	binary = filepath.Join(root, "bin", "hyve")
+	if _, err := os.Stat(binary); err != nil {
+		return 0, fmt.Errorf("%w: run make build first", err)
+	}
+	if docker, err = exec.LookPath("docker"); err != nil {
+		docker = filepath.Join(root, ".deps", "docker")
+	}
+	home = filepath.Join(root, ".e2e")
+	config, err = os.MkdirTemp("", "hyve-e2e")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(config)
+	stop, err := serveRegistry()
+	if err != nil {
+		return 0, err
+	}
+	defer stop()
+	removeMachines()
+	defer removeMachines()
+	began := time.Now()
+	out, err := try(5*time.Minute, binary, "create", shared, "--registry-mirror", registry, "--memory", "2GiB", "--timing")
+	if err != nil {
+		return 0, fmt.Errorf("creating the shared machine: %w", err)
+	}
+	fmt.Printf("shared machine after %.1fs\n%s", time.Since(began).Seconds(), out)
+	return m.Run(), nil
+}
+
+func serveRegistry() (stop func(), err error) {
+	handler, err := testregistry.New(filepath.Join(root, ".deps", "busybox"))
+	if err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	go http.Serve(l, handler)
+	registry = fmt.Sprintf("http://host.docker.internal:%d", l.Addr().(*net.TCPAddr).Port)
+	return func() { l.Close() }, nil
+}
+
+func removeMachines() {
+	out, err := try(time.Minute, binary, "ls", "-q")
+	if err != nil {
+		return
+	}
+	for name := range strings.FieldsSeq(out) {
+		try(time.Minute, binary, "rm", "-f", name)
+	}
+}
+
+// command is a command with the tests' environment.
+func command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = []string{"HYVE_HOME=" + home, "DOCKER_CONFIG=" + config, "HOME=" + config,
+		"PATH=" + filepath.Dir(docker) + ":" + os.Getenv("PATH"), "TERM=xterm", "LANG=C.UTF-8"}
+	cmd.WaitDelay = 5 * time.Second
+	return cmd
+}
+
+// try runs a command and returns what it printed on both.
+func try(timeout time.Duration, name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	out, err := command(ctx, name, args...).CombinedOutput()
+	if ctx.Err() != nil {
+		err = fmt.Errorf("timed out after %v", timeout)
+	}
+	if err != nil {
+		return string(out), fmt.Errorf("%s %s: %w\n%s", filepath.Base(name), strings.Join(args, " "), err, out)
+	}
+	return string(out), nil
+}
+
+// limit is how long one command of a test may take. It is generous: it is there
+// to end a hang, not to time.
+const limit = 2 * time.Minute
+
+// hyve runs hyve and returns its standard output.
+func hyve(t *testing.T, args ...string) string {
+	t.Helper()
+	return stdout(t, binary, args...)
+}
+
+// dock runs docker against a machine and returns its standard output.
+func dock(t *testing.T, machine string, args ...string) string {
+	t.Helper()
+	return stdout(t, docker, append([]string{"--context", "hyve-" + machine}, args...)...)
+}
+
+func stdout(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, errText, code := result(t, name, args...)
+	if code != 0 {
+		t.Fatalf("%s %s: exit status %d\n%s%s", filepath.Base(name), strings.Join(args, " "), code, out, errText)
+	}
+	return out
+}
+
+// result runs a command to its end, whatever that is.
+func result(t *testing.T, name string, args ...string) (out, errText string, code int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	cmd := command(ctx, name, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		t.Fatalf("%s %s: %v", filepath.Base(name), strings.Join(args, " "), err)
+	}
+	if ctx.Err() != nil {
+		t.Fatalf("%s %s: does not end\n%s%s", filepath.Base(name), strings.Join(args, " "), &stdout, &stderr)
+	}
+	return stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()
+}
+
+// create makes a machine for one test.
+func create(t *testing.T, name string, args ...string) {
+	t.Helper()
+	t.Cleanup(func() { try(time.Minute, binary, "rm", "-f", name) })
+	hyve(t, append([]string{"create", name, "--registry-mirror", registry, "--memory", "1GiB", "--cpus", "2"}, args...)...)
+}
+
+// eventually waits for something that is told to nobody, such as a process' end.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("in vain: %s", what)
+		}
+	}
+}
