@@ -85,7 +85,7 @@ func (f *treeFS) get(op, name string) (*node, error) {
 	if err := f.ctx.Err(); err != nil {
 		return nil, err
 	}
-	n := f.t.get(name)
+	n := f.t.at(name)
 	if !fs.ValidPath(name) || n == nil {
 		return nil, &fs.PathError{Op: op, Path: name, Err: fs.ErrNotExist}
 	}

@@ -3,6 +3,7 @@ package build
 import (
 	"bytes"
 	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -16,7 +17,7 @@ import (
 // maxModule bounds a decompressed kernel module, in bytes.
 const maxModule = 64 << 20
 
-// expandModule decompresses a .ko.xz.
+// expandModule decompresses a .ko.xz and takes its signature off.
 func expandModule(r io.Reader) ([]byte, error) {
 	x, err := xz.NewReader(r)
 	if err != nil {
@@ -29,7 +30,28 @@ func expandModule(r io.Reader) ([]byte, error) {
 	if len(data) > maxModule {
 		return nil, fmt.Errorf("it has more than %d bytes", maxModule)
 	}
-	return data, nil
+	return unsigned(data), nil
+}
+
+// signatureMark ends a signed module (include/linux/module_signature.h).
+const signatureMark = "~Module signature appended~\n"
+
+// unsigned returns a module without its appended signature, if it has one. The
+// kernel would verify an RSA signature for each of some forty modules on the
+// way to a running engine, which took a third of the loading time under
+// emulation, and what a loaded module came from has been verified already: the
+// package by its digest, the image by its own. The price is the taint flag E.
+func unsigned(ko []byte) []byte {
+	body, ok := bytes.CutSuffix(ko, []byte(signatureMark))
+	const info = 12 // struct module_signature; its last four bytes are the signature's length
+	if !ok || len(body) < info {
+		return ko
+	}
+	size := int64(binary.BigEndian.Uint32(body[len(body)-4:]))
+	if size > int64(len(body)-info) {
+		return ko
+	}
+	return body[:int64(len(body)-info)-size]
 }
 
 // A module is a kernel module and what its .modinfo section says.

@@ -63,6 +63,7 @@ var never = map[string]string{
 	"linux-base":                  "maintainer scripts only",
 	"linux-initramfs-tool":        "the initrd is ours",
 	"logsave":                     "only e2fsprogs' init scripts use it",
+	"openssh-client":              "the sftp server needs nothing of it",
 	"openssl":                     "ca-certificates wants it for c_rehash; Go reads the bundle",
 	"openssl-provider-legacy":     "nothing in the guest uses legacy ciphers",
 	"systemd":                     "PID 1 is hyve-init",

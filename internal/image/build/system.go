@@ -180,8 +180,9 @@ var busyboxLinks = []string{
 	"usr/bin/less", "usr/bin/vi", "usr/bin/wget", "usr/bin/ping", "usr/bin/ping6", "usr/bin/traceroute", "usr/bin/nc",
 	"usr/bin/nslookup", "usr/bin/telnet", "usr/bin/clear", "usr/bin/reset", "usr/bin/hexdump", "usr/bin/xxd",
 	"usr/bin/which", "usr/bin/time", "usr/bin/cpio", "usr/bin/bzip2", "usr/bin/bunzip2", "usr/bin/bzcat", "usr/bin/unzip",
-	"usr/bin/lsof", "usr/bin/killall", "usr/bin/tree", "usr/bin/strings", "usr/bin/ts", "usr/bin/crontab",
+	"usr/bin/killall", "usr/bin/strings", "usr/bin/ts",
 	"usr/sbin/arp", "usr/sbin/arping", "usr/sbin/brctl", "usr/sbin/ifconfig", "usr/sbin/route", "usr/sbin/udhcpc",
+	"usr/sbin/nologin",
 	"usr/sbin/halt", "usr/sbin/poweroff", "usr/sbin/reboot", // signals to PID 1
 }
 
@@ -207,6 +208,9 @@ func addSystem(t *tree, init []byte, date time.Time, version string) error {
 	if err := t.put("usr/bin/hyve-init", file(0o755, init)); err != nil {
 		return err
 	}
+	if err := addHome(t); err != nil {
+		return err
+	}
 	if err := addBusybox(t); err != nil {
 		return err
 	}
@@ -216,15 +220,37 @@ func addSystem(t *tree, init []byte, date time.Time, version string) error {
 	return addOSRelease(t, date, version)
 }
 
+// addHome gives user docker the files that adduser would.
+func addHome(t *tree) error {
+	skel := t.get("etc/skel")
+	if skel == nil {
+		return nil
+	}
+	for _, name := range skel.names() {
+		n := *skel.children[name]
+		n.uid, n.gid = dockerUID, staffGID
+		if err := t.put("home/docker/"+name, &n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addBusybox links commands to busybox that no package brings.
 func addBusybox(t *tree) error {
-	applets := "usr/bin/busybox"
-	if t.get(applets) == nil {
-		return fmt.Errorf("the packages have no file %s", applets)
+	const applets = "usr/bin/busybox"
+	program, err := t.read(applets)
+	if err != nil {
+		return err
 	}
 	for _, name := range busyboxLinks {
 		base := path.Base(name)
 		if t.get("usr/bin/"+base) != nil || t.get("usr/sbin/"+base) != nil {
 			continue
+		}
+		// The names of busybox's applets stand in it one after the other.
+		if !bytes.Contains(program, []byte("\x00"+base+"\x00")) {
+			return fmt.Errorf("busybox has no %s", base)
 		}
 		if err := t.put(name, symlink("/"+applets)); err != nil {
 			return err

@@ -64,13 +64,17 @@ func mergeUsr(name string) string {
 	return name
 }
 
-// get returns the node at name, or nil. It does not follow symlinks.
-func (t *tree) get(name string) *node {
+// get returns the node at name in the merged layout, or nil. It does not follow
+// symlinks.
+func (t *tree) get(name string) *node { return t.at(mergeUsr(name)) }
+
+// at returns the node at exactly that path, or nil.
+func (t *tree) at(name string) *node {
 	n := t.root
 	if name == "." {
 		return n
 	}
-	for part := range strings.SplitSeq(mergeUsr(name), "/") {
+	for part := range strings.SplitSeq(name, "/") {
 		if n == nil || n.typ != fs.ModeDir {
 			return nil
 		}
