@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -50,16 +51,16 @@ func Check(cfg hypervisor.Config) error {
 	case len(cfg.Channels) > maxChannels:
 		return fmt.Errorf("checking the VM: %d channels, at most %d", len(cfg.Channels), maxChannels)
 	}
-	return errors.Join(checkFiles(cfg), checkDisks(cfg.Disks), checkChannels(cfg.Channels), checkNetwork(cfg.Network))
+	return cmp.Or(checkFiles(cfg), checkDisks(cfg.Disks), checkChannels(cfg.Channels), checkNetwork(cfg.Network))
 }
 
 func checkFiles(cfg hypervisor.Config) error {
-	for what, path := range map[string]string{"kernel": cfg.Kernel, "initrd": cfg.Initrd, "console": cfg.Console} {
-		if path == "" {
+	for _, f := range []struct{ what, path string }{{"kernel", cfg.Kernel}, {"initrd", cfg.Initrd}, {"console", cfg.Console}} {
+		if f.path == "" {
 			continue
 		}
-		if err := checkPath(path); err != nil {
-			return fmt.Errorf("checking the VM's %s: %w", what, err)
+		if err := checkPath(f.path); err != nil {
+			return fmt.Errorf("checking the VM's %s: %w", f.what, err)
 		}
 	}
 	return nil

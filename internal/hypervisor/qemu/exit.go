@@ -79,6 +79,10 @@ func (vm *VM) exitCause(waitErr error) error {
 		if vm.shutdown.Reason == ReasonGuestPanic {
 			return errors.New("the guest's kernel panicked")
 		}
+		// Told to end by SIGTERM and the like QEMU does so in order.
+		if strings.HasPrefix(said, "terminating on signal") && !vm.quit {
+			return errors.New("QEMU was ended by a signal: " + said)
+		}
 		return nil
 	case !errors.As(waitErr, &exit):
 		return fmt.Errorf("waiting for QEMU: %w", waitErr)

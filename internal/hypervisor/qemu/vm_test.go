@@ -3,6 +3,7 @@ package qemu
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -229,6 +230,105 @@ func TestKilled(t *testing.T) {
 		wait(t, ours)
 		if err := ours.Err(); err != nil {
 			t.Errorf("after Kill: %v", err)
+		}
+	})
+}
+
+// TestLockLivesWithVM: a file locked by the supervisor and passed on stays
+// locked while QEMU lives, also without the supervisor.
+func TestLockLivesWithVM(t *testing.T) {
+	onEach(t, func(t *testing.T, q *QEMU) {
+		path := filepath.Join(t.TempDir(), "lock")
+		held, err := os.Create(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Flock(int(held.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+			t.Fatal(err)
+		}
+		vm := start(t, q, fullConfig(t, guestHang), Options{ExtraFiles: []*os.File{held}})
+		held.Close()
+		other, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Close()
+		if err := syscall.Flock(int(other.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
+			t.Error("the lock is free while the VM lives")
+		}
+		if err := vm.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		wait(t, vm)
+		if err := syscall.Flock(int(other.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+			t.Errorf("the lock is held after the VM has ended: %v", err)
+		}
+	})
+}
+
+// TestMonitorLost: QEMU goes on without its monitor, and its end is still seen.
+func TestMonitorLost(t *testing.T) {
+	onEach(t, func(t *testing.T, q *QEMU) {
+		vm := start(t, q, fullConfig(t, guestHang), Options{})
+		vm.Monitor().Close()
+		if err := vm.PowerButton(t.Context()); !errors.Is(err, ErrMonitorClosed) {
+			t.Errorf("%v", err)
+		}
+		select {
+		case <-vm.Done():
+			t.Errorf("QEMU ended with its monitor: %v", vm.Err())
+		case <-time.After(100 * time.Millisecond):
+		}
+		if err := syscall.Kill(vm.PID(), syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		wait(t, vm)
+		if err := vm.Err(); err == nil || !strings.Contains(err.Error(), "terminating on signal 15") {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// TestNothingListens: neither QEMU nor its monitor can be reached by others.
+func TestNothingListens(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("reads /proc")
+	}
+	onEach(t, func(t *testing.T, q *QEMU) {
+		vm := start(t, q, fullConfig(t, guestHang), Options{})
+		inodes := map[string]bool{}
+		fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", vm.PID()))
+		if err != nil || len(fds) == 0 {
+			t.Fatal(fds, err)
+		}
+		for _, fd := range fds {
+			if target, err := os.Readlink(fd); err == nil && strings.HasPrefix(target, "socket:[") {
+				inodes[strings.Trim(target, "socket:[]")] = true
+			}
+		}
+		if len(inodes) < 4 { // monitor, two channels, network
+			t.Errorf("sockets %v", inodes)
+		}
+		table, err := os.ReadFile("/proc/net/unix")
+		if err != nil {
+			t.Fatal(err)
+		}
+		const acceptsConnections = "00010000"
+		for line := range strings.Lines(string(table)) {
+			if f := strings.Fields(line); len(f) > 6 && inodes[f[6]] && f[3] == acceptsConnections {
+				t.Errorf("QEMU listens: %s", line)
+			}
+		}
+		for _, name := range []string{"tcp", "tcp6", "udp", "udp6"} {
+			table, err := os.ReadFile("/proc/net/" + name)
+			if err != nil {
+				continue
+			}
+			for line := range strings.Lines(string(table)) {
+				if f := strings.Fields(line); len(f) > 9 && inodes[f[9]] {
+					t.Errorf("QEMU has a %s socket: %s", name, line)
+				}
+			}
 		}
 	})
 }
