@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -286,4 +287,62 @@ func TestSessionLimit(t *testing.T) {
 	if got := ask1(t, clients[1], ""); got == sessions[1] {
 		t.Error("the session that was idle for longest is still there")
 	}
+}
+
+// TestCloseDuringHandshake has a guest that begins a connection and vanishes.
+func TestCloseDuringHandshake(t *testing.T) {
+	for _, end := range []string{"close", "unplug"} {
+		n, path := newNetwork(t, Config{})
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		syn := make([]byte, header.TCPMinimumSize)
+		header.TCP(syn).Encode(&header.TCPFields{
+			SrcPort: 1234, DstPort: uint16(l.Addr().(*net.TCPAddr).Port), SeqNum: 1,
+			DataOffset: header.TCPMinimumSize, Flags: header.TCPFlagSyn, WindowSize: 1000,
+		})
+		b := frame(HostIP, header.TCPProtocolNumber, 0, syn)
+		if _, err := conn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)); err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		answer, err := readFrame(conn)
+		if err != nil || header.TCP(answer[34:]).Flags() != header.TCPFlagSyn|header.TCPFlagAck {
+			t.Fatalf("got %x, %v; want SYN and ACK", answer, err)
+		}
+		start := time.Now()
+		host, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer host.Close()
+		if end == "unplug" {
+			_ = conn.Close()
+			_ = host.SetReadDeadline(time.Now().Add(2 * time.Second))
+			if _, err := host.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Error("the host's half outlives the guest")
+			}
+		}
+		_ = n.Close()
+		if d := time.Since(start); d > 2*time.Second {
+			t.Errorf("%s: took %v", end, d)
+		}
+	}
+}
+
+func readFrame(r io.Reader) ([]byte, error) {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return nil, err
+	}
+	b := make([]byte, binary.BigEndian.Uint32(head[:]))
+	_, err := io.ReadFull(r, b)
+	return b, err
 }
