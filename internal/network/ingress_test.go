@@ -13,7 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/icmp"
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
@@ -74,8 +76,8 @@ func arpFrame(op header.ARPOp, target string) []byte {
 }
 
 func TestIngress(t *testing.T) {
-	ping := make([]byte, header.ICMPv4MinimumSize)
-	ping[0] = byte(header.ICMPv4Echo)
+	echo := make([]byte, header.ICMPv4MinimumSize)
+	echo[0] = byte(header.ICMPv4Echo)
 	unreachable := make([]byte, header.ICMPv4MinimumSize)
 	unreachable[0] = byte(header.ICMPv4DstUnreachable)
 	some := make([]byte, 40)
@@ -83,36 +85,38 @@ func TestIngress(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		frame []byte
-		want  bool
+		want  verdict
 	}{
-		{"nothing", nil, false},
-		{"half an Ethernet header", make([]byte, 13), false},
-		{"an Ethernet header", frame(HostIP, tcp, 0, nil)[:14], false},
-		{"half an IPv4 header", frame(HostIP, tcp, 0, nil)[:30], false},
-		{"longer than it is", frame(HostIP, tcp, 0, some)[:50], false},
-		{"TCP", frame("8.8.8.8", tcp, 0, some), true},
-		{"UDP", frame("8.8.8.8", udp, 0, some), true},
-		{"a fragment", frame("8.8.8.8", udp, 1480, some), true},
-		{"TCP to the metadata service", frame("169.254.169.254", tcp, 0, some), true}, // refused later
-		{"TCP to loopback", frame("127.0.0.1", tcp, 0, some), false},
-		{"TCP to 0.0.0.0", frame("0.0.0.0", tcp, 0, some), false},
-		{"mDNS", frame("224.0.0.251", udp, 0, some), false},
-		{"broadcast", frame("255.255.255.255", udp, 0, some), false},
-		{"the subnet's broadcast", frame("192.168.127.255", udp, 0, some), false},
-		{"ping of the gateway", frame(GatewayIP, icmp, 0, ping), true},
-		{"ping of the host", frame(HostIP, icmp, 0, ping), true},
-		{"ping of the world", frame("8.8.8.8", icmp, 0, ping), false},
-		{"a later part of it", frame("8.8.8.8", icmp, 1480, some), false},
-		{"an error for the world", frame("8.8.8.8", icmp, 0, unreachable), true},
-		{"ARP for the gateway", arpFrame(header.ARPRequest, GatewayIP), true},
-		{"ARP for the host", arpFrame(header.ARPRequest, HostIP), true},
-		{"ARP for the guest itself", arpFrame(header.ARPRequest, GuestIP), false},
-		{"ARP for nobody", arpFrame(header.ARPRequest, "192.168.127.3"), false},
-		{"an ARP reply", arpFrame(header.ARPReply, GatewayIP), true},
-		{"half an ARP request", arpFrame(header.ARPRequest, GatewayIP)[:30], false},
+		{"nothing", nil, drop},
+		{"half an Ethernet header", make([]byte, 13), drop},
+		{"an Ethernet header", frame(HostIP, tcp, 0, nil)[:14], drop},
+		{"half an IPv4 header", frame(HostIP, tcp, 0, nil)[:30], drop},
+		{"longer than it is", frame(HostIP, tcp, 0, some)[:50], drop},
+		{"TCP", frame("8.8.8.8", tcp, 0, some), admit},
+		{"UDP", frame("8.8.8.8", udp, 0, some), admit},
+		{"a fragment", frame("8.8.8.8", udp, 1480, some), admit},
+		{"TCP to the metadata service", frame("169.254.169.254", tcp, 0, some), admit}, // refused later
+		{"TCP to loopback", frame("127.0.0.1", tcp, 0, some), drop},
+		{"TCP to 0.0.0.0", frame("0.0.0.0", tcp, 0, some), drop},
+		{"mDNS", frame("224.0.0.251", udp, 0, some), drop},
+		{"broadcast", frame("255.255.255.255", udp, 0, some), drop},
+		{"the subnet's broadcast", frame("192.168.127.255", udp, 0, some), drop},
+		{"ping of the gateway", frame(GatewayIP, icmp, 0, echo), admit},
+		{"ping of the host", frame(HostIP, icmp, 0, echo), admit},
+		{"ping of the world", frame("8.8.8.8", icmp, 0, echo), ping},
+		{"ping of the metadata service", frame("169.254.169.254", icmp, 0, echo), drop},
+		{"ping of a neighbour", frame("192.168.127.3", icmp, 0, echo), drop},
+		{"a later part of it", frame("8.8.8.8", icmp, 1480, some), drop},
+		{"an error for the world", frame("8.8.8.8", icmp, 0, unreachable), admit},
+		{"ARP for the gateway", arpFrame(header.ARPRequest, GatewayIP), admit},
+		{"ARP for the host", arpFrame(header.ARPRequest, HostIP), admit},
+		{"ARP for the guest itself", arpFrame(header.ARPRequest, GuestIP), drop},
+		{"ARP for nobody", arpFrame(header.ARPRequest, "192.168.127.3"), drop},
+		{"an ARP reply", arpFrame(header.ARPReply, GatewayIP), admit},
+		{"half an ARP request", arpFrame(header.ARPRequest, GatewayIP)[:30], drop},
 	} {
 		if _, got := ingress(test.frame); got != test.want {
-			t.Errorf("%s: let in %t, want %t", test.name, got, test.want)
+			t.Errorf("%s: verdict %d, want %d", test.name, got, test.want)
 		}
 	}
 }
@@ -345,4 +349,58 @@ func readFrame(r io.Reader) ([]byte, error) {
 	b := make([]byte, binary.BigEndian.Uint32(head[:]))
 	_, err := io.ReadFull(r, b)
 	return b, err
+}
+
+// TestPing pings an address of the host that is not its loopback, through the
+// host's own ICMP, and the gateway.
+func TestPing(t *testing.T) {
+	_, path := newNetwork(t, Config{})
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	check := func(dst string) {
+		t.Helper()
+		request := append(make([]byte, header.ICMPv4MinimumSize), "some data"...)
+		h := header.ICMPv4(request)
+		h.SetType(header.ICMPv4Echo)
+		h.SetIdent(0x1234)
+		h.SetSequence(7)
+		h.SetChecksum(^checksum.Checksum(h, 0))
+		b := frame(dst, header.ICMPv4ProtocolNumber, 0, request)
+		ip := header.IPv4(b[header.EthernetMinimumSize:])
+		ip.SetChecksum(^ip.CalculateChecksum())
+		if _, err := conn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)); err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		answer, err := readFrame(conn)
+		if err != nil {
+			t.Fatalf("%s: %v", dst, err)
+		}
+		if eth := header.Ethernet(answer); eth.DestinationAddress() != mustLinkAddress(GuestMAC) || eth.Type() != header.IPv4ProtocolNumber {
+			t.Errorf("%s: frame %x", dst, answer)
+		}
+		ip = header.IPv4(answer[header.EthernetMinimumSize:])
+		reply := header.ICMPv4(ip.Payload())
+		if !ip.IsValid(len(ip)) || !ip.IsChecksumValid() || addrOf(ip.SourceAddress()).String() != dst || addrOf(ip.DestinationAddress()) != guestIP ||
+			reply.Type() != header.ICMPv4EchoReply || checksum.Checksum(reply, 0) != 0xffff ||
+			reply.Ident() != 0x1234 || reply.Sequence() != 7 || string(reply.Payload()) != "some data" {
+			t.Errorf("%s: packet %x", dst, []byte(ip))
+		}
+	}
+	check(GatewayIP)
+	check(HostIP)
+	c, err := icmp.ListenPacket("udp4", "0.0.0.0")
+	if err != nil {
+		t.Skipf("the host lets this user not ping: %v", err)
+	}
+	_ = c.Close()
+	ip := hostAddressBeyondLoopback()
+	if !ip.IsValid() {
+		t.Skip("the host has no address but loopback")
+	}
+	check(ip.String())
+	check(ip.String())
 }

@@ -17,6 +17,8 @@ type link struct {
 	mtu uint32
 	mac tcpip.LinkAddress
 
+	ping func(frame []byte) // takes echo requests to the world
+
 	wire atomic.Pointer[wire]
 
 	mu         sync.RWMutex
@@ -64,11 +66,14 @@ func (l *link) close() {
 
 // deliver takes over one frame from the wire.
 func (l *link) deliver(frame *buffer.View) {
-	protocol, ok := ingress(frame.AsSlice())
+	protocol, verdict := ingress(frame.AsSlice())
+	if verdict == ping {
+		l.ping(frame.AsSlice())
+	}
 	l.mu.RLock()
 	d := l.dispatcher
 	l.mu.RUnlock()
-	if !ok || d == nil {
+	if verdict != admit || d == nil {
 		frame.Release()
 		return
 	}

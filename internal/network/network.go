@@ -132,6 +132,7 @@ type Network struct {
 	dns    *nameServer
 	ports  *publisher
 	udp    udpTable
+	pings  pinger
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -151,6 +152,8 @@ func New(config Config) (*Network, error) {
 	n := &Network{config: config, link: newLink(uint32(config.MTU)), udp: udpTable{start: time.Now(), limit: maxSessions}}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.ports = newPublisher(n)
+	n.pings.n = n
+	n.link.ping = n.pings.echo
 	var err error
 	if n.stack, err = newStack(n.link); err != nil {
 		n.cancel()
@@ -242,6 +245,7 @@ func (n *Network) endSessions() {
 	}()
 	for {
 		n.udp.closeAll()
+		n.pings.close()
 		n.resetConnections()
 		select {
 		case <-done:

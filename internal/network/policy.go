@@ -40,53 +40,64 @@ func routable(a netip.Addr) bool {
 	return true
 }
 
-// ingress decides on a frame of the guest before the stack sees it: its
-// protocol, and whether it is let in. The stack answers for every address (it
-// has to, being the whole outside world), which is right for TCP and UDP but
-// would also make it claim every address by ARP, the guest's own included, and
-// return every ping to whatever address.
-func ingress(frame []byte) (tcpip.NetworkProtocolNumber, bool) {
+// A verdict is what becomes of a frame of the guest.
+type verdict int
+
+const (
+	drop  verdict = iota
+	admit         // to the stack
+	ping          // to the pinger
+)
+
+// ingress decides on a frame of the guest before the stack sees it, and returns
+// its protocol. The stack answers for every address (it has to, being the whole
+// outside world), which is right for TCP and UDP but would also make it claim
+// every address by ARP, the guest's own included, and return every ping to
+// whatever address.
+func ingress(frame []byte) (tcpip.NetworkProtocolNumber, verdict) {
 	if len(frame) < header.EthernetMinimumSize {
-		return 0, false
+		return 0, drop
 	}
 	protocol := header.Ethernet(frame).Type()
 	payload := frame[header.EthernetMinimumSize:]
 	switch protocol {
 	case header.ARPProtocolNumber:
-		return protocol, admitARP(header.ARP(payload))
+		return protocol, judgeARP(header.ARP(payload))
 	case header.IPv4ProtocolNumber:
-		return protocol, admitIPv4(header.IPv4(payload))
+		return protocol, judgeIPv4(header.IPv4(payload))
 	}
-	return protocol, false
+	return protocol, drop
 }
 
-func admitARP(h header.ARP) bool {
-	if !h.IsValid() || h.Op() != header.ARPRequest {
-		return h.IsValid()
+func judgeARP(h header.ARP) verdict {
+	if !h.IsValid() || h.Op() == header.ARPRequest && !isGatewayAddress(netip.AddrFrom4([4]byte(h.ProtocolAddressTarget()))) {
+		return drop
 	}
-	return isGatewayAddress(netip.AddrFrom4([4]byte(h.ProtocolAddressTarget())))
+	return admit
 }
 
-func admitIPv4(h header.IPv4) bool {
+func judgeIPv4(h header.IPv4) verdict {
 	if !h.IsValid(len(h)) {
-		return false
+		return drop
 	}
-	dst := netip.AddrFrom4(h.DestinationAddress().As4())
-	if dst == broadcast4 || !subnet.Contains(dst) && !routableOrRefused(dst) {
-		return false
+	dst := addrOf(h.DestinationAddress())
+	if dst == broadcast4 || !routable(dst) && !dst.IsLinkLocalUnicast() {
+		return drop // link-local is refused with an answer, which saves the guest a time-out
 	}
 	if h.TransportProtocol() != header.ICMPv4ProtocolNumber || isGatewayAddress(dst) {
-		return true
+		return admit
 	}
-	// Errors about what came from elsewhere are welcome, pings are not.
 	icmp := header.ICMPv4(h.Payload())
-	return h.FragmentOffset() == 0 && len(icmp) >= header.ICMPv4MinimumSize && icmp.Type() != header.ICMPv4Echo
-}
-
-// routableOrRefused also admits what the forwarders refuse with an answer, so
-// that the guest does not have to wait for a time-out.
-func routableOrRefused(dst netip.Addr) bool {
-	return routable(dst) || dst.IsLinkLocalUnicast()
+	if h.FragmentOffset() != 0 || h.More() || len(icmp) < header.ICMPv4MinimumSize {
+		return drop
+	}
+	if icmp.Type() != header.ICMPv4Echo {
+		return admit // errors about what came from elsewhere
+	}
+	if _, ok := hostAddress(dst); !ok {
+		return drop
+	}
+	return ping
 }
 
 func isGatewayAddress(a netip.Addr) bool { return a == gatewayIP || a == hostIP }
