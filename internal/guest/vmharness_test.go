@@ -181,7 +181,7 @@ func startVM(t testing.TB, dir string, pki *testPKI, config guestapi.Config) *te
 			vm.network.AcceptQemu(context.Background(), c)
 		}
 	}()
-	go vm.serveControl(control, config)
+	go vm.serveControl(t, control, config)
 	args := []string{
 		"-accel", "tcg,thread=multi", "-cpu", "max,-cx16", "-machine", "q35", "-smp", "2", "-m", "2048",
 		"-nodefaults", "-no-reboot", "-nographic", "-kernel", kernel, "-initrd", initrd,
@@ -227,7 +227,7 @@ func (vm *testVM) listen(name string) net.Listener {
 }
 
 // serveControl is the host's end of the channel.
-func (vm *testVM) serveControl(l net.Listener, config guestapi.Config) {
+func (vm *testVM) serveControl(t testing.TB, l net.Listener, config guestapi.Config) {
 	conn, err := l.Accept()
 	l.Close()
 	if err != nil {
@@ -257,9 +257,24 @@ func (vm *testVM) serveControl(l net.Listener, config guestapi.Config) {
 		vm.arrived = make(chan struct{})
 		vm.mu.Unlock()
 		if testing.Verbose() {
-			vm.t.Logf("%6.2f %6.2f %s", time.Since(vm.started).Seconds(), e.Uptime.Seconds(), describeEvent(e))
+			t.Logf("%6.2f %6.2f cpu %6.2f %s", time.Since(vm.started).Seconds(), e.Uptime.Seconds(), vm.cpu().Seconds(), describeEvent(e))
 		}
 	}
+}
+
+// cpu is the processor time that the machine has taken, which says more than the
+// clock where others use the processors too.
+func (vm *testVM) cpu() time.Duration {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", vm.cmd.Process.Pid))
+	_, rest, _ := strings.Cut(string(b), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 13 {
+		return 0
+	}
+	var user, system int64
+	fmt.Sscan(fields[11], &user)
+	fmt.Sscan(fields[12], &system)
+	return time.Duration(user+system) * (time.Second / 100)
 }
 
 func (vm *testVM) hello(session uint64) {
@@ -305,6 +320,14 @@ func (vm *testVM) await(bound time.Duration, match func(guestapi.Event) bool) gu
 			vm.t.Fatalf("nothing after %v\nconsole:\n%s", bound, vm.console())
 		}
 	}
+}
+
+// awaitFailure waits for the first failure.
+func (vm *testVM) awaitFailure(bound time.Duration) guestapi.Failed {
+	vm.t.Helper()
+	var failed *guestapi.Failed
+	vm.await(bound, func(e guestapi.Event) bool { failed = e.Failed; return failed != nil })
+	return *failed
 }
 
 func (vm *testVM) console() string {
