@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hyve-vm/hyve/e2e/testregistry"
+	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/guestapi"
+)
+
+func (b *bench) serveRegistry() (stop func(), err error) {
+	handler, err := testregistry.New(filepath.Join(b.root, ".deps", "busybox"))
+	if err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	go http.Serve(l, handler)
+	b.mirror = fmt.Sprintf("http://host.docker.internal:%d", l.Addr().(*net.TCPAddr).Port)
+	return func() { l.Close() }, nil
+}
+
+// create measures from nothing but a cached image to an answered docker version.
+func (b *bench) create() error {
+	return b.timed("cold-create", func() error {
+		if _, err := b.output(b.hyve, "create", name, "--cpus", "2", "--memory", "2GiB", "--registry-mirror", b.mirror); err != nil {
+			return err
+		}
+		_, err := b.onMachine("version")
+		return err
+	})
+}
+
+// start measures a machine that was stopped, to an answered docker version.
+func (b *bench) start() error {
+	if err := b.timed("stop", func() error { _, err := b.output(b.hyve, "stop", name); return err }); err != nil {
+		return err
+	}
+	err := b.timed("cold-start", func() error {
+		if _, err := b.output(b.hyve, "start", name); err != nil {
+			return err
+		}
+		_, err := b.onMachine("version")
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	status, err := b.status()
+	if err != nil {
+		return err
+	}
+	b.note("init-share", initShare(status.Timing))
+	return nil
+}
+
+// initShare is hyve-init's own part of a start: from its first instruction
+// until both services can start, and from the engine's own word that it is ready
+// until a client is answered.
+func initShare(steps []control.Step) float64 {
+	at := map[string]time.Duration{}
+	for _, s := range steps {
+		at[s.Name] = s.At
+	}
+	own := max(at[guestapi.PhaseNetwork], at[guestapi.PhaseDisk]) - at[guestapi.PhaseInit]
+	own += at["ready"] - at[guestapi.PhaseEngine]
+	return own.Seconds() / at["ready"].Seconds()
+}
+
+func (b *bench) status() (control.Status, error) {
+	return control.NewClient(b.home.Dir(name).ControlSocket()).Status(context.Background())
+}
+
+// words measures commands that scripts call often.
+func (b *bench) words() error {
+	for range 5 {
+		for _, word := range [][]string{{"env", name}, {"ls"}} {
+			if err := b.timed(word[0], func() error { _, err := b.output(b.hyve, word...); return err }); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// idle weighs the machine's processes.
+func (b *bench) idle() error {
+	time.Sleep(settle)
+	status, err := b.status()
+	if err != nil {
+		return err
+	}
+	total := 0.0
+	for _, pid := range []int{status.PID, status.HypervisorID} {
+		pss, err := processPSS(pid)
+		if err != nil {
+			return err
+		}
+		total += pss
+	}
+	b.note("idle-pss", total)
+	return nil
+}
+
+// processPSS returns a process' proportional share of memory in bytes.
+func processPSS(pid int) (float64, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(data)) {
+		if fields := strings.Fields(line); fields[0] == "Pss:" {
+			kib, err := strconv.ParseFloat(fields[1], 64)
+			return kib * 1024, err
+		}
+	}
+	return 0, fmt.Errorf("process %d has no Pss", pid)
+}
+
+func (b *bench) remove() error {
+	_, err := b.output(b.hyve, "rm", "-f", name)
+	return err
+}
+
+// build measures the image's building from cached packages.
+func (b *bench) build() error {
+	return b.timed("image-build", func() error { _, err := b.output(b.hyve, "image", "build"); return err })
+}

@@ -1,0 +1,165 @@
+// Command bench measures hyve against a floor, side by side in one run, and
+// prints one line a figure: NAME VALUE UNIT RATIO-TO-FLOOR.
+//
+// The floor is a bare boot in the same emulator: Debian's kernel as shipped and
+// an init that powers off at its first instruction. Times are medians over
+// rounds in which everything takes its turn; docs/performance.md says what each
+// figure means.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/hyve-vm/hyve/internal/machine"
+)
+
+func main() {
+	rounds := flag.Int("rounds", 3, "how often everything is measured")
+	flag.Parse()
+	if err := run(*rounds); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// bench is one run.
+type bench struct {
+	root   string // the checkout
+	hyve   string
+	docker string
+	home   machine.Home
+	work   string // removed at the end; holds docker's configuration as well
+	mirror string // of the registry, as a guest sees it
+
+	samples map[string][]float64
+}
+
+const name = "bench" // of the machine
+
+// settle is how long an idle machine is left alone before it is weighed.
+const settle = 30 * time.Second
+
+func run(rounds int) error {
+	b := &bench{samples: map[string][]float64{}}
+	done, err := b.prepare()
+	if err != nil {
+		return err
+	}
+	defer done()
+	for round := range rounds {
+		fmt.Fprintf(os.Stderr, "bench: round %d of %d\n", round+1, rounds)
+		for _, step := range []func() error{b.floor, b.create, b.idle, b.words, b.start, b.throughput, b.remove, b.slirp, b.build} {
+			if err := step(); err != nil {
+				return err
+			}
+		}
+	}
+	b.print()
+	return nil
+}
+
+// figure is one line of the result.
+type figure struct {
+	name, unit string
+	value      float64
+	ofFloor    bool // has a ratio to the floor
+}
+
+func (b *bench) print() {
+	m := func(name string) float64 { return median(b.samples[name]) }
+	floor := m("floor")
+	for _, f := range []figure{
+		{"floor", "s", floor, true},
+		{"cold-create", "s", m("cold-create"), true},
+		{"cold-start", "s", m("cold-start"), true},
+		{"stop", "s", m("stop"), true},
+		{"env", "s", m("env"), false},
+		{"ls", "s", m("ls"), false},
+		{"init-share", "%", 100 * m("init-share"), false},
+		{"idle-pss", "MiB", m("idle-pss") / (1 << 20), false},
+		{"forward-in", "x", m("forward-in") / m("slirp-in"), false},
+		{"forward-out", "x", m("forward-out") / m("slirp-out"), false},
+		{"image-build", "s", m("image-build"), true},
+	} {
+		ratio := "-"
+		if f.ofFloor {
+			ratio = fmt.Sprintf("%.2f", f.value/floor)
+		}
+		fmt.Printf("%s %.3f %s %s\n", f.name, f.value, f.unit, ratio)
+	}
+}
+
+func median(samples []float64) float64 {
+	sorted := slices.Sorted(slices.Values(samples))
+	if n := len(sorted); n%2 == 1 {
+		return sorted[n/2]
+	} else if n > 0 {
+		return (sorted[n/2-1] + sorted[n/2]) / 2
+	}
+	return 0
+}
+
+func (b *bench) note(name string, value float64) {
+	b.samples[name] = append(b.samples[name], value)
+	fmt.Fprintf(os.Stderr, "bench: %s %.3f\n", name, value)
+}
+
+// timed notes how long f takes, in seconds.
+func (b *bench) timed(name string, f func() error) error {
+	began := time.Now()
+	if err := f(); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	b.note(name, time.Since(began).Seconds())
+	return nil
+}
+
+// prepare makes the data directory with an image in it, and the registry.
+func (b *bench) prepare() (done func(), err error) {
+	if b.root, err = os.Getwd(); err != nil {
+		return nil, err
+	}
+	b.hyve = filepath.Join(b.root, "bin", "hyve")
+	if b.docker, err = exec.LookPath("docker"); err != nil {
+		b.docker = filepath.Join(b.root, ".deps", "docker")
+	}
+	b.home = machine.Home(filepath.Join(b.root, ".bench"))
+	if b.work, err = os.MkdirTemp("", "hyve-bench"); err != nil {
+		return nil, err
+	}
+	stop, err := b.serveRegistry()
+	if err != nil {
+		return nil, err
+	}
+	b.output(b.hyve, "rm", "-f", name) // left by a run that was cut short
+	if _, err := b.output(b.hyve, "image", "build"); err != nil {
+		return nil, err
+	}
+	return func() {
+		b.output(b.hyve, "rm", "-f", name)
+		stop()
+		os.RemoveAll(b.work)
+	}, nil
+}
+
+// output runs a command and returns its standard output.
+func (b *bench) output(name string, args ...string) (string, error) {
+	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), "HYVE_HOME="+string(b.home), "DOCKER_CONFIG="+b.work, "DOCKER_HOST=", "DOCKER_CONTEXT=")
+	out, err := cmd.Output()
+	if exit, ok := err.(*exec.ExitError); ok {
+		return "", fmt.Errorf("%s %q: %w\n%s", filepath.Base(name), args, err, exit.Stderr)
+	}
+	return string(out), err
+}
+
+// onMachine runs docker against the machine.
+func (b *bench) onMachine(args ...string) (string, error) {
+	return b.output(b.docker, append([]string{"--context", "hyve-" + name}, args...)...)
+}
