@@ -110,7 +110,7 @@ func useServers(t testing.TB, r *resolver, port uint16) func(name, text string) 
 	t.Helper()
 	dir := t.TempDir()
 	r.resolvConf, r.serverPort = filepath.Join(dir, "resolv.conf"), port
-	r.patience = time.Second
+	r.patience, r.stagger = time.Second, 500*time.Millisecond
 	r.hosts.path, r.system = filepath.Join(dir, "hosts"), nil
 	return func(name, text string) {
 		t.Helper()
@@ -175,7 +175,7 @@ func TestDNS(t *testing.T) {
 	if m := query(t, g, "broken.example.org.", dnsmessage.TypeA); m.RCode != dnsmessage.RCodeServerFailure {
 		t.Errorf("a failing name: %v, want server failure", m.RCode)
 	}
-	if d := time.Since(start); d > nextServerAfter/2 {
+	if d := time.Since(start); d > n.dns.resolver.stagger/2 {
 		t.Errorf("a failing name took %v", d)
 	}
 	if m := query(t, g, "empty.example.org.", dnsmessage.TypeA); m.RCode != 0 || len(m.Answers) != 0 {
@@ -257,7 +257,7 @@ func TestInternalNames(t *testing.T) {
 func TestOffline(t *testing.T) {
 	n, g := newPair(t, Config{})
 	write := useServers(t, n.dns.resolver, freePort(t))
-	n.dns.resolver.patience = 300 * time.Millisecond
+	n.dns.resolver.patience, n.dns.resolver.stagger = 300*time.Millisecond, 100*time.Millisecond
 	start := time.Now()
 	if m := query(t, g, "example.org.", dnsmessage.TypeA); m.RCode != dnsmessage.RCodeServerFailure {
 		t.Errorf("no resolv.conf: %v, want server failure", m.RCode)
@@ -274,6 +274,69 @@ func TestOffline(t *testing.T) {
 	}
 	if d := time.Since(start); d > 3*n.dns.resolver.patience {
 		t.Errorf("took %v", d)
+	}
+}
+
+// TestLostDatagram has a server that does not get the first query.
+func TestLostDatagram(t *testing.T) {
+	n, g := newPair(t, Config{})
+	u, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	z := &zone{answers: map[string][]dnsmessage.ResourceBody{"x.example. A": a("192.0.2.1")}}
+	go func() {
+		b := make([]byte, 4096)
+		_, _, _ = u.ReadFrom(b)
+		size, from, err := u.ReadFrom(b)
+		if err == nil {
+			_, _ = u.WriteTo(z.answer(t, b[:size], true), from)
+		}
+	}()
+	useServers(t, n.dns.resolver, u.LocalAddr().(*net.UDPAddr).AddrPort().Port())("resolv.conf", "nameserver 127.0.0.1\n")
+	n.dns.resolver.stagger = 50 * time.Millisecond
+	if m := query(t, g, "x.example.", dnsmessage.TypeA); len(m.Answers) != 1 {
+		t.Errorf("got %v", m)
+	}
+}
+
+// TestTooManyQueries has as many queries under way as there may be.
+func TestTooManyQueries(t *testing.T) {
+	n, g := newPair(t, Config{})
+	for range maxQueries {
+		n.dns.queries <- struct{}{}
+	}
+	if m := query(t, g, HostName+".", dnsmessage.TypeA); m.RCode != dnsmessage.RCodeServerFailure {
+		t.Errorf("over UDP: %v, want server failure", m.RCode)
+	}
+	ask := func() dnsmessage.RCode {
+		t.Helper()
+		c, err := g.dial(GatewayIP + ":53")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		q, _ := pack(HostName+".", dnsmessage.TypeA)
+		if err := writeMessage(c, q); err != nil {
+			t.Fatal(err)
+		}
+		answer, err := readMessage(c, 0xffff)
+		var m dnsmessage.Message
+		if err != nil || m.Unpack(answer) != nil {
+			t.Fatalf("%x, %v", answer, err)
+		}
+		return m.RCode
+	}
+	if code := ask(); code != dnsmessage.RCodeServerFailure {
+		t.Errorf("over TCP: %v, want server failure", code)
+	}
+	for range maxQueries {
+		<-n.dns.queries
+	}
+	if code := ask(); code != dnsmessage.RCodeSuccess {
+		t.Errorf("later: %v", code)
 	}
 }
 
@@ -321,7 +384,7 @@ func TestSecondServer(t *testing.T) {
 		if m := query(t, g, "y.example.", dnsmessage.TypeA); m.RCode != code {
 			t.Errorf("all say %v: %v", code, m)
 		}
-		if d := time.Since(start); d > nextServerAfter/2 {
+		if d := time.Since(start); d > n.dns.resolver.stagger/2 {
 			t.Errorf("%v: took %v", code, d)
 		}
 	}
@@ -432,7 +495,7 @@ func TestSpoofedAnswer(t *testing.T) {
 		_, _ = u.WriteTo(z.answer(t, b[:n], true), from)
 	}()
 	q, _ := pack("x.example.", dnsmessage.TypeA)
-	r := resolver{patience: time.Second, serverPort: u.LocalAddr().(*net.UDPAddr).AddrPort().Port()}
+	r := resolver{patience: time.Second, stagger: time.Second, serverPort: u.LocalAddr().(*net.UDPAddr).AddrPort().Port()}
 	var m dnsmessage.Message
 	if err := m.Unpack(r.answer(t.Context(), q, "udp")); err != nil {
 		t.Fatal(err)

@@ -47,7 +47,8 @@ func newNetwork(t testing.TB, config Config) (*Network, string) {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
-	go func() { done <- n.Serve(t.Context(), l) }()
+	ctx := t.Context()
+	go func() { done <- n.Serve(ctx, l) }()
 	t.Cleanup(func() {
 		_ = n.Close()
 		if err := <-done; err != nil {

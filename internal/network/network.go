@@ -36,7 +36,9 @@ import (
 )
 
 // The virtual network, the same in every machine, so that a machine thawed from
-// another's memory finds itself at home.
+// another's memory finds itself at home. A network of the host with the same
+// addresses is out of the guest's reach. The guest's card must have GuestMAC:
+// nobody asks it by ARP.
 const (
 	Subnet    = "192.168.127.0/24"
 	GatewayIP = "192.168.127.1"   // also the name server

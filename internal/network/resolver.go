@@ -46,6 +46,7 @@ type resolver struct {
 	resolvConf string
 	serverPort uint16        // of the name servers in it
 	patience   time.Duration // queryTimeout
+	stagger    time.Duration // nextServerAfter
 	hosts      hostsFile
 	system     systemLookup // nil where the name servers know everything
 }
@@ -59,6 +60,7 @@ func newResolver() *resolver {
 		resolvConf: "/etc/resolv.conf",
 		serverPort: dnsPort,
 		patience:   queryTimeout,
+		stagger:    nextServerAfter,
 		hosts:      hostsFile{path: "/etc/hosts"},
 		system:     platformLookup,
 	}
@@ -99,7 +101,7 @@ func (r *resolver) answer(ctx context.Context, query []byte, transport string) [
 	for _, a := range nameServers(r.resolvConf) {
 		servers = append(servers, netip.AddrPortFrom(a, r.serverPort))
 	}
-	answer, err := forward(ctx, servers, query, q, transport)
+	answer, err := r.forward(ctx, servers, query, q, transport)
 	if err != nil {
 		return reply(h, &q, dnsmessage.RCodeServerFailure, nil)
 	}

@@ -79,7 +79,7 @@ var errNoAnswer = errors.New("no name server answered")
 // forward asks the name servers and returns the first useful answer, with the
 // query's ID. A server that fails or refuses is only believed if the others do
 // so, too. It ends with ctx.
-func forward(ctx context.Context, servers []netip.AddrPort, query []byte, q dnsmessage.Question, transport string) ([]byte, error) {
+func (r *resolver) forward(ctx context.Context, servers []netip.AddrPort, query []byte, q dnsmessage.Question, transport string) ([]byte, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	attempts := servers
 	if transport == "udp" { // where a datagram may have been lost
@@ -104,7 +104,7 @@ func forward(ctx context.Context, servers []netip.AddrPort, query []byte, q dnsm
 			server := attempts[begun]
 			wg.Go(func() { answers <- ask(ctx, server, query, q, transport) })
 			begun++
-			timer.Reset(nextServerAfter)
+			timer.Reset(r.stagger)
 		case answer := <-answers:
 			ended++
 			if answer != nil && !gaveUp(answer) {
