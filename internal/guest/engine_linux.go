@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,11 +26,9 @@ const servicePath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 const (
 	containerdStop = 10 * time.Second
 	dockerdStop    = 10 * time.Minute
-	dockerdRestart = 30 * time.Second
-	dockerdReload  = 10 * time.Second
-	// Lines of dockerd's log that say that it has done what it was told.
-	reloadedMessage  = "Reloaded configuration"
-	listeningMessage = "API listen on"
+	dockerdRestart = 30 * time.Second // with its containers left alone
+	dockerdStart   = 2 * time.Minute  // seconds on hardware
+	dockerdReload  = 30 * time.Second
 )
 
 // An engine is containerd and dockerd with what they are told.
@@ -45,7 +44,10 @@ type engine struct {
 	started bool // dockerd was asked to run, with what launched says
 	// launched is what dockerd reads only at its start.
 	launched launchState
-	version  string // of the dockerd that is ready; empty while none is
+	id       guestapi.Identity
+
+	flags   current[[]string] // of dockerd's next start; mu is held across one
+	version current[string] // of the dockerd that was ready last
 }
 
 // A launchState is what dockerd has to be started again for when it changes.
@@ -72,7 +74,10 @@ func newEngine(r *reaper, out *outbox, phase func(string), fail func(string, err
 	e.dockerd = &service{
 		name: guestapi.ServiceDockerd, phase: guestapi.PhaseEngine, runDir: runDir,
 		cgroup: cgroupHyve + "/dockerd", score: -500, policy: defaultPolicy, reaper: r, out: out,
-		command: func() ([]string, []string, error) { return e.dockerdCommand(env) },
+		command: func() ([]string, []string, error) {
+			flags, _ := e.flags.get()
+			return append([]string{"dockerd"}, flags...), env, nil
+		},
 		onReady: e.dockerdReady,
 	}
 	return e
@@ -118,6 +123,11 @@ func (e *engine) prepare(id guestapi.Identity) error {
 	if err != nil {
 		return err
 	}
+	for _, note := range config.notes {
+		e.out.logf("%s", note)
+	}
+	e.flags.set(config.flags)
+	e.id = id
 	e.launched = launchState{proxies: maps.Clone(id.Proxies), cas: cas}
 	return writeChanged(daemonJSON, config.file, 0o644)
 }
@@ -128,20 +138,6 @@ func (e *engine) compose(id guestapi.Identity) (engineConfig, error) {
 		return engineConfig{}, fmt.Errorf("reading the user's engine configuration: %w", err)
 	}
 	return composeEngineConfig(id, e.options, user)
-}
-
-func (e *engine) dockerdCommand(env []string) ([]string, []string, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	// The flags depend on the options alone, which do not change.
-	config, err := e.compose(guestapi.Identity{})
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, note := range config.notes {
-		e.out.logf("%s", note)
-	}
-	return append([]string{"dockerd"}, config.flags...), env, nil
 }
 
 // identify tells a running dockerd of the machine's identity: by a reload where
@@ -167,14 +163,25 @@ func (e *engine) identify(id guestapi.Identity) error {
 	return nil
 }
 
-// reload has dockerd read daemon.json again and waits until it has.
+// reload has dockerd read daemon.json again and waits until it has, which it
+// tells on its stream of events.
 func (e *engine) reload() error {
-	if e.version == "" {
-		return nil // it is starting and reads the file, or comes to it
+	if state, _ := e.dockerd.watch(); !state.ready {
+		return nil // it reads the file when it starts
 	}
-	done := e.dockerd.expect(reloadedMessage)
+	events, err := askEngine(dockerSocket, "/events?filters=%7B%22type%22%3A%5B%22daemon%22%5D%7D", dockerdReload)
+	if err != nil {
+		return fmt.Errorf("reloading dockerd: %w", err)
+	}
+	defer events.Close()
 	e.dockerd.signal(syscall.SIGHUP)
-	return waitFor(done, dockerdReload, "reloading dockerd")
+	lines := bufio.NewScanner(events)
+	for lines.Scan() {
+		if strings.Contains(lines.Text(), `"reload"`) {
+			return nil
+		}
+	}
+	return fmt.Errorf("reloading dockerd: it has not confirmed within %v: %w", dockerdReload, lines.Err())
 }
 
 // relaunch starts dockerd again under its running containers. dockerd leaves
@@ -200,19 +207,15 @@ func (e *engine) relaunch() error {
 	if err := e.reload(); err != nil {
 		return err
 	}
-	e.version = ""
-	ready := e.dockerd.expect(listeningMessage)
 	if err := e.dockerd.restart(dockerdRestart); err != nil {
 		return err
 	}
-	if err := waitFor(ready, dockerdRestart, "restarting dockerd"); err != nil {
+	err = e.dockerd.awaitReady(dockerdStart)
+	// Whatever came of it, the next shutdown is to stop the containers.
+	if err := errors.Join(err, writeChanged(daemonJSON, final, 0o644)); err != nil {
 		return err
 	}
-	if err := writeChanged(daemonJSON, final, 0o644); err != nil {
-		return err
-	}
-	e.dockerd.signal(syscall.SIGHUP)
-	return nil
+	return e.reload()
 }
 
 // dockerdReady tells the host that the engine answers.
@@ -223,18 +226,14 @@ func (e *engine) dockerdReady() {
 		e.fail(guestapi.PhaseEngine, err)
 		return
 	}
+	e.version.set(version)
 	e.out.put(guestapi.Event{EngineReady: &guestapi.EngineReady{Version: version}})
-	e.mu.Lock()
-	e.version = version
-	e.mu.Unlock()
 }
 
 // repeat tells a new host that the engine is ready, if it is.
 func (e *engine) repeat() {
-	e.mu.Lock()
-	version := e.version
-	e.mu.Unlock()
-	if version != "" {
+	version, known := e.version.get()
+	if state, _ := e.dockerd.watch(); known && state.ready {
 		e.out.put(guestapi.Event{EngineReady: &guestapi.EngineReady{Version: version}})
 	}
 }
@@ -247,30 +246,56 @@ func (e *engine) stop() error {
 	return errors.Join(e.dockerd.stop(bound), e.containerd.stop(containerdStop))
 }
 
-// engineVersion asks the engine for its version. HTTP/1.0 keeps the answer plain:
-// the body ends with the connection, so no HTTP client is needed in PID 1.
-func engineVersion(socket string) (string, error) {
+// askEngine makes a request and returns the body of the answer. HTTP/1.0 keeps it
+// plain, and ends it with the connection, so no HTTP client is needed in PID 1.
+func askEngine(socket, path string, bound time.Duration) (io.ReadCloser, error) {
 	conn, err := net.Dial("unix", socket)
 	if err != nil {
-		return "", fmt.Errorf("asking the engine for its version: %w", err)
+		return nil, fmt.Errorf("asking the engine: %w", err)
 	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(30 * time.Second))
-	if _, err := io.WriteString(conn, "GET /version HTTP/1.0\r\nHost: docker\r\n\r\n"); err != nil {
-		return "", fmt.Errorf("asking the engine for its version: %w", err)
-	}
-	answer, err := io.ReadAll(io.LimitReader(conn, 1<<20))
+	conn.SetDeadline(time.Now().Add(bound))
+	r, err := exchange(conn, path)
 	if err != nil {
-		return "", fmt.Errorf("asking the engine for its version: %w", err)
+		conn.Close()
+		return nil, fmt.Errorf("asking the engine for %s: %w", path, err)
 	}
-	head, body, _ := strings.Cut(string(answer), "\r\n\r\n")
-	status, _, _ := strings.Cut(head, "\r\n")
+	return struct {
+		io.Reader
+		io.Closer
+	}{r, conn}, nil
+}
+
+// exchange sends the request and reads the answer up to its body.
+func exchange(conn io.ReadWriter, path string) (io.Reader, error) {
+	if _, err := io.WriteString(conn, "GET "+path+" HTTP/1.0\r\nHost: docker\r\n\r\n"); err != nil {
+		return nil, err
+	}
+	r := bufio.NewReader(conn)
+	status, err := r.ReadString('\n')
+	if err != nil {
+		return nil, err
+	}
 	if fields := strings.Fields(status); len(fields) < 2 || fields[1] != "200" {
-		return "", fmt.Errorf("asking the engine for its version: it answered %q", status)
+		return nil, fmt.Errorf("it answered %q", status)
 	}
+	for line := ""; line != "\r\n"; {
+		if line, err = r.ReadString('\n'); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// engineVersion asks the engine for its version.
+func engineVersion(socket string) (string, error) {
+	body, err := askEngine(socket, "/version", 30*time.Second)
+	if err != nil {
+		return "", err
+	}
+	defer body.Close()
 	var v struct{ Version string }
-	if err := json.Unmarshal([]byte(body), &v); err != nil {
-		return "", fmt.Errorf("asking the engine for its version: %w", err)
+	if err := json.NewDecoder(io.LimitReader(body, 1<<20)).Decode(&v); err != nil {
+		return "", fmt.Errorf("reading the engine's version: %w", err)
 	}
 	return v.Version, nil
 }
@@ -279,46 +304,29 @@ func engineVersion(socket string) (string, error) {
 func (e *engine) command(verb string) error {
 	switch verb {
 	case "stop":
-		e.setVersion("")
 		return e.dockerd.stop(dockerdStop)
-	case "start":
-		ready := e.dockerd.expect(listeningMessage)
-		if _, running, _ := e.dockerd.watch(); running != nil {
-			return nil
+	case "start", "restart":
+		if verb == "restart" {
+			if err := e.dockerd.stop(dockerdStop); err != nil {
+				return err
+			}
 		}
-		e.dockerd.up()
-		return waitFor(ready, dockerdRestart, "starting dockerd")
-	case "restart":
-		ready := e.dockerd.expect(listeningMessage)
-		e.setVersion("")
-		if err := e.dockerd.restart(dockerdStop); err != nil {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if !e.started {
+			return errors.New("starting dockerd: the machine is still booting")
+		}
+		// The user may have edited what it reads.
+		if err := e.prepare(e.id); err != nil {
 			return err
 		}
 		e.dockerd.up()
-		return waitFor(ready, dockerdRestart, "restarting dockerd")
+		return e.dockerd.awaitReady(dockerdStart)
 	case "status":
-		if _, running, _ := e.dockerd.watch(); running == nil {
+		if state, _ := e.dockerd.watch(); state.current == nil {
 			return errors.New("dockerd does not run")
 		}
 		return nil
 	}
 	return fmt.Errorf("unknown command %q of the engine; want start, stop, restart or status", verb)
-}
-
-func (e *engine) setVersion(v string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.version = v
-}
-
-// waitFor waits for done, at most for bound.
-func waitFor(done <-chan struct{}, bound time.Duration, what string) error {
-	timeout := time.NewTimer(bound)
-	defer timeout.Stop()
-	select {
-	case <-done:
-		return nil
-	case <-timeout.C:
-		return fmt.Errorf("%s: not done after %v", what, bound)
-	}
 }

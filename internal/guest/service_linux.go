@@ -53,17 +53,22 @@ type service struct {
 
 	tail tail
 
+	starting sync.Mutex // held from the decision to start until state says so
 	mu       sync.Mutex
-	wanted   bool
-	current  *process      // nil while it does not run
-	changed  chan struct{} // closed and replaced when wanted or current change
-	matchers map[chan struct{}]string
+	state    serviceState
+	changed  chan struct{} // closed and replaced when state changes
 }
 
-func (s *service) change(f func()) {
+type serviceState struct {
+	wanted  bool
+	current *process // nil while it does not run, and once it was told to end
+	ready   bool
+}
+
+func (s *service) change(f func(*serviceState)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f()
+	f(&s.state)
 	if s.changed != nil {
 		close(s.changed)
 	}
@@ -71,13 +76,13 @@ func (s *service) change(f func()) {
 }
 
 // watch returns the present state and a channel that closes when it is another.
-func (s *service) watch() (wanted bool, current *process, changed <-chan struct{}) {
+func (s *service) watch() (serviceState, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.changed == nil {
 		s.changed = make(chan struct{})
 	}
-	return s.wanted, s.current, s.changed
+	return s.state, s.changed
 }
 
 // supervise starts the service and starts it again when it dies, until ctx ends.
@@ -85,8 +90,8 @@ func (s *service) watch() (wanted bool, current *process, changed <-chan struct{
 func (s *service) supervise(ctx context.Context) {
 	failures := 0
 	for ctx.Err() == nil {
-		wanted, _, changed := s.watch()
-		if !wanted {
+		state, changed := s.watch()
+		if !state.wanted {
 			select {
 			case <-changed:
 			case <-ctx.Done():
@@ -96,8 +101,8 @@ func (s *service) supervise(ctx context.Context) {
 		}
 		began := time.Now()
 		ready, cause := s.once()
-		wanted, _, changed = s.watch()
-		if cause == "" || !wanted {
+		state, changed = s.watch()
+		if cause == "" || !state.wanted {
 			continue // it ended because it was told to
 		}
 		if ready && time.Since(began) > s.policy.proved {
@@ -107,7 +112,7 @@ func (s *service) supervise(ctx context.Context) {
 		giveUp := failures >= s.policy.attempts
 		s.report(cause, ready, giveUp)
 		if giveUp {
-			s.change(func() { s.wanted = false })
+			s.change(func(st *serviceState) { st.wanted = false })
 			continue
 		}
 		select {
@@ -141,18 +146,15 @@ func (s *service) once() (ready bool, cause string) {
 	if err != nil {
 		return false, err.Error()
 	}
-	readied := make(chan struct{})
-	go s.followNotify(notify, readied)
-	status := p.wait()
-	select {
-	case <-readied:
-		ready = true
-	default:
+	if p == nil {
+		return false, ""
 	}
+	go s.followNotify(notify, p)
+	status := p.wait()
 	var told bool
-	s.change(func() {
-		told = s.current != p
-		s.current = nil
+	s.change(func(st *serviceState) {
+		told, ready = st.current != p, st.ready
+		st.current, st.ready = nil, false
 	})
 	if told {
 		return ready, ""
@@ -167,9 +169,14 @@ func (s *service) once() (ready bool, cause string) {
 	return ready, fmt.Sprintf("%s %s: %s", s.name, describeStatus(status), strings.Join(lines, "\n"))
 }
 
-// start starts the process and reads its output from then on; drained closes at
+// start starts the process, unless it is no longer wanted, and reads its output from then on; drained closes at
 // the output's end.
 func (s *service) start() (p *process, drained chan struct{}, err error) {
+	s.starting.Lock()
+	defer s.starting.Unlock()
+	if state, _ := s.watch(); !state.wanted {
+		return nil, nil, nil
+	}
 	argv, env, err := s.command()
 	if err != nil {
 		return nil, nil, err
@@ -211,34 +218,13 @@ func (s *service) start() (p *process, drained chan struct{}, err error) {
 		defer in.Close()
 		readLines(in, s.line)
 	}()
-	s.change(func() { s.current = p })
+	s.change(func(st *serviceState) { st.current, st.ready = p, false })
 	return p, drained, nil
 }
 
 func (s *service) line(text string) {
 	s.tail.add(text)
 	s.out.log(s.name, text)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c, match := range s.matchers {
-		if strings.Contains(text, match) {
-			close(c)
-			delete(s.matchers, c)
-		}
-	}
-}
-
-// expect returns a channel that closes when the service logs a line that holds
-// match.
-func (s *service) expect(match string) <-chan struct{} {
-	c := make(chan struct{})
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.matchers == nil {
-		s.matchers = map[chan struct{}]string{}
-	}
-	s.matchers[c] = match
-	return c
 }
 
 func (s *service) notifyPath() string { return filepath.Join(s.runDir, "notify-"+s.name) }
@@ -257,8 +243,8 @@ func (s *service) listenNotify() (*net.UnixConn, error) {
 	return conn, nil
 }
 
-// followNotify reads the service's notifications until the socket is closed.
-func (s *service) followNotify(conn *net.UnixConn, readied chan struct{}) {
+// followNotify reads the notifications of p until the socket is closed.
+func (s *service) followNotify(conn *net.UnixConn, p *process) {
 	buf := make([]byte, 4<<10)
 	ready := false
 	for {
@@ -269,7 +255,7 @@ func (s *service) followNotify(conn *net.UnixConn, readied chan struct{}) {
 		for field := range strings.Lines(string(buf[:n])) {
 			if strings.TrimSpace(field) == "READY=1" && !ready {
 				ready = true
-				close(readied)
+				s.change(func(st *serviceState) { st.ready = st.current == p })
 				if s.onReady != nil {
 					go s.onReady()
 				}
@@ -279,12 +265,32 @@ func (s *service) followNotify(conn *net.UnixConn, readied chan struct{}) {
 }
 
 // up asks for the service to run.
-func (s *service) up() { s.change(func() { s.wanted = true }) }
+func (s *service) up() { s.change(func(st *serviceState) { st.wanted = true }) }
+
+// awaitReady waits until the service is ready, at most for bound.
+func (s *service) awaitReady(bound time.Duration) error {
+	timeout := time.NewTimer(bound)
+	defer timeout.Stop()
+	for {
+		state, changed := s.watch()
+		switch {
+		case state.ready:
+			return nil
+		case !state.wanted:
+			return fmt.Errorf("starting %s: given up; its log says why", s.name)
+		}
+		select {
+		case <-changed:
+		case <-timeout.C:
+			return fmt.Errorf("starting %s: not ready after %v", s.name, bound)
+		}
+	}
+}
 
 // signal sends sig to the service if it runs.
 func (s *service) signal(sig syscall.Signal) {
-	if _, p, _ := s.watch(); p != nil {
-		p.signal(sig, false)
+	if state, _ := s.watch(); state.current != nil {
+		state.current.signal(sig, false)
 	}
 }
 
@@ -295,19 +301,23 @@ func (s *service) stop(bound time.Duration) error { return s.end(false, bound) }
 func (s *service) restart(bound time.Duration) error { return s.end(true, bound) }
 
 func (s *service) end(again bool, bound time.Duration) error {
+	s.starting.Lock()
 	var p *process
-	s.change(func() {
-		p, s.current = s.current, nil // tells once that the end is wanted
-		s.wanted = again
+	s.change(func(st *serviceState) {
+		p = st.current // its absence tells once that the end is wanted
+		*st = serviceState{wanted: again}
 	})
+	s.starting.Unlock()
 	if p == nil {
 		return nil
 	}
 	p.signal(syscall.SIGTERM, false)
+	timeout := time.NewTimer(bound)
+	defer timeout.Stop()
 	select {
 	case <-p.done:
 		return nil
-	case <-time.After(bound):
+	case <-timeout.C:
 	}
 	p.signal(syscall.SIGKILL, false)
 	<-p.done

@@ -17,6 +17,7 @@ var sysctls = [][2]string{
 	{"net.ipv6.conf.all.forwarding", "1"},
 	{"net.ipv4.ping_group_range", "0 2147483647"}, // ping without a capability
 	{"net.ipv4.ip_unprivileged_port_start", "0"},  // a VM of one user
+	{"net.ipv4.conf.all.arp_notify", "1"},         // neighbours learn at once of a new hardware address
 	{"net.core.somaxconn", "4096"},                // databases ask for more than 128
 	{"net.ipv4.neigh.default.gc_thresh3", "8192"}, // many containers on one bridge
 	{"fs.inotify.max_user_instances", "8192"},     // file watchers in containers

@@ -1,0 +1,142 @@
+//go:build linux
+
+package guest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hyve-vm/hyve/internal/guestapi"
+)
+
+func TestChannel(t *testing.T) {
+	host, here := net.Pipe()
+	defer host.Close()
+	out := newOutbox(func() time.Duration { return time.Second })
+	requests := make(chan guestapi.Request, 10)
+	repeats := make(chan bool, 10)
+	c := &channel{bootID: "boot", out: out,
+		handle:  func(r guestapi.Request) error { requests <- r; return nil },
+		greeted: func(first bool) { repeats <- first },
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- c.serve(ctx, here) }()
+
+	out.put(guestapi.Event{Phase: &guestapi.Phase{Name: guestapi.PhaseInit}}) // before any host
+	out.logf("early")
+	w := guestapi.NewWriter[guestapi.Request](host)
+	r := guestapi.NewReader[guestapi.Event](host)
+	hello := func(version int, session uint64) guestapi.Event {
+		t.Helper()
+		if err := w.Write(guestapi.Request{Hello: &guestapi.Hello{Version: version, Session: session}}); err != nil {
+			t.Fatal(err)
+		}
+		e, err := r.Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	if e := hello(guestapi.Version, 7); e.Hello == nil || e.Hello.Session != 7 || e.Hello.BootID != "boot" {
+		t.Fatalf("the first event is %s", describeEvent(e))
+	}
+	for _, want := range []string{"phase init", "init: early"} {
+		if e, err := r.Read(); err != nil || describeEvent(e) != want || e.Uptime != time.Second {
+			t.Errorf("then %s, %v; want %s", describeEvent(e), err, want)
+		}
+	}
+	if first := <-repeats; !first {
+		t.Error("the first hello is taken for a later one")
+	}
+	host.Write([]byte("{broken\n"))
+	if e, _ := r.Read(); e.Log == nil || !strings.Contains(e.Log.Line, "damaged") {
+		t.Errorf("after a damaged line: %s", describeEvent(e))
+	}
+	w.Write(guestapi.Request{ID: 5, Clock: &guestapi.Clock{UnixNano: 1}})
+	if req := <-requests; req.ID != 5 || req.Clock == nil {
+		t.Errorf("the request is %+v", req)
+	}
+	if e := hello(guestapi.Version, 8); e.Hello == nil || e.Hello.Session != 8 {
+		t.Errorf("a second hello is answered by %s", describeEvent(e))
+	}
+	if first := <-repeats; first {
+		t.Error("the second hello is taken for the first")
+	}
+	if e := hello(guestapi.Version+1, 9); e.Hello == nil || e.Hello.Version != guestapi.Version {
+		t.Errorf("another version's hello is answered by %s", describeEvent(e))
+	}
+	if e, _ := r.Read(); e.Failed == nil {
+		t.Errorf("another version gives %s", describeEvent(e))
+	}
+	host.Close()
+	if err := <-ended; err == nil {
+		t.Error("the end of the stream is no error")
+	}
+}
+
+func TestOutboxDropsLogs(t *testing.T) {
+	o := testOutbox()
+	const extra = 10
+	for i := range maxQueuedLogs + extra {
+		o.logf("line %d", i)
+	}
+	o.put(guestapi.Event{Phase: &guestapi.Phase{Name: "x"}})
+	if e := nextEvent(t, o, func(e guestapi.Event) bool { return e.Hello == nil }); e.Phase == nil {
+		t.Errorf("a phase waits behind log lines: %s", describeEvent(e))
+	}
+	lines, reported := 0, false
+	for !reported || lines < maxQueuedLogs {
+		e := nextEvent(t, o, func(guestapi.Event) bool { return true })
+		if strings.HasPrefix(e.Log.Line, "line ") {
+			lines++
+		} else {
+			reported = e.Log.Line == fmt.Sprintf("%d log lines were dropped: the host reads too slowly", extra)
+		}
+	}
+	o.flush(time.Second) // empty: returns
+	o.logf("last")
+	began := time.Now()
+	o.flush(20 * time.Millisecond)
+	if time.Since(began) < 20*time.Millisecond {
+		t.Error("flush did not wait for what is queued")
+	}
+}
+
+func TestPorts(t *testing.T) {
+	out := testOutbox()
+	p := newPorts(out)
+	proxy, here := net.Pipe()
+	published := make(chan struct{})
+	go func() { p.publish("tcp", "127.0.0.1", 80, here); close(published) }()
+	opened := nextEvent(t, out, func(e guestapi.Event) bool { return e.PortOpened != nil }).PortOpened
+	if opened.Protocol != "tcp" || opened.HostIP != "127.0.0.1" || opened.Port != 80 {
+		t.Errorf("opened %+v", opened)
+	}
+	p.repeat()
+	if again := nextEvent(t, out, func(e guestapi.Event) bool { return e.PortOpened != nil }).PortOpened; *again != *opened {
+		t.Errorf("repeated as %+v", again)
+	}
+	p.acknowledge(opened.ID + 1) // nobody's
+	p.acknowledge(opened.ID)
+	p.acknowledge(opened.ID)
+	answer := make([]byte, 3)
+	if _, err := proxy.Read(answer); err != nil || string(answer) != "ok\n" {
+		t.Errorf("the proxy reads %q, %v", answer, err)
+	}
+	select {
+	case <-published:
+		t.Fatal("the port closed while its proxy lives")
+	case <-time.After(10 * time.Millisecond):
+	}
+	proxy.Close()
+	if closed := nextEvent(t, out, func(e guestapi.Event) bool { return e.PortClosed != nil }).PortClosed; closed.ID != opened.ID {
+		t.Errorf("closed %+v", closed)
+	}
+	<-published
+}

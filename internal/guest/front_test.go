@@ -1,0 +1,222 @@
+//go:build linux
+
+package guest
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// startFront starts a front before an engine that handle plays.
+func startFront(t *testing.T, pki *testPKI, handle func(*net.UnixConn)) (f *front, address string) {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "docker.sock")
+	engine, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { engine.Close() })
+	go func() {
+		for {
+			conn, err := engine.AcceptUnix()
+			if err != nil {
+				return
+			}
+			go handle(conn)
+		}
+	}()
+	f = newFront(socket, t.Logf)
+	if err := f.identify(pki.identity("first")); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go f.serve(l)
+	return f, l.Addr().String()
+}
+
+func dialFront(address string, pki *testPKI, client ...tls.Certificate) (*tls.Conn, error) {
+	pool := x509.NewCertPool()
+	pool.AddCert(pki.ca)
+	conn, err := tls.Dial("tcp", address, &tls.Config{RootCAs: pool, ServerName: "first", Certificates: client})
+	if err != nil {
+		return nil, err
+	}
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	// With TLS 1.3 a server refuses a client's certificate after the client's
+	// part of the handshake: the first read says so.
+	conn.Write([]byte("GET /x HTTP/1.0\r\n\r\n"))
+	return conn, nil
+}
+
+func TestFrontHalfClose(t *testing.T) {
+	pki := newTestPKI(t, "first")
+	// The engine echoes after it has read everything: without a half-close in
+	// both directions either side would wait for ever.
+	_, address := startFront(t, pki, func(conn *net.UnixConn) {
+		all, _ := io.ReadAll(conn)
+		conn.Write(all)
+		conn.CloseWrite()
+		conn.Close()
+	})
+	conn, err := dialFront(address, pki, pki.client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	big := make([]byte, 5<<20)
+	rand.Read(big)
+	go func() { conn.Write(big); conn.CloseWrite() }()
+	got, err := io.ReadAll(conn)
+	if err != nil || !bytes.Equal(got[len("GET /x HTTP/1.0\r\n\r\n"):], big) {
+		t.Errorf("%d bytes came back, %v", len(got), err)
+	}
+}
+
+func TestFrontEngineClosesFirst(t *testing.T) {
+	pki := newTestPKI(t, "first")
+	served := make(chan error, 1)
+	_, address := startFront(t, pki, func(conn *net.UnixConn) {
+		r := bufio.NewReader(conn)
+		r.ReadString('\n')
+		r.ReadString('\n')
+		conn.Write([]byte("output"))
+		conn.CloseWrite()
+		rest, err := io.ReadAll(r) // input goes on after the output's end
+		if string(rest) != "input" {
+			t.Errorf("the engine reads %q", rest)
+		}
+		served <- err
+	})
+	conn, err := dialFront(address, pki, pki.client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(conn); err != nil || string(got) != "output" {
+		t.Errorf("the client reads %q, %v", got, err)
+	}
+	conn.Write([]byte("input"))
+	conn.Close()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFrontClientBreaksOff(t *testing.T) {
+	pki := newTestPKI(t, "first")
+	noticed := make(chan struct{})
+	_, address := startFront(t, pki, func(conn *net.UnixConn) {
+		io.Copy(io.Discard, conn)
+		close(noticed)
+	})
+	conn, err := dialFront(address, pki, pki.client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := conn.NetConn().(*net.TCPConn)
+	raw.SetLinger(0) // a reset instead of an orderly end
+	raw.Close()
+	select {
+	case <-noticed:
+	case <-time.After(10 * time.Second):
+		t.Error("the engine does not learn that its client is gone")
+	}
+}
+
+func TestFrontLetsIn(t *testing.T) {
+	pki, other := newTestPKI(t, "first"), newTestPKI(t, "first")
+	f, address := startFront(t, pki, func(conn *net.UnixConn) {
+		line, _ := bufio.NewReader(conn).ReadString('\n')
+		io.WriteString(conn, line)
+		conn.Close()
+	})
+	read := func(server *testPKI, client ...tls.Certificate) string {
+		conn, err := dialFront(address, server, client...)
+		if err != nil {
+			return "refused: " + err.Error()
+		}
+		defer conn.Close()
+		b, err := io.ReadAll(conn)
+		if err != nil && len(b) == 0 {
+			return "refused: " + err.Error()
+		}
+		return string(b)
+	}
+	serverCert, serverKey := pki.issue(t, "client", x509.ExtKeyUsageServerAuth)
+	wrongUse, err := tls.X509KeyPair([]byte(serverCert), []byte(serverKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		clients []tls.Certificate
+		ok      bool
+	}{
+		"its client":            {[]tls.Certificate{pki.client}, true},
+		"nobody":                {nil, false},
+		"another CA's client":   {[]tls.Certificate{other.client}, false},
+		"a server, as a client": {[]tls.Certificate{wrongUse}, false},
+	} {
+		if got := read(pki, test.clients...); strings.HasPrefix(got, "GET /x") != test.ok {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	if err := f.identify(other.identity("first")); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(other, other.client); !strings.HasPrefix(got, "GET /x") {
+		t.Errorf("after another identity its client gets %q", got)
+	}
+	if got := read(other, pki.client); strings.HasPrefix(got, "GET /x") {
+		t.Error("after another identity the first one's client is let in")
+	}
+	bad := pki.identity("first")
+	bad.CA = "none"
+	if f.identify(bad) == nil {
+		t.Error("an identity without a CA is taken")
+	}
+	if conn, err := net.Dial("tcp", address); err == nil { // no plain TCP
+		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		io.WriteString(conn, "GET /_ping HTTP/1.0\r\n\r\n")
+		if b, _ := io.ReadAll(conn); bytes.Contains(b, []byte("HTTP")) {
+			t.Errorf("plain TCP is answered %q", b)
+		}
+	}
+}
+
+func TestFrontWithoutEngine(t *testing.T) {
+	pki := newTestPKI(t, "first")
+	f, address := startFront(t, pki, nil)
+	f.socket = "/no/such"
+	conn, err := dialFront(address, pki, pki.client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := io.ReadAll(conn); !strings.HasPrefix(string(b), "HTTP/1.1 503 ") {
+		t.Errorf("answer %q", b)
+	}
+}
+
+func TestRewriteOldVersion(t *testing.T) {
+	for in, want := range map[string]string{
+		"GET /v1.15/version HTTP/1.1\r\n": "GET /version HTTP/1.1\r\n",
+		"GET /v1.45/version HTTP/1.1\r\n": "GET /v1.45/version HTTP/1.1\r\n",
+		"GET /v1.15/info HTTP/1.1\r\n":    "GET /v1.15/info HTTP/1.1\r\n",
+		"G":                               "G",
+		"":                                "",
+	} {
+		if got, _ := io.ReadAll(rewriteOldVersion(strings.NewReader(in))); string(got) != want {
+			t.Errorf("%q became %q, want %q", in, got, want)
+		}
+	}
+}

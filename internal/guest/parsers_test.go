@@ -1,0 +1,248 @@
+package guest
+
+import (
+	"bytes"
+	"encoding/binary"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestParseUevent(t *testing.T) {
+	for _, test := range []struct {
+		in   string
+		want uevent
+		ok   bool
+	}{
+		{"add@/devices/pci0/virtio1/block/vda\x00ACTION=add\x00SUBSYSTEM=block\x00DEVNAME=vda\x00",
+			uevent{action: "add", devpath: "/devices/pci0/virtio1/block/vda", subsystem: "block", devname: "vda"}, true},
+		{"change@/x\x00broken\x00", uevent{action: "change", devpath: "/x"}, true},
+		{"libudev\x00\xfe\xed\xca\xfe", uevent{}, false},
+		{"add@/x", uevent{}, false}, // cut short
+		{"@/x\x00", uevent{}, false},
+		{"", uevent{}, false},
+	} {
+		got, ok := parseUevent([]byte(test.in))
+		if ok != test.ok || ok && got != test.want {
+			t.Errorf("parseUevent(%q) = %+v, %t; want %+v, %t", test.in, got, ok, test.want, test.ok)
+		}
+	}
+}
+
+func FuzzParseUevent(f *testing.F) {
+	f.Add([]byte("add@/devices/x\x00SUBSYSTEM=block\x00DEVNAME=vda\x00"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if e, ok := parseUevent(b); ok && !bytes.HasPrefix(b, []byte(e.action+"@"+e.devpath+"\x00")) {
+			t.Errorf("parseUevent(%q) = %+v", b, e)
+		}
+	})
+}
+
+func TestParseOOMKill(t *testing.T) {
+	for _, test := range []struct {
+		in   string
+		want oomKill
+		ok   bool
+	}{
+		{"4,713,123456,-;oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=abc,mems_allowed=0,oom_memcg=/docker/abc,task_memcg=/docker/abc,task=stress,pid=321,uid=0\n SUBSYSTEM=x\n",
+			oomKill{process: "stress", cgroup: "/docker/abc"}, true},
+		{"4,1,1,-;oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,mems_allowed=0,global_oom,task_memcg=/docker/x,task=a,b,pid=7,uid=0",
+			oomKill{process: "a,b"}, true},
+		{"4,1,1,-;oom-kill:constraint=CONSTRAINT_NONE", oomKill{}, false},
+		{"6,1,1,-;virtio_net virtio0 eth0: renamed", oomKill{}, false},
+		{"oom-kill:task=a,pid=1", oomKill{}, false}, // no prefix: not a record
+	} {
+		got, ok := parseOOMKill(test.in)
+		if ok != test.ok || ok && got != test.want {
+			t.Errorf("parseOOMKill(%q) = %+v, %t; want %+v, %t", test.in, got, ok, test.want, test.ok)
+		}
+	}
+}
+
+func FuzzParseOOMKill(f *testing.F) {
+	f.Add("4,713,123456,-;oom-kill:constraint=CONSTRAINT_MEMCG,oom_memcg=/docker/abc,task=stress,pid=321,uid=0")
+	f.Fuzz(func(t *testing.T, s string) {
+		if k, ok := parseOOMKill(s); ok && (k.process == "" || !strings.Contains(s, k.process)) {
+			t.Errorf("parseOOMKill(%q) = %+v", s, k)
+		}
+	})
+}
+
+// ext4Head makes a disk's beginning with a superblock.
+func ext4Head(change func(sb []byte)) []byte {
+	head := make([]byte, 4096)
+	sb := head[1024:2048]
+	binary.LittleEndian.PutUint16(sb[0x38:], 0xef53)
+	binary.LittleEndian.PutUint32(sb[0x18:], 2)    // 4096
+	binary.LittleEndian.PutUint32(sb[0x04:], 1000) // blocks
+	binary.LittleEndian.PutUint16(sb[0x3a:], 1)    // clean
+	copy(sb[0x78:], "hyve-data")
+	if change != nil {
+		change(sb)
+	}
+	return head
+}
+
+func TestParseExt4(t *testing.T) {
+	plain := ext4{label: "hyve-data", blockSize: 4096, blocks: 1000, clean: true}
+	with := func(change func(*ext4)) ext4 { e := plain; change(&e); return e }
+	for name, test := range map[string]struct {
+		head  []byte
+		want  ext4
+		ok    bool
+		check bool
+	}{
+		"plain":   {ext4Head(nil), plain, true, false},
+		"journal": {ext4Head(func(sb []byte) { sb[0x60] = 4 }), plain, true, false}, // to be replayed by mounting
+		"64 bit": {ext4Head(func(sb []byte) { sb[0x60] = 0x80; sb[0x150] = 1 }),
+			with(func(e *ext4) { e.blocks += 1 << 32 }), true, false},
+		"high half without 64 bit": {ext4Head(func(sb []byte) { sb[0x150] = 1 }), plain, true, false},
+		"errors":                   {ext4Head(func(sb []byte) { sb[0x3a] = 3 }), with(func(e *ext4) { e.errors = true }), true, true},
+		"counted errors":           {ext4Head(func(sb []byte) { sb[0x194] = 1 }), with(func(e *ext4) { e.errors = true }), true, true},
+		"unclean":                  {ext4Head(func(sb []byte) { sb[0x3a] = 0 }), with(func(e *ext4) { e.clean = false }), true, true},
+		"absurd block size":        {ext4Head(func(sb []byte) { sb[0x18] = 40 }), ext4{}, false, false},
+		"no magic":                 {make([]byte, 4096), ext4{}, false, false},
+		"short":                    {ext4Head(nil)[:2000], ext4{}, false, false},
+	} {
+		got, ok := parseExt4(test.head)
+		if ok != test.ok || got != test.want || ok && got.needsCheck() != test.check {
+			t.Errorf("%s: parseExt4 = %+v, %t; want %+v, %t; check %t", name, got, ok, test.want, test.ok, got.needsCheck())
+		}
+	}
+}
+
+func FuzzParseExt4(f *testing.F) {
+	f.Add(ext4Head(nil))
+	f.Fuzz(func(t *testing.T, head []byte) {
+		if e, ok := parseExt4(head); ok && (e.blocks < 0 || e.blockSize < 1024 || e.blockSize > 64<<10 || len(e.label) > 16) {
+			t.Errorf("parseExt4 = %+v", e)
+		}
+		describeContent(head)
+	})
+}
+
+func TestContent(t *testing.T) {
+	at := func(offset int, what string) []byte {
+		head := make([]byte, headSize)
+		copy(head[offset:], what)
+		return head
+	}
+	for _, test := range []struct {
+		head  []byte
+		blank bool
+		asked bool
+		name  string
+	}{
+		{make([]byte, headSize), true, false, ""},
+		{make([]byte, 13), true, false, ""},
+		{at(0, boot2dockerMagic), false, true, ""},
+		{at(headSize-1, "x"), false, false, `unknown data, beginning at byte 1048575 with "x"`},
+		{at(0, "XFSB"), false, false, "an XFS file system"},
+		{at(0x10040, "_BHRfS_M"), false, false, "a btrfs file system"},
+		{at(510, "\x55\xaa"), false, false, "an MBR partition table"},
+		{append(at(512, "EFI PART")[:headSize:headSize], 0), false, false, "a GPT partition table"},
+		{at(4086, "SWAPSPACE2"), false, false, "swap space"},
+	} {
+		blank, asked := mayFormat(test.head)
+		if blank != test.blank || asked != test.asked {
+			t.Errorf("%s: mayFormat = %t, %t", test.name, blank, asked)
+		}
+		if !blank && !asked && describeContent(test.head) != test.name {
+			t.Errorf("describeContent = %q, want %q", describeContent(test.head), test.name)
+		}
+	}
+}
+
+func TestModules(t *testing.T) {
+	if got := moduleName("/modules/virtio-blk.ko"); got != "virtio_blk" {
+		t.Errorf("moduleName = %q", got)
+	}
+	for in, want := range map[string][]string{
+		"\x7fELF…\x00license=GPL\x00depends=net-failover,x\x00name=virtio_net\x00": {"net_failover", "x"},
+		"\x00depends=\x00": nil,
+		"nothing":          nil,
+		"\x00depends=cut":  {"cut"},
+	} {
+		if got := moduleDepends([]byte(in)); !slices.Equal(got, want) {
+			t.Errorf("moduleDepends(%q) = %q, want %q", in, got, want)
+		}
+	}
+	if got := moduleList("/a.ko\n\n# no\n /b.ko \n/c.ko"); !slices.Equal(got, []string{"/a.ko", "/b.ko", "/c.ko"}) {
+		t.Errorf("moduleList = %q", got)
+	}
+}
+
+func FuzzModuleDepends(f *testing.F) {
+	f.Add([]byte("\x00depends=a,b\x00"))
+	f.Fuzz(func(t *testing.T, b []byte) { moduleDepends(b) })
+}
+
+func TestParseProxyCall(t *testing.T) {
+	for _, test := range []struct {
+		in   string
+		want proxyCall
+		args string
+	}{
+		{"-proto tcp -host-ip 0.0.0.0 -host-port 80 -container-ip 172.17.0.2 -container-port 8080",
+			proxyCall{protocol: "tcp", hostIP: "0.0.0.0", port: 80},
+			"-proto tcp -host-ip 0.0.0.0 -host-port 80 -container-ip 172.17.0.2 -container-port 8080"},
+		{"-proto tcp -host-ip 127.0.0.1 -host-port 80 -container-ip 172.17.0.2 -container-port 8080",
+			proxyCall{protocol: "tcp", hostIP: "127.0.0.1", port: 80},
+			"-proto tcp -host-ip 0.0.0.0 -host-port 80 -container-ip 172.17.0.2 -container-port 8080"},
+		{"--proto=udp --host-ip=::1 --host-port=53 -x",
+			proxyCall{protocol: "udp", hostIP: "::1", port: 53}, "-proto udp -host-ip :: -host-port 53 -x"},
+		{"-proto tcp -host-ip 10.0.0.1 -host-port 80 -use-listen-fd",
+			proxyCall{protocol: "tcp", hostIP: "10.0.0.1", port: 80, listenFD: true},
+			"-proto tcp -host-ip 0.0.0.0 -host-port 80 -use-listen-fd"},
+	} {
+		got, err := parseProxyCall(strings.Fields(test.in))
+		test.want.args = strings.Fields(test.args)
+		if err != nil || !reflect.DeepEqual(got, test.want) {
+			t.Errorf("parseProxyCall(%q) = %+v, %v; want %+v", test.in, got, err, test.want)
+		}
+		protocol, ip, port, err := parsePortLine(strings.Fields(got.portLine())[1:])
+		if err != nil || protocol != got.protocol || ip != got.hostIP || port != got.port {
+			t.Errorf("parsePortLine(%q) = %q, %q, %d, %v", got.portLine(), protocol, ip, port, err)
+		}
+	}
+	for _, bad := range []string{"", "-proto tcp", "-proto", "-proto tcp -host-port 70000", "-proto tcp -host-port 0", "-proto tcp -host-port x"} {
+		if c, err := parseProxyCall(strings.Fields(bad)); err == nil {
+			t.Errorf("parseProxyCall(%q) = %+v", bad, c)
+		}
+	}
+	for _, bad := range []string{"", "tcp 1.2.3.4", "tcp 1.2.3.4 0", "ip 1.2.3.4 1", "tcp x 1", "tcp 1.2.3.4 65536"} {
+		if _, _, _, err := parsePortLine(strings.Fields(bad)); err == nil {
+			t.Errorf("parsePortLine(%q) is no error", bad)
+		}
+	}
+}
+
+func FuzzParseProxyCall(f *testing.F) {
+	f.Add("-proto tcp -host-ip 0.0.0.0 -host-port 80")
+	f.Fuzz(func(t *testing.T, s string) {
+		if c, err := parseProxyCall(strings.Fields(s)); err == nil && (c.port == 0 || c.protocol == "") {
+			t.Errorf("parseProxyCall(%q) = %+v", s, c)
+		}
+		parsePortLine(strings.Fields(s))
+	})
+}
+
+func TestReadLines(t *testing.T) {
+	long := strings.Repeat("x", 3*maxLine)
+	var got []string
+	readLines(strings.NewReader("one\r\n\n"+long+"\nlast"), func(s string) { got = append(got, s) })
+	if want := []string{"one", "", long[:maxLine], "last"}; !slices.Equal(got, want) {
+		t.Errorf("readLines gave %d lines: %.80q", len(got), got)
+	}
+	if got := readTail(strings.NewReader(long+"end"), 5); got != "xxend" {
+		t.Errorf("readTail = %q", got)
+	}
+	var kept tail
+	for i := range keptLines + 7 {
+		kept.add(strings.Repeat("i", i))
+	}
+	if last := kept.last(1000); len(last) != keptLines || len(last[keptLines-1]) != keptLines+6 {
+		t.Errorf("a tail keeps %d lines", len(last))
+	}
+}
