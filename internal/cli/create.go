@@ -42,6 +42,9 @@ from Debian's packages. Without a name the machine is called "default".`,
 				spec.Name = args[0]
 			}
 			spec.Memory, spec.Disk = int64(memory), int64(disk)
+			if cmd.Flags().Changed("cpus") && spec.CPUs < 1 {
+				return &usageError{fmt.Errorf("%d CPUs are too few", spec.CPUs), "give at least 1"}
+			}
 			if dryRun {
 				return a.dryRun(cmd, home, options)
 			}
