@@ -262,6 +262,23 @@ func TestOutboundUDP(t *testing.T) {
 	}
 }
 
+func TestSourceChanged(t *testing.T) {
+	to := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9}
+	for from, want := range map[string]bool{"": false, "127.0.0.2": true} {
+		if from != "" && machineIP("x") == loopback4 {
+			continue // this platform has one loopback address
+		}
+		c, err := net.DialUDP("udp4", &net.UDPAddr{IP: net.ParseIP(from)}, to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := sourceChanged(c); got != want {
+			t.Errorf("from %q: %t, want %t", from, got, want)
+		}
+		_ = c.Close()
+	}
+}
+
 // TestSessionLimit opens more UDP sessions than there may be.
 func TestSessionLimit(t *testing.T) {
 	n, g := newPair(t, Config{})

@@ -352,7 +352,8 @@ func (p *publisher) solved(port *port) {
 	port.problem, port.retry, port.delay = nil, time.Time{}, retryFirst
 }
 
-func network(protocol string, a netip.Addr) string {
+// withFamily is package net's name for protocol on addresses like a.
+func withFamily(protocol string, a netip.Addr) string {
 	if a.Is4() {
 		return protocol + "4"
 	}
@@ -361,7 +362,7 @@ func network(protocol string, a netip.Addr) string {
 
 func (n *Network) publishTCP(addr netip.AddrPort) (io.Closer, error) {
 	var lc net.ListenConfig
-	l, err := lc.Listen(context.Background(), network("tcp", addr.Addr()), addr.String())
+	l, err := lc.Listen(context.Background(), withFamily("tcp", addr.Addr()), addr.String())
 	if err != nil {
 		return nil, err
 	}

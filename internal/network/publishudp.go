@@ -130,7 +130,7 @@ type udpSocket struct {
 }
 
 func listenUDP(addr netip.AddrPort) (*udpSocket, error) {
-	conn, err := net.ListenUDP(network("udp", addr.Addr()), net.UDPAddrFromAddrPort(addr))
+	conn, err := net.ListenUDP(withFamily("udp", addr.Addr()), net.UDPAddrFromAddrPort(addr))
 	if err != nil {
 		return nil, err
 	}

@@ -131,13 +131,26 @@ func (t *udpTable) closeAll() {
 	}
 }
 
+// sourceCheck is how often a session that sends looks whether it still sends
+// from the right address.
+const sourceCheck = 5 * time.Second
+
+// errSourceChanged ends a session; the guest's next datagram begins a new one.
+var errSourceChanged = errors.New("the host's network changed")
+
 // relayUDP runs a session between the guest's endpoint and a connected socket
 // of the host, in the background.
 func (n *Network) relayUDP(host *net.UDPConn, ep tcpip.Endpoint, wq *waiter.Queue) {
 	s := n.udp.newSession(ep, wq, func() { _ = host.Close() })
+	checked := time.Now()
 	started := n.spawn(func() {
 		defer s.close()
 		n.udp.fromGuest(s, func(b []byte) error {
+			if time.Since(checked) > sourceCheck {
+				if checked = time.Now(); sourceChanged(host) {
+					return errSourceChanged
+				}
+			}
 			_, err := host.Write(b)
 			return err
 		})
@@ -148,6 +161,19 @@ func (n *Network) relayUDP(host *net.UDPConn, ep tcpip.Endpoint, wq *waiter.Queu
 	if !started {
 		s.close()
 	}
+}
+
+// sourceChanged tells whether the host would reach the peer of conn from
+// another address by now, because a VPN came up for instance. A connected
+// socket keeps the address with which it began, and a guest that keeps sending
+// from one port would never get an answer again.
+func sourceChanged(conn *net.UDPConn) bool {
+	probe, err := net.DialUDP("udp4", nil, conn.RemoteAddr().(*net.UDPAddr)) // sends nothing
+	if err != nil {
+		return true
+	}
+	defer probe.Close()
+	return !probe.LocalAddr().(*net.UDPAddr).IP.Equal(conn.LocalAddr().(*net.UDPAddr).IP)
 }
 
 // fromGuest sends what the guest sends until the session ends.
