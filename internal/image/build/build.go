@@ -36,7 +36,7 @@ type Options struct {
 	// HyveInit is the guest's static PID 1; nil means the embedded one.
 	HyveInit []byte
 	Progress func(Progress) // may be nil; called one at a time
-	Warn     func(error)    // may be nil; told of a mirror that was passed over
+	Warn     func(error)    // may be nil; told of a mirror that was passed over, and the like
 
 	// For tests: the keys to trust, the clock, and how long a mirror may take.
 	// Zero values mean Debian's keys, time.Now, and debian's limits.
@@ -272,7 +272,15 @@ func (b *builder) furnish(root *tree) (*guest, error) {
 	if err := addSystem(root, b.opts.HyveInit, b.debian.Date, docker); err != nil {
 		return nil, err
 	}
-	return g, g.addModules()
+	if err := g.addModules(); err != nil {
+		return nil, err
+	}
+	for _, err := range g.modules.pruned {
+		if b.opts.Warn != nil {
+			b.opts.Warn(err)
+		}
+	}
+	return g, nil
 }
 
 // addModules indexes the root's modules and decides what is loaded when.

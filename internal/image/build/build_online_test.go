@@ -108,4 +108,3 @@ func testInit(t *testing.T, arch string) []byte {
 	}
 	return []byte("#!/no/such/interpreter\n")
 }
-

@@ -37,11 +37,11 @@ var engineModules = []string{
 
 // keptModules are the modules of the root, as path.Match patterns below
 // kernel/; one that names a directory keeps all below it. What they depend on
-// has to be kept as well: the build checks it.
+// has to be kept as well, else they are left out with a warning.
 var keptModules = []string{
 	// Ciphers, checksums and compression, which containers reach by AF_ALG,
 	// WireGuard, IPsec, dm-crypt, NFS and the file systems below.
-	"crypto", "arch/*/crypto", "lib",
+	"crypto", "arch/*/crypto", "arch/*/lib", "lib",
 
 	// Disks, and what is built on them.
 	"block", "mm",
@@ -53,7 +53,7 @@ var keptModules = []string{
 	"drivers/nvdimm/libnvdimm.ko", "drivers/nvdimm/nd_virtio.ko", "drivers/nvdimm/virtio_pmem.ko",
 
 	// The virtual machine's other devices.
-	"drivers/virtio", "drivers/char/hw_random", "drivers/firmware/qemu_fw_cfg.ko", "drivers/ptp",
+	"drivers/virtio", "drivers/char/hw_random/virtio-rng.ko", "drivers/firmware/qemu_fw_cfg.ko", "drivers/ptp",
 	"drivers/acpi/button.ko", "drivers/input/evdev.ko", "drivers/misc/pvpanic", "drivers/vhost",
 	"drivers/pps", "drivers/rtc", "drivers/iommu/virtio-iommu.ko", "drivers/gpio/gpio-pl061.ko", "drivers/input/keyboard/gpio_keys.ko",
 	"arch/*/kvm", "virt", // for virtual machines in containers, where the host nests
@@ -79,7 +79,7 @@ var keptModules = []string{
 var unkeptModules = []string{
 	"crypto/tcrypt.ko", // the test bench
 	"lib/*-error-inject.ko", "lib/test_*", "mm/hwpoison-inject.ko",
-	"net/core/drop_monitor.ko", "net/core/pktgen.ko",
+	"net/core/drop_monitor.ko", "net/core/pktgen.ko", "net/core/selftests.ko",
 	"drivers/vhost/vhost_scsi.ko", "drivers/vhost/vhost_vdpa.ko", "drivers/virtio/virtio_vdpa.ko",
 	"drivers/ptp/ptp_vmw.ko", "drivers/rtc/rtc-mt*.ko",
 	"fs/nls/mac-*.ko", "fs/nls/nls_cp[^48]*.ko", "fs/nls/nls_cp8[^5]*.ko", "fs/nls/nls_euc-jp.ko", "fs/nls/nls_koi8-*.ko",

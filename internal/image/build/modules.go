@@ -68,6 +68,7 @@ type module struct {
 type moduleSet struct {
 	dir    string // "usr/lib/modules/VERSION"
 	byName map[string]*module
+	pruned []error // one for each module that was left out for want of another
 }
 
 // readModules reads all modules of the tree's kernel.
@@ -91,14 +92,29 @@ func readModules(t *tree, version string) (*moduleSet, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, m := range s.sorted() {
-		for _, d := range m.depends {
-			if s.byName[d] == nil {
-				return nil, fmt.Errorf("module %s needs %s, which the image leaves out", m.name, d)
+	s.prune(t)
+	return s, nil
+}
+
+// prune removes the modules that need one which was left out. keptModules is
+// meant to name none of them, but another kernel may have new dependencies, and
+// that shall not keep people from building.
+func (s *moduleSet) prune(t *tree) {
+	for again := true; again; {
+		again = false
+		for _, m := range s.sorted() {
+			for _, d := range m.depends {
+				if s.byName[d] != nil {
+					continue
+				}
+				s.pruned = append(s.pruned, fmt.Errorf("leaving out module %s, which needs %s", m.name, d))
+				delete(s.byName, m.name)
+				t.remove(s.dir + "/" + m.path)
+				again = true
+				break
 			}
 		}
 	}
-	return s, nil
 }
 
 func moduleName(s string) string { return strings.ReplaceAll(s, "-", "_") }

@@ -99,7 +99,7 @@ func (a *Archive) load(ctx context.Context) error {
 	}{
 		{name: a.opts.Suite},
 		{name: a.opts.Suite + "-updates", optional: true},
-		{name: a.opts.Suite + "-security", security: true},
+		{name: a.opts.Suite + "-security", security: true}, // optional where its place is guessed
 	}
 	a.progress(Progress{Stage: "Reading the Debian archive"})
 	releases := make([]*Release, len(suites))
@@ -139,16 +139,18 @@ func (a *Archive) load(ctx context.Context) error {
 }
 
 // release returns the suite's Release from the first mirror that serves a good
-// one, or nil if the suite may be missing and is.
+// one, or nil if the suite may be missing and a mirror says that it is.
 func (a *Archive) release(ctx context.Context, suite string, security, optional bool) (*Release, error) {
 	var errs []error
-	missing := true
+	missing := false
 	for _, m := range a.opts.Mirrors {
 		base := m.Archive
 		if security {
-			if base = m.Security; base == "" {
-				continue
-			}
+			base = m.Security
+		}
+		if base == "" {
+			missing = true
+			continue
 		}
 		r, err := a.releaseFrom(ctx, base, suite)
 		if err == nil {
@@ -157,14 +159,14 @@ func (a *Archive) release(ctx context.Context, suite string, security, optional 
 		if ctx.Err() != nil {
 			return nil, err
 		}
-		mayMiss := optional || security && m.Guessed
-		if !mayMiss || !errors.Is(err, errNotFound) {
-			missing = false
-			if a.opts.Warn != nil {
-				a.opts.Warn(err)
-			}
+		if (optional || security && m.Guessed) && errors.Is(err, errNotFound) {
+			missing = true
+			continue
 		}
 		errs = append(errs, err)
+		if a.opts.Warn != nil {
+			a.opts.Warn(err)
+		}
 	}
 	if missing {
 		return nil, nil

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
+	pgperrors "github.com/ProtonMail/go-crypto/openpgp/errors"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 )
 
@@ -94,6 +95,9 @@ func verify(data []byte, keys openpgp.EntityList, now time.Time) ([]byte, error)
 		_, err = openpgp.CheckDetachedSignature(keys, bytes.NewReader(block.Bytes), &sig, cfg)
 		if err == nil {
 			return block.Plaintext, nil
+		}
+		if errors.Is(err, pgperrors.ErrSignatureExpired) {
+			err = errors.New("one is not valid at this computer's time, " + now.Format(time.RFC3339))
 		}
 		causes = append(causes, err.Error())
 	}

@@ -1,0 +1,357 @@
+package debian
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/hyve-vm/hyve/internal/image/debian/debiantest"
+)
+
+var testNow = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
+
+// quick are limits that a test can wait for.
+var quick = Limits{Connect: time.Second, Header: 300 * time.Millisecond, Stall: 100 * time.Millisecond, Tries: 2, Backoff: time.Millisecond}
+
+func testArchive(key *openpgp.Entity) debiantest.Archive {
+	return debiantest.Archive{
+		Suite: "trixie", Arch: "amd64", Date: testNow.Add(-time.Hour), Key: key,
+		Debs: []debiantest.Deb{
+			{Name: "app", Version: "1.0-1", Fields: map[string]string{"Depends": "libapp (>= 1)"},
+				Files: []tar.Header{{Name: "./usr/bin/app", Mode: 0o755}}, Content: map[string]string{"./usr/bin/app": strings.Repeat("x", 100_000)}},
+			{Name: "libapp", Version: "1.2", Files: []tar.Header{{Name: "./usr/lib/libapp.so", Mode: 0o644}}},
+		},
+	}
+}
+
+func openTest(t *testing.T, url, cache string, key *openpgp.Entity, change func(*Options)) (*Archive, error) {
+	t.Helper()
+	o := Options{
+		Suite: "trixie", Arch: "amd64", CacheDir: cache, Keys: openpgp.EntityList{key}, Limits: quick,
+		Mirrors: []Mirror{{Archive: url, Security: url + "/security", Guessed: true}},
+		Now:     func() time.Time { return testNow },
+	}
+	if change != nil {
+		change(&o)
+	}
+	a, err := Open(context.Background(), o)
+	if err == nil {
+		t.Cleanup(func() { a.Close() })
+	}
+	return a, err
+}
+
+func TestArchive(t *testing.T) {
+	key := debiantest.Key(t)
+	files := testArchive(key).Files(t)
+	security := testArchive(key)
+	security.Suite, security.ValidUntil = "trixie-security", testNow.Add(time.Hour)
+	security.Debs = security.Debs[1:]
+	security.Debs[0].Version = "1.2+deb13u1"
+	for name, data := range security.Files(t) {
+		files["security/"+name] = data
+	}
+	var last Progress
+	a, err := openTest(t, debiantest.Serve(t, files, nil), t.TempDir(), key, func(o *Options) {
+		o.Progress = func(p Progress) { last = p }
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(a.Releases) != 2 || a.Releases[0].Version != "13.0" {
+		t.Errorf("releases %+v", a.Releases)
+	}
+	packages, err := Resolve(a.Index, []string{"app"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(packages) != 2 || packages[1].Version != "1.2+deb13u1" {
+		t.Fatalf("got %+v", packages)
+	}
+	debs, err := a.Download(context.Background(), packages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, p := range packages {
+		para, err := ReadDebControl(debs[i])
+		if err != nil || para.Get("Package") != p.Name || para.Get("Version") != p.Version {
+			t.Errorf("%s: %v, %v", p.Name, para, err)
+		}
+	}
+	if last.Done != last.Total || last.Total == 0 || last.Stage == "" {
+		t.Errorf("last progress %+v", last)
+	}
+}
+
+// TestRefused covers everything that must not be taken from a mirror.
+func TestRefused(t *testing.T) {
+	key, other := debiantest.Key(t), debiantest.Key(t)
+	const release, index = "dists/trixie/InRelease", "dists/trixie/main/binary-amd64/Packages.xz"
+	replace := func(name string, old, new string) func(map[string][]byte) {
+		return func(f map[string][]byte) { f[name] = bytes.Replace(f[name], []byte(old), []byte(new), 1) }
+	}
+	for _, tc := range []struct {
+		name    string
+		archive func(*debiantest.Archive)
+		files   func(map[string][]byte)
+		want    string
+	}{
+		{"expired", func(a *debiantest.Archive) { a.ValidUntil = testNow.Add(-time.Minute) }, nil, "it expired at 2026-06-01T11:59:00Z"},
+		{"from the future", func(a *debiantest.Archive) { a.Date = testNow.Add(48 * time.Hour) }, nil, "in the future"},
+		{"wrong suite", func(a *debiantest.Archive) { a.Suite = "bookworm" }, func(f map[string][]byte) {
+			f[release] = f["dists/bookworm/InRelease"]
+		}, `it is the release "bookworm", not "trixie"`},
+		{"unknown key", func(a *debiantest.Archive) { a.Key = other }, nil, "no signature is good"},
+		{"tampered", nil, replace(release, "Version: 13.0", "Version: 13.9"), "no signature is good"},
+		{"clock before the signature", nil, nil, "not valid at this computer's time, 2020-06-01"},
+		{"unsigned", nil, func(f map[string][]byte) { f[release] = []byte("Codename: trixie\n") }, "not a signed message"},
+		{"truncated", nil, func(f map[string][]byte) { f[release] = f[release][:len(f[release])*2/3] }, "cut short or damaged"},
+		{"appended", nil, func(f map[string][]byte) { f[release] = append(f[release], "Codename: x\n"...) }, "something follows its signature"},
+		{"index tampered", nil, func(f map[string][]byte) {
+			for name, data := range f {
+				if strings.Contains(name, "binary-amd64") {
+					data = bytes.Clone(data)
+					data[len(data)/2] ^= 1
+					f[name] = data
+				}
+			}
+		}, "its SHA-256 is not the signed one"},
+		{"index truncated", nil, func(f map[string][]byte) {
+			for name, data := range f {
+				if strings.Contains(name, "binary-amd64") {
+					f[name] = data[:len(data)/2]
+				}
+			}
+		}, "bytes, not"},
+		{"index missing", nil, func(f map[string][]byte) {
+			for name := range f {
+				if strings.Contains(name, "binary-amd64") {
+					delete(f, name)
+				}
+			}
+		}, index + ": not found (404)"},
+		{"release missing", nil, func(f map[string][]byte) { delete(f, release) }, release + ": not found (404)"},
+		{"too large", nil, func(f map[string][]byte) { f[release] = make([]byte, maxRelease+1) }, "larger than 8388608 bytes"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			a := testArchive(key)
+			if tc.archive != nil {
+				tc.archive(&a)
+			}
+			files := a.Files(t)
+			if tc.files != nil {
+				tc.files(files)
+			}
+			url := debiantest.Serve(t, files, nil)
+			_, err := openTest(t, url, t.TempDir(), key, func(o *Options) {
+				if tc.name == "clock before the signature" {
+					o.Now = func() time.Time { return testNow.AddDate(-6, 0, 0) }
+				}
+			})
+			if err == nil || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), url) {
+				t.Errorf("got %v, want %q and the mirror's URL", err, tc.want)
+			}
+			if strings.Contains(errText(err), "\n") {
+				t.Errorf("more than one line: %v", err)
+			}
+		})
+	}
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+func TestRolledBack(t *testing.T) {
+	key, cache := debiantest.Key(t), t.TempDir()
+	a := testArchive(key)
+	if x, err := openTest(t, debiantest.Serve(t, a.Files(t), nil), cache, key, nil); err != nil {
+		t.Fatal(err)
+	} else {
+		x.Close()
+	}
+	a.Date = a.Date.Add(-time.Minute)
+	_, err := openTest(t, debiantest.Serve(t, a.Files(t), nil), cache, key, nil)
+	if err == nil || !strings.Contains(err.Error(), "lags behind or was rolled back") {
+		t.Fatalf("got %v", err)
+	}
+	var h interface{ Hint() string }
+	if !errors.As(err, &h) || h.Hint() == "" {
+		t.Errorf("no hint in %v", err)
+	}
+	a.Date = a.Date.Add(2 * time.Minute)
+	if _, err := openTest(t, debiantest.Serve(t, a.Files(t), nil), cache, key, nil); err != nil {
+		t.Errorf("a newer one: %v", err)
+	}
+}
+
+// TestSlowMirrors makes sure that no mirror can hang a build.
+func TestSlowMirrors(t *testing.T) {
+	key := debiantest.Key(t)
+	files := testArchive(key).Files(t)
+	hang := func(before func(http.ResponseWriter)) func(http.Handler) http.Handler {
+		return func(http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				before(w)
+				select {
+				case <-r.Context().Done():
+				case <-time.After(5 * time.Second):
+				}
+			})
+		}
+	}
+	for _, tc := range []struct {
+		name string
+		wrap func(http.Handler) http.Handler
+		want string
+	}{
+		{"no header", hang(func(http.ResponseWriter) {}), "timeout awaiting response headers"},
+		{"stalled body", hang(func(w http.ResponseWriter) {
+			w.Header().Set("Content-Length", "100000")
+			w.Write([]byte("-----BEGIN"))
+			w.(http.Flusher).Flush()
+		}), "the mirror stalled: fewer than 16384 bytes in 100ms"},
+		{"server error", func(http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(503) })
+		}, "the mirror answered 503 Service Unavailable (tried 2 times)"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			url := debiantest.Serve(t, files, tc.wrap)
+			began := time.Now()
+			_, err := openTest(t, url, t.TempDir(), key, nil)
+			if err == nil || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), url) {
+				t.Errorf("got %v, want %q", err, tc.want)
+			}
+			if d := time.Since(began); d > 4*time.Second {
+				t.Errorf("it took %s", d)
+			}
+		})
+	}
+	t.Run("refused", func(t *testing.T) {
+		const url = "http://127.0.0.1:1"
+		_, err := openTest(t, url, t.TempDir(), key, nil)
+		if err == nil || !strings.Contains(err.Error(), url) || !strings.Contains(err.Error(), "refused") || !strings.Contains(err.Error(), "tried 2 times") {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("the next mirror helps", func(t *testing.T) {
+		good := debiantest.Serve(t, files, nil)
+		var warned error
+		_, err := openTest(t, "", t.TempDir(), key, func(o *Options) {
+			o.Mirrors = []Mirror{{Archive: "http://127.0.0.1:1"}, {Archive: good}}
+			o.Warn = func(err error) { warned = err }
+		})
+		if err != nil || warned == nil {
+			t.Errorf("got %v, warned of %v", err, warned)
+		}
+	})
+}
+
+// TestResume cuts the first answer for a package short and expects the second
+// request to ask for the rest only.
+func TestResume(t *testing.T) {
+	key := debiantest.Key(t)
+	a := testArchive(key)
+	a.Debs[0].Ext = "none" // large enough to be cut
+	files := a.Files(t)
+	var cuts, ranges atomic.Int32
+	url := debiantest.Serve(t, files, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.Contains(r.URL.Path, "/app_") {
+				if r.Header.Get("Range") == "bytes=50000-" {
+					ranges.Add(1)
+				} else if cuts.Add(1) == 1 {
+					w.Header().Set("Content-Length", "100000")
+					w.Write(files[strings.TrimPrefix(r.URL.Path, "/")][:50000])
+					panic(http.ErrAbortHandler)
+				}
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	cache := t.TempDir()
+	ar, err := openTest(t, url, cache, key, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packages, err := Resolve(ar.Index, []string{"app"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := ar.Download(context.Background(), packages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cuts.Load() != 1 || ranges.Load() != 1 {
+		t.Errorf("%d whole requests, %d for the rest", cuts.Load(), ranges.Load())
+	}
+	data, err := os.ReadFile(got[0])
+	if err != nil || !bytes.Equal(data, files["pool/trixie/app_1.0-1_amd64.deb"]) {
+		t.Errorf("the file differs (%v)", err)
+	}
+	// A damaged cached file is not used, but fetched again.
+	if err := os.WriteFile(got[0], []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ar.Download(context.Background(), packages); err != nil {
+		t.Fatal(err)
+	}
+	if cuts.Load() != 2 {
+		t.Error("a damaged file in the cache was not fetched again")
+	}
+	// What was not used for long goes.
+	if err := Prune(cache, time.Hour, time.Now().Add(2*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(cache, "sha256", "*", "*")); len(left) != 0 {
+		t.Errorf("left after pruning: %v", left)
+	}
+}
+
+func TestCancelled(t *testing.T) {
+	key := debiantest.Key(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, err := Open(ctx, Options{
+		Suite: "trixie", Arch: "amd64", CacheDir: t.TempDir(), Keys: openpgp.EntityList{key}, Limits: quick,
+		Mirrors: []Mirror{{Archive: debiantest.Serve(t, testArchive(key).Files(t), nil)}},
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestRealKeyring makes sure that the embedded keys are the ones meant.
+func TestRealKeyring(t *testing.T) {
+	keys, err := Keyring()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	for _, k := range keys {
+		for name := range k.Identities {
+			found[name] = true
+		}
+	}
+	for _, name := range []string{
+		"Debian Archive Automatic Signing Key (13/trixie) <ftpmaster@debian.org>",
+		"Debian Security Archive Automatic Signing Key (13/trixie) <ftpmaster@debian.org>",
+		"Debian Stable Release Key (13/trixie) <debian-release@lists.debian.org>",
+	} {
+		if !found[name] {
+			t.Errorf("no key of %s", name)
+		}
+	}
+}
