@@ -12,7 +12,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"time"
+
+	"github.com/google/renameio/v2"
 )
 
 // State is what a machine does.
@@ -58,6 +61,29 @@ type Failure struct {
 	Phase string `json:"phase"`
 	Cause string `json:"cause"`
 	Hint  string `json:"hint,omitempty"`
+}
+
+// Keep writes a failure to a file, for those who ask when the supervisor is
+// gone.
+func (f *Failure) Keep(path string) error {
+	data, err := json.Marshal(f)
+	if err != nil {
+		return err
+	}
+	return renameio.WriteFile(path, data, 0o600)
+}
+
+// KeptFailure returns the failure in a file, nil if there is none.
+func KeptFailure(path string) *Failure {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	f := new(Failure)
+	if json.Unmarshal(data, f) != nil {
+		return nil
+	}
+	return f
 }
 
 func (f *Failure) Error() string {

@@ -35,7 +35,7 @@ func Status(ctx context.Context, dir machine.Dir) (control.Status, error) {
 	case heldErr != nil:
 		return control.Status{}, heldErr
 	case !held:
-		return control.Status{State: control.Stopped}, nil
+		return control.Status{State: control.Stopped, Failure: control.KeptFailure(dir.Failure())}, nil
 	case err == nil: // it says Stopped and is about to end
 		return status, nil
 	case errors.Is(err, control.ErrNoAnswer), errors.Is(err, context.DeadlineExceeded):

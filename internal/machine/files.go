@@ -79,6 +79,10 @@ func (d Dir) Lock() string { return filepath.Join(string(d), "lock") }
 // Disk is the data disk, raw and sparse.
 func (d Dir) Disk() string { return filepath.Join(string(d), "disk.img") }
 
+// Failure says why the machine ended by itself the last time; it is there only
+// if it did. It is history for people: nothing is decided by it.
+func (d Dir) Failure() string { return filepath.Join(string(d), "failure.json") }
+
 // ServerDir holds what only the guest shows: its certificate and host key. It
 // is apart from the machine's directory, which docker clients read.
 func (d Dir) ServerDir() string { return filepath.Join(string(d), "server") }

@@ -1,12 +1,19 @@
 package supervisor
 
 import (
+	"bytes"
+	"cmp"
+	"context"
 	"crypto/rand"
 	"fmt"
+	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/hyve-vm/hyve/internal/guestapi"
 	"github.com/hyve-vm/hyve/internal/machine"
@@ -20,6 +27,7 @@ type identity struct {
 	ca      *pki.CA
 	hostKey pki.SSHKey
 	userKey pki.SSHKey
+	shown   atomic.Pointer[pki.Pair] // what the guest was told last
 }
 
 // openIdentity opens the machine's keys and brings what docker clients read up
@@ -65,6 +73,7 @@ func (id *identity) guestIdentity() (guestapi.Identity, error) {
 	if err != nil {
 		return guestapi.Identity{}, err
 	}
+	id.shown.Store(&server)
 	m := id.machine
 	seed := make([]byte, 32)
 	rand.Read(seed) // never fails
@@ -91,6 +100,38 @@ func (id *identity) guestIdentity() (guestapi.Identity, error) {
 	}, nil
 }
 
+// renewal is how often certificates are looked after. They are renewed when a
+// third of their life is left, which is months.
+const renewal = 12 * time.Hour
+
+// keepCertificates renews the certificates of a machine that runs for long:
+// clients find theirs in the machine's directory, and tell is called when the
+// guest needs a new one.
+func (id *identity) keepCertificates(ctx context.Context, every time.Duration, tell func() error) error {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := id.ca.Export(string(id.machine.Dir())); err != nil {
+			return err
+		}
+		now, err := id.server()
+		if err != nil {
+			return err
+		}
+		if shown := id.shown.Load(); shown != nil && bytes.Equal(now.CertPEM, shown.CertPEM) {
+			continue
+		}
+		if err := tell(); err != nil {
+			return err
+		}
+	}
+}
+
 // hostProxies returns the host's proxies as the guest has to see them: one on
 // the host's loopback is on host.docker.internal there.
 func hostProxies(getenv func(string) string) map[string]string {
@@ -103,14 +144,18 @@ func hostProxies(getenv func(string) string) map[string]string {
 		if value == "" {
 			continue
 		}
-		if name != "NO_PROXY" {
-			for _, local := range []string{"localhost", "127.0.0.1", "[::1]"} {
-				value = strings.Replace(value, "//"+local+":", "//"+network.HostName+":", 1)
-			}
+		if proxy, err := url.Parse(value); err == nil && isLoopback(proxy.Hostname()) {
+			proxy.Host = net.JoinHostPort(network.HostName, cmp.Or(proxy.Port(), "80"))
+			value = proxy.String()
 		}
 		proxies[name] = value
 	}
 	return proxies
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // newGeneration draws a VM generation ID.

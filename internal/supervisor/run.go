@@ -96,6 +96,7 @@ func Run(ctx context.Context, home machine.Home, name string, ready func(error))
 	told := s.answerWords()
 	defer told()
 	s.stopOnSignal()
+	os.Remove(m.Dir().Failure())
 	ready(nil)
 
 	s.log.Info("starting", "machine", m.Name, "image", m.Image)
@@ -125,7 +126,22 @@ func (s *supervisor) live(ctx context.Context, lock *machine.Lock) error {
 		return err
 	}
 	defer s.guest.close()
+	go func() {
+		if err := parts.keepCertificates(ctx, renewal, s.tellIdentity); err != nil {
+			s.log.Error("renewing certificates", "error", err)
+			s.board.problem(err.Error())
+		}
+	}()
 	return s.boot(ctx, lock)
+}
+
+// tellIdentity gives the guest its identity again.
+func (s *supervisor) tellIdentity() error {
+	identity, err := s.parts.guestIdentity()
+	if err != nil {
+		return err
+	}
+	return s.guest.send(guestapi.Request{Identity: &identity})
 }
 
 // boot runs the VM, again if the guest reboots, until it ends.
@@ -292,6 +308,9 @@ func (s *supervisor) end(err error) {
 		fallthrough
 	default:
 		s.log.Error("ended", "error", err)
+		if err := failure.Keep(s.machine.Dir().Failure()); err != nil {
+			s.log.Error("keeping the failure", "error", err)
+		}
 	}
 	s.board.set(func(st *control.Status) {
 		st.State, st.Activity = control.Stopped, ""
