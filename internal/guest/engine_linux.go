@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -33,6 +34,8 @@ const (
 
 // An engine is containerd and dockerd with what they are told.
 type engine struct {
+	reaper     *reaper
+	front      *front
 	out        *outbox
 	phase      func(string)
 	fail       func(string, error)
@@ -46,7 +49,7 @@ type engine struct {
 	launched launchState
 	id       guestapi.Identity
 
-	flags   current[[]string] // of dockerd's next start; mu is held across one
+	launch  current[launch] // dockerd's next; mu is held across one
 	version current[string] // of the dockerd that was ready last
 }
 
@@ -56,12 +59,15 @@ type launchState struct {
 	cas     string
 }
 
+// A launch is how dockerd is started.
+type launch struct{ flags, env []string }
+
 func (a launchState) equal(b launchState) bool {
 	return a.cas == b.cas && maps.Equal(a.proxies, b.proxies)
 }
 
-func newEngine(r *reaper, out *outbox, phase func(string), fail func(string, error)) *engine {
-	e := &engine{out: out, phase: phase, fail: fail}
+func newEngine(r *reaper, f *front, out *outbox, phase func(string), fail func(string, error)) *engine {
+	e := &engine{reaper: r, front: f, out: out, phase: phase, fail: fail}
 	env := []string{servicePath, "HOME=/root", "LANG=C.UTF-8"}
 	e.containerd = &service{
 		name: guestapi.ServiceContainerd, phase: guestapi.PhaseContainerd, runDir: runDir,
@@ -75,8 +81,8 @@ func newEngine(r *reaper, out *outbox, phase func(string), fail func(string, err
 		name: guestapi.ServiceDockerd, phase: guestapi.PhaseEngine, runDir: runDir,
 		cgroup: cgroupHyve + "/dockerd", score: -500, policy: defaultPolicy, reaper: r, out: out,
 		command: func() ([]string, []string, error) {
-			flags, _ := e.flags.get()
-			return append([]string{"dockerd"}, flags...), env, nil
+			l, _ := e.launch.get()
+			return slices.Concat([]string{"dockerd"}, l.flags), slices.Concat(env, l.env), nil
 		},
 		onReady: e.dockerdReady,
 	}
@@ -119,25 +125,36 @@ func (e *engine) prepare(id guestapi.Identity) error {
 	if err != nil {
 		return err
 	}
-	config, err := e.compose(id)
+	// A profile that cannot be read is the user's to mend, over SSH; the engine
+	// starts without it.
+	p, err := readProfile(e.reaper, profilePath)
+	if err == nil {
+		err = e.front.alsoAs(p.ca, p.cert, p.key)
+	}
+	if err != nil {
+		e.out.logf("%v", err)
+	}
+	config, err := e.compose(id, p.options)
 	if err != nil {
 		return err
 	}
 	for _, note := range config.notes {
 		e.out.logf("%s", note)
 	}
-	e.flags.set(config.flags)
+	e.launch.set(launch{flags: config.flags, env: p.env})
 	e.id = id
 	e.launched = launchState{proxies: maps.Clone(id.Proxies), cas: cas}
 	return writeChanged(daemonJSON, config.file, 0o644)
 }
 
-func (e *engine) compose(id guestapi.Identity) (engineConfig, error) {
+func (e *engine) compose(id guestapi.Identity, more []string) (engineConfig, error) {
 	user, err := os.ReadFile(userDaemonJSON)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return engineConfig{}, fmt.Errorf("reading the user's engine configuration: %w", err)
 	}
-	return composeEngineConfig(id, e.options, user)
+	options := e.options
+	options.Options = slices.Concat(options.Options, more)
+	return composeEngineConfig(id, options, user)
 }
 
 // identify tells a running dockerd of the machine's identity: by a reload where
@@ -196,7 +213,11 @@ func (e *engine) relaunch() error {
 	if err := json.Unmarshal(final, &keys); err != nil {
 		return fmt.Errorf("restarting dockerd: %w", err)
 	}
-	keys["live-restore"] = true
+	l, _ := e.launch.get()
+	asFlag := slices.ContainsFunc(l.flags, func(f string) bool { return strings.HasPrefix(f, "--live-restore") })
+	if !asFlag {
+		keys["live-restore"] = true // unless a flag says something, which the file must not repeat
+	}
 	lasting, err := json.Marshal(keys)
 	if err != nil {
 		return fmt.Errorf("restarting dockerd: %w", err)

@@ -103,6 +103,12 @@ func defaultKeys(id guestapi.Identity, engine guestapi.Engine) map[string]any {
 		"data-root":      "/var/lib/docker",
 		"storage-driver": "overlay2",
 		"exec-opts":      []any{"native.cgroupdriver=cgroupfs"},
+		// Said even where they say nothing: a reload leaves alone what is absent, and
+		// these change under a running engine.
+		"live-restore":        false,
+		"labels":              []any{},
+		"registry-mirrors":    []any{},
+		"insecure-registries": []any{},
 	}
 	if mtu := id.Network.MTU; mtu > 0 {
 		keys["mtu"] = mtu

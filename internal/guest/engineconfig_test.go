@@ -21,6 +21,7 @@ func TestComposeEngineConfig(t *testing.T) {
 		"mtu": 16384.0, "default-network-opts": map[string]any{"bridge": map[string]any{"com.docker.network.driver.mtu": "16384"}},
 		"labels": []any{"a=1"}, "registry-mirrors": []any{"https://m"}, "insecure-registries": []any{"r:5000"},
 		"proxies": map[string]any{"http-proxy": "http://p"}, "userland-proxy-path": shimPath,
+		"live-restore": false,
 	}
 	with := func(change func(map[string]any)) map[string]any {
 		m := map[string]any{}

@@ -30,6 +30,9 @@ type front struct {
 	logf    func(string, ...any)
 	config  current[*tls.Config]
 	buffers sync.Pool
+
+	mu          sync.Mutex
+	own, second *face
 }
 
 func newFront(socket string, logf func(string, ...any)) *front {
@@ -41,22 +44,72 @@ func newFront(socket string, logf func(string, ...any)) *front {
 
 // identify makes new connections see that identity.
 func (f *front) identify(id guestapi.Identity) error {
-	cert, err := tls.X509KeyPair([]byte(id.ServerCert), []byte(id.ServerKey))
+	own, err := readFace(id.CA, id.ServerCert, id.ServerKey)
 	if err != nil {
-		return fmt.Errorf("reading the engine's certificate: %w", err)
+		return err
 	}
-	clients := x509.NewCertPool()
-	if !clients.AppendCertsFromPEM([]byte(id.CA)) {
-		return errors.New("reading the CA of the engine's clients: no certificate in it")
-	}
-	f.config.set(&tls.Config{
-		MinVersion:   tls.VersionTLS12,
-		Certificates: []tls.Certificate{cert},
-		ClientAuth:   tls.RequireAndVerifyClientCert, // and its usage must be client authentication
-		ClientCAs:    clients,
-		NextProtos:   []string{"http/1.1"},
-	})
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.own = own
+	f.rebuild()
 	return nil
+}
+
+// alsoAs makes the front answer for a second set of certificates, which
+// docker-machine has put into the guest. A client that names the machine sees
+// the identity's, any other this one. Empty texts take it back.
+func (f *front) alsoAs(ca, cert, key string) error {
+	var second *face
+	if ca != "" {
+		var err error
+		if second, err = readFace(ca, cert, key); err != nil {
+			return err
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.second = second
+	f.rebuild()
+	return nil
+}
+
+// A face is what the front shows its clients, and who they may be.
+type face struct {
+	cert tls.Certificate
+	ca   string
+}
+
+func readFace(ca, cert, key string) (*face, error) {
+	pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
+	if err != nil {
+		return nil, fmt.Errorf("reading the engine's certificate: %w", err)
+	}
+	if !x509.NewCertPool().AppendCertsFromPEM([]byte(ca)) {
+		return nil, errors.New("reading the CA of the engine's clients: no certificate in it")
+	}
+	return &face{cert: pair, ca: ca}, nil
+}
+
+// rebuild makes the configuration of new connections. The caller holds mu.
+func (f *front) rebuild() {
+	if f.own == nil {
+		return // nobody is let in before the machine has its identity
+	}
+	config := &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		ClientAuth: tls.RequireAndVerifyClientCert, // and its usage must be client authentication
+		ClientCAs:  x509.NewCertPool(),
+		NextProtos: []string{"http/1.1"},
+	}
+	// crypto/tls takes the first that fits the name which the client asks for,
+	// and the very first for a client that asks for none.
+	for _, face := range []*face{f.second, f.own} {
+		if face != nil {
+			config.Certificates = append(config.Certificates, face.cert)
+			config.ClientCAs.AppendCertsFromPEM([]byte(face.ca))
+		}
+	}
+	f.config.set(config)
 }
 
 // serve accepts connections until l is closed.
@@ -88,6 +141,7 @@ var oldVersion = regexp.MustCompile(`^GET /v1\.1[0-9]/version `)
 // handle joins a client to the engine.
 func (f *front) handle(client *tls.Conn) {
 	defer client.Close()
+	defer logPanic(f.logf)
 	client.SetDeadline(time.Now().Add(handshakeTimeout))
 	if err := client.Handshake(); err != nil {
 		if !errors.Is(err, io.EOF) { // somebody only looked whether the port is open

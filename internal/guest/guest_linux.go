@@ -64,6 +64,13 @@ func (g *guest) dieOfPanic() {
 	}
 }
 
+// logPanic keeps a panic over one connection from ending the machine.
+func logPanic(logf func(string, ...any)) {
+	if r := recover(); r != nil {
+		logf("serving a connection panicked: %v\n%s", r, debug.Stack())
+	}
+}
+
 // die tells the host why the machine cannot go on, and ends it at once.
 func (g *guest) die(phase string, cause error) {
 	fmt.Fprintf(os.Stderr, "hyve-init: %s: %v\n", phase, cause)

@@ -81,6 +81,7 @@ func (s *sshServer) serve(l net.Listener) {
 
 func (s *sshServer) handle(conn net.Conn) {
 	defer conn.Close()
+	defer logPanic(s.logf)
 	config, ok := s.config.get()
 	if !ok {
 		return

@@ -61,6 +61,7 @@ func (s *sshServer) session(c ssh.NewChannel) {
 	}
 	n := &session{server: s, channel: channel}
 	defer n.close()
+	defer logPanic(s.logf)
 	for req := range requests {
 		ok := n.request(req)
 		if req.WantReply {

@@ -1,0 +1,88 @@
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+)
+
+// profilePath is the file by which boot2docker's users, and docker-machine when
+// it provisions, configure the engine: shell, to be sourced.
+const profilePath = "/var/lib/boot2docker/profile"
+
+// A profile is what it sets.
+type profile struct {
+	options []string // EXTRA_ARGS, as guestapi.Engine's
+	env     []string // what it exports
+	// PEM of CACERT, SERVERCERT and SERVERKEY, which are paths; all or none.
+	ca, cert, key string
+}
+
+// profileScript prints, each ended by a zero byte, the words of EXTRA_ARGS, a
+// line with an end mark, the three paths and the exported variables.
+const profileScript = `. "$1" >/dev/null || exit
+for word in $EXTRA_ARGS; do printf '%s\0' "$word"; done
+printf '%s\0' "
+" "$CACERT" "$SERVERCERT" "$SERVERKEY"
+exec env -0`
+
+// readProfile sources the profile. One that is not there sets nothing.
+func readProfile(r *reaper, path string) (profile, error) {
+	var p profile
+	if !exists(path) {
+		return p, nil
+	}
+	out, err := r.run([]string{servicePath}, "/bin/sh", "-c", profileScript, "sh", path)
+	if err != nil {
+		return p, fmt.Errorf("reading %s: %w", path, err)
+	}
+	words, rest, ok := strings.Cut("\x00"+out, "\x00\n\x00")
+	fields := strings.Split(rest, "\x00")
+	if !ok || len(fields) < 3 {
+		return p, fmt.Errorf("reading %s: it prints on its own: %q", path, out[:min(len(out), 100)])
+	}
+	p.options = flagWords(strings.FieldsFunc(words, func(c rune) bool { return c == 0 }))
+	for _, variable := range fields[3:] {
+		name, _, _ := strings.Cut(variable, "=")
+		switch name {
+		case "", "PATH", "PWD", "OLDPWD", "SHLVL", "_":
+		default:
+			p.env = append(p.env, variable)
+		}
+	}
+	return p, p.readCertificates(fields[0], fields[1], fields[2])
+}
+
+func (p *profile) readCertificates(ca, cert, key string) error {
+	var pem [3]string
+	for i, path := range []string{ca, cert, key} {
+		b, err := os.ReadFile(path)
+		if path == "" || errors.Is(err, os.ErrNotExist) {
+			return nil // boot2docker made its own then; a hyve machine has its identity's
+		}
+		if err != nil {
+			return fmt.Errorf("reading the profile's certificates: %w", err)
+		}
+		pem[i] = string(b)
+	}
+	p.ca, p.cert, p.key = pem[0], pem[1], pem[2]
+	return nil
+}
+
+// flagWords joins the words of a command line to options, "name=value" or
+// "name". A word that does not begin with a hyphen is the value of the one
+// before it.
+func flagWords(words []string) []string {
+	var options []string
+	for _, word := range words {
+		last := len(options) - 1
+		switch {
+		case strings.HasPrefix(word, "-"):
+			options = append(options, strings.TrimLeft(word, "-"))
+		case last >= 0 && !strings.Contains(options[last], "="):
+			options[last] += "=" + word
+		}
+	}
+	return options
+}

@@ -1,0 +1,295 @@
+//go:build linux
+
+package guest
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
+)
+
+// startSSH starts a server whose sessions run as the current user.
+func startSSH(t *testing.T, pki *testPKI) (*sshServer, string) {
+	t.Helper()
+	a := account{name: "docker", uid: uint32(os.Getuid()), gid: uint32(os.Getgid()), home: t.TempDir(), shell: "/bin/sh"}
+	s := &sshServer{account: a, reaper: testReaper, logf: t.Logf, environment: func() []string { return []string{"HTTP_PROXY=http://p"} }}
+	if err := s.identify(pki.identity("first")); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go s.serve(l)
+	return s, l.Addr().String()
+}
+
+func dialSSH(address, name string, pki *testPKI, keys ...ssh.Signer) (*ssh.Client, error) {
+	return ssh.Dial("tcp", address, &ssh.ClientConfig{
+		User: name, Auth: []ssh.AuthMethod{ssh.PublicKeys(keys...), ssh.Password("tcuser")},
+		HostKeyCallback: ssh.FixedHostKey(pki.hostKey), Timeout: 10 * time.Second})
+}
+
+func sshSession(t *testing.T, client *ssh.Client) *ssh.Session {
+	t.Helper()
+	s, err := client.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func TestSSHLetsIn(t *testing.T) {
+	pki, other := newTestPKI(t, "first"), newTestPKI(t, "first")
+	s, address := startSSH(t, pki)
+	for name, test := range map[string]struct {
+		user string
+		key  ssh.Signer
+		ok   bool
+	}{
+		"its user":    {"docker", pki.user, true},
+		"root":        {"root", pki.user, false},
+		"another key": {"docker", other.user, false},
+	} {
+		client, err := dialSSH(address, test.user, pki, test.key)
+		if (err == nil) != test.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+		if client != nil {
+			client.Close()
+		}
+	}
+	if err := s.identify(other.identity("first")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dialSSH(address, "docker", other, other.user); err != nil {
+		t.Errorf("after another identity: %v", err)
+	}
+	if _, err := dialSSH(address, "docker", other, pki.user); err == nil {
+		t.Error("after another identity the first one's user is let in")
+	}
+	bad := pki.identity("first")
+	bad.AuthorizedKeys = []string{"ssh-ed25519 nonsense"}
+	if s.identify(bad) == nil {
+		t.Error("a broken key is taken")
+	}
+}
+
+func TestSSHExec(t *testing.T) {
+	pki := newTestPKI(t, "first")
+	server, address := startSSH(t, pki)
+	client, err := dialSSH(address, "docker", pki, pki.user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+
+	out, err := sshSession(t, client).Output(`echo "$HOME $USER $HTTP_PROXY"; pwd; echo err >&2`)
+	home := server.account.home
+	if err != nil || string(out) != home+" docker http://p\n"+home+"\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+	var exit *ssh.ExitError
+	if err := sshSession(t, client).Run("exit 7"); !errors.As(err, &exit) || exit.ExitStatus() != 7 {
+		t.Errorf("exit 7 gives %v", err)
+	}
+	if err := sshSession(t, client).Run("kill -TERM $$"); !errors.As(err, &exit) || exit.Signal() != "TERM" {
+		t.Errorf("a killed shell gives %v", err)
+	}
+
+	s := sshSession(t, client)
+	if err := s.Setenv("LC_ALL", "x.y"); err != nil {
+		t.Error(err)
+	}
+	if err := s.Setenv("LD_PRELOAD", "/x"); err == nil {
+		t.Error("LD_PRELOAD is taken")
+	}
+	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	s.Stdin = bytes.NewReader(big) // its end ends cat
+	if out, err := s.Output("cat; printf $LC_ALL"); err != nil || !bytes.Equal(out, append(big, "x.y"...)) {
+		t.Errorf("%d bytes came back, %v", len(out), err)
+	}
+
+	s = sshSession(t, client)
+	stdout, _ := s.StdoutPipe()
+	s.Start("trap 'echo got; exit 3' USR1; echo ready; while :; do sleep 0.05; done")
+	io.ReadFull(stdout, make([]byte, len("ready\n")))
+	s.Signal(ssh.SIGUSR1)
+	rest, _ := io.ReadAll(stdout)
+	if err := s.Wait(); string(rest) != "got\n" || !errors.As(err, &exit) || exit.ExitStatus() != 3 {
+		t.Errorf("after a signal: %q, %v", rest, err)
+	}
+
+	began := time.Now()
+	out, err = sshSession(t, client).Output("sleep 30 & echo $!") // holds the pipe
+	if err != nil || time.Since(began) > 10*time.Second {
+		t.Errorf("a child in the background: %v after %v", err, time.Since(began))
+	}
+	sshSession(t, client).Run("kill " + strings.TrimSpace(string(out)))
+}
+
+func TestSSHDisconnectHangsUp(t *testing.T) {
+	pki := newTestPKI(t, "first")
+	_, address := startSSH(t, pki)
+	client, err := dialSSH(address, "docker", pki, pki.user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := sshSession(t, client)
+	s.Start("trap 'echo hup > " + fifo + "; exit' HUP; echo ready; while :; do sleep 0.05; done")
+	got := make(chan string)
+	go func() { b, _ := os.ReadFile(fifo); got <- string(b) }()
+	time.Sleep(200 * time.Millisecond)
+	client.Close()
+	select {
+	case b := <-got:
+		if b != "hup\n" {
+			t.Errorf("the program says %q", b)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the program runs on after its client is gone")
+	}
+}
+
+func TestSSHTerminal(t *testing.T) {
+	pki := newTestPKI(t, "first")
+	server, address := startSSH(t, pki)
+	if u, err := user.Current(); err == nil && u.Uid == "0" {
+		server.account.shell = "/bin/sh"
+	}
+	client, err := dialSSH(address, "docker", pki, pki.user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	s := sshSession(t, client)
+	if err := s.RequestPty("xterm-test", 24, 80, ssh.TerminalModes{ssh.ECHO: 0, ssh.OPOST: 0}); err != nil {
+		t.Skipf("no terminals here: %v", err)
+	}
+	stdin, _ := s.StdinPipe()
+	stdout, _ := s.StdoutPipe()
+	if err := s.Shell(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.WindowChange(50, 132); err != nil {
+		t.Error(err)
+	}
+	time.Sleep(50 * time.Millisecond)
+	io.WriteString(stdin, "stty size; echo $TERM; echo $0; tty; exit 5\n")
+	out, _ := io.ReadAll(stdout)
+	var exit *ssh.ExitError
+	if err := s.Wait(); !errors.As(err, &exit) || exit.ExitStatus() != 5 {
+		t.Errorf("the shell ends with %v", err)
+	}
+	for _, want := range []string{"50 132\n", "xterm-test\n", "-sh\n", "/dev/pts/"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("no %q in %q", want, out)
+		}
+	}
+	if strings.Contains(string(out), "stty size;") {
+		t.Errorf("the terminal echoes: %q", out)
+	}
+}
+
+func TestSSHForwards(t *testing.T) {
+	pki := newTestPKI(t, "first")
+	_, address := startSSH(t, pki)
+	client, err := dialSSH(address, "docker", pki, pki.user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	socket := filepath.Join(t.TempDir(), "s")
+	for network, at := range map[string]string{"tcp": "127.0.0.1:0", "unix": socket} {
+		l, err := net.Listen(network, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		go func() {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			b, _ := io.ReadAll(conn) // needs the half-close
+			conn.Write(bytes.ToUpper(b))
+			conn.Close()
+		}()
+		conn, err := client.Dial(network, l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(conn, "forth")
+		conn.(interface{ CloseWrite() error }).CloseWrite()
+		if b, err := io.ReadAll(conn); string(b) != "FORTH" {
+			t.Errorf("%s: %q, %v", network, b, err)
+		}
+	}
+	if _, err := client.Dial("tcp", "127.0.0.1:1"); err == nil {
+		t.Error("a closed port answers")
+	}
+
+	l, err := client.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		conn, err := l.Accept()
+		if err == nil {
+			io.WriteString(conn, "back")
+			conn.Close()
+		}
+	}()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(conn); string(b) != "back" {
+		t.Errorf("a reverse forward gives %q, %v", b, err)
+	}
+	l.Close()
+	client.Close()
+	time.Sleep(20 * time.Millisecond)
+	if _, err := net.Dial("tcp", l.Addr().String()); err == nil {
+		t.Error("a reverse forward outlives its client")
+	}
+}
+
+func TestLookupAccount(t *testing.T) {
+	dir := t.TempDir()
+	passwd, group := filepath.Join(dir, "passwd"), filepath.Join(dir, "group")
+	os.WriteFile(passwd, []byte("root:x:0:0:root:/root:/bin/bash\nbroken\ndocker:x:1000:50:d:/home/docker:/bin/bash\nlast:x:9:9::/:\n"), 0o600)
+	os.WriteFile(group, []byte("staff:x:50:\nsudo:x:27:a,docker\ndocker:x:101:docker\nother:x:7:dockers\n"), 0o600)
+	a, err := lookupAccount("docker", passwd, group)
+	if err != nil || a.uid != 1000 || a.gid != 50 || a.home != "/home/docker" || a.shell != "/bin/bash" ||
+		len(a.groups) != 3 || a.groups[0] != 50 || a.groups[1] != 27 || a.groups[2] != 101 {
+		t.Errorf("%+v, %v", a, err)
+	}
+	if a, err := lookupAccount("last", passwd, group); err != nil || a.shell != "/bin/sh" {
+		t.Errorf("%+v, %v", a, err)
+	}
+	if _, err := lookupAccount("nobody", passwd, group); err == nil {
+		t.Error("an account that is not there")
+	}
+}
+
+func FuzzSetModes(f *testing.F) {
+	f.Add("\x35\x00\x00\x00\x01\x00")
+	f.Fuzz(func(t *testing.T, modes string) { setModes(&unix.Termios{}, modes) })
+}
