@@ -109,3 +109,15 @@ func TestKernelCmdline(t *testing.T) {
 		}
 	}
 }
+
+func TestTranslationCache(t *testing.T) {
+	for cpus, want := range map[int]string{1: "128", 2: "128", 4: "256", 8: "512", 64: "512"} {
+		got := accelArg(hypervisor.Config{CPUs: cpus}, Features{Accel: accelTCG})
+		if got != "tcg,thread=multi,tb-size="+want {
+			t.Errorf("%d CPUs: %s", cpus, got)
+		}
+	}
+	if got := accelArg(hypervisor.Config{CPUs: 2}, Features{Accel: accelKVM}); got != "kvm" {
+		t.Error(got)
+	}
+}
