@@ -86,7 +86,7 @@ type Config struct {
 	MTU int
 
 	// MachineIP is the machine's own loopback address on the host, from
-	// PickLoopback; the zero Addr means 127.0.0.1.
+	// 127.0.0.0/8; the zero Addr means 127.0.0.1.
 	MachineIP netip.Addr
 
 	// ListenAny lets published ports listen beyond the host's loopback.

@@ -22,27 +22,29 @@ const (
 // serveEngine opens the ways to the engine and to the SSH server: Docker's API
 // on the private socket, mutual TLS on the machine's address, SSH on both.
 func (s *supervisor) serveEngine(ctx context.Context) error {
-	engine, ssh := s.dialGuest(guestapi.EnginePort), s.dialGuest(guestapi.SSHPort)
 	tcp, err := listenNear(s.machine.Address, enginePort)
 	if err != nil {
 		return err
 	}
-	sshTCP, err := listenNear(s.machine.Address, sshPort)
+	ssh, err := listenNear(s.machine.Address, sshPort)
 	if err != nil {
 		tcp.Close()
 		return err
 	}
-	context.AfterFunc(ctx, func() { tcp.Close(); sshTCP.Close() })
-
-	go forward(ctx, s.sockets.docker, overTLS(engine, s.parts.ca.ClientConfig(s.machine.Name)), s.log)
-	go forward(ctx, tcp, engine, s.log)
-	go forward(ctx, s.sockets.ssh, ssh, s.log)
-	go forward(ctx, sshTCP, ssh, s.log)
+	for _, f := range []struct {
+		l    net.Listener
+		port uint16
+	}{{tcp, guestapi.EnginePort}, {ssh, guestapi.SSHPort}, {s.sockets.ssh, guestapi.SSHPort}} {
+		if _, err := s.net.ForwardTCP(f.l, f.port); err != nil {
+			return err
+		}
+	}
+	go forward(ctx, s.sockets.docker, overTLS(s.dialEngine, s.parts.ca.ClientConfig(s.machine.Name)), s.log)
 	s.board.set(func(st *control.Status) {
 		st.Endpoints = control.Endpoints{
 			Docker: "unix://" + s.machine.Dir().DockerSocket(),
 			TCP:    "tcp://" + tcp.Addr().String(),
-			SSH:    sshTCP.Addr().String(),
+			SSH:    ssh.Addr().String(),
 		}
 	})
 	return nil
@@ -60,17 +62,14 @@ func listenNear(address netip.Addr, port uint16) (net.Listener, error) {
 	return l, nil
 }
 
-// dialGuest returns a dialer to one of the guest's ports. It waits until the
-// engine is ready, so that a client that comes early is served late rather than
-// refused.
-func (s *supervisor) dialGuest(port uint16) dialer {
-	return func(ctx context.Context) (net.Conn, error) {
-		select {
-		case <-s.reachable:
-			return s.net.DialGuest(ctx, port)
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+// dialEngine waits until the engine is ready, so that a client that comes early
+// is served late rather than refused.
+func (s *supervisor) dialEngine(ctx context.Context) (net.Conn, error) {
+	select {
+	case <-s.reachable:
+		return s.net.DialGuest(ctx, guestapi.EnginePort)
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
 

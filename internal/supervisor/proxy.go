@@ -9,7 +9,7 @@ import (
 	"sync"
 )
 
-// A dialer opens a stream to one service of the guest.
+// A dialer opens a stream to the engine.
 type dialer func(ctx context.Context) (net.Conn, error)
 
 // forward accepts connections on l and joins each with one that dial opens,
