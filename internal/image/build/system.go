@@ -183,7 +183,6 @@ var busyboxLinks = []string{
 	"usr/bin/killall", "usr/bin/strings", "usr/bin/ts",
 	"usr/sbin/arp", "usr/sbin/arping", "usr/sbin/brctl", "usr/sbin/ifconfig", "usr/sbin/route", "usr/sbin/udhcpc",
 	"usr/sbin/nologin",
-	"usr/sbin/halt", "usr/sbin/poweroff", "usr/sbin/reboot", // signals to PID 1
 }
 
 // addSystem puts everything into the tree that packages do not bring.

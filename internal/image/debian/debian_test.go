@@ -240,6 +240,9 @@ func TestParseMirror(t *testing.T) {
 	if err != nil || m.Archive != "http://x.example/debian" || m.Security != "http://x.example/debian-security" {
 		t.Errorf("got %+v, %v", m, err)
 	}
+	if m, err := ParseMirror("http://x.example:8080/"); err != nil || m.Security != "http://x.example:8080/debian-security" {
+		t.Errorf("got %+v, %v", m, err)
+	}
 	for _, bad := range []string{"", "x.example/debian", "ftp://x.example/debian", "http://", "http://x/?q"} {
 		if _, err := ParseMirror(bad); err == nil {
 			t.Errorf("%q was taken", bad)

@@ -201,7 +201,7 @@ func (f *fetcher) request(ctx context.Context, url string, start, max int64, ope
 	defer cancel(nil)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return fmt.Errorf("downloading %s: %w", url, err)
+		return fmt.Errorf("downloading: %w", err)
 	}
 	req.Header.Set("User-Agent", "hyve")
 	if start > 0 {

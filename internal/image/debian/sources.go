@@ -36,7 +36,15 @@ func ParseMirror(s string) (Mirror, error) {
 		return Mirror{}, withHint(fmt.Errorf("reading mirror %q: not an http or https URL", s),
 			"give it like http://deb.debian.org/debian")
 	}
-	return Mirror{Archive: base, Security: base + "-security", Guessed: true}, nil
+	return Mirror{Archive: base, Security: guessSecurity(base), Guessed: true}, nil
+}
+
+// guessSecurity returns where a mirror's security archive would be.
+func guessSecurity(base string) string {
+	if _, rest, _ := strings.Cut(base, "://"); !strings.Contains(rest, "/") {
+		return base + "/debian-security" // a mirror at a host's root
+	}
+	return base + "-security"
 }
 
 // mirrorURL returns s without its trailing slashes, if it is an http(s) URL.
@@ -110,7 +118,7 @@ func mirrorsOf(sources []aptSource) []Mirror {
 	}
 	var mirrors []Mirror
 	for i, a := range archives {
-		m := Mirror{Archive: a, Security: a + "-security", Guessed: true}
+		m := Mirror{Archive: a, Security: guessSecurity(a), Guessed: true}
 		if len(securities) > 0 {
 			m.Security, m.Guessed = securities[min(i, len(securities)-1)], false
 		}
