@@ -231,6 +231,6 @@ func composeContainerdConfig() []byte {
 		fmt.Fprintf(&b, "  %q,\n", plugin)
 	}
 	b.WriteString("]\n\n[grpc]\n  address = \"" + containerdSocket + "\"\n")
-	b.WriteString("\n[debug]\n  level = \"info\"\n")
+	b.WriteString("\n[debug]\n  level = \"warn\"\n")
 	return []byte(b.String())
 }

@@ -21,7 +21,6 @@ type guest struct {
 	reaper  *reaper
 	devices *devices
 	out     *outbox
-	console *os.File
 
 	// ctx ends when the machine shall power off; power holds the reason.
 	ctx   context.Context

@@ -48,7 +48,7 @@ func (g *guest) applyIdentity(id guestapi.Identity) error {
 
 var (
 	validID   = regexp.MustCompile(`^[0-9a-f]{32}$`)
-	validName = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62}[a-zA-Z0-9])?$`)
+	validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9.-]{0,63}$`)
 )
 
 // applyName sets the host name and the machine's ID.

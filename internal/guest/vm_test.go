@@ -83,6 +83,9 @@ func TestMachine(t *testing.T) {
 	vm.sub(t, "identity", vm.testIdentity)
 	vm.sub(t, "another host", vm.testAnotherHost)
 
+	vm.run(`cd /var/lib/boot2docker && echo 'echo "sync before $(ls /var/run/docker.sock 2>&1)" >> /run/hooks' | sudo tee bootsync.sh &&
+		echo 'echo local >> /run/hooks' | sudo tee bootlocal.sh &&
+		printf '%s\n' "EXTRA_ARGS='--label from=profile'" 'export FROM=profile' | sudo tee profile`)
 	vm.run("docker run -d --name kept --restart always bb /bin/busybox sleep 1000000 && sync")
 	vm.kill()
 	if err := os.Truncate(filepath.Join(dir, "data.raw"), 30<<30); err != nil {
@@ -95,6 +98,11 @@ func TestMachine(t *testing.T) {
 	if out := vm.run("df -B1 --output=size /var/lib/docker | tail -1"); len(strings.TrimSpace(out)) < 11 || out[0] < '2' {
 		t.Errorf("the file system has not grown: %q", out)
 	}
+	if out := vm.run("cat /run/hooks; docker info -f '{{.Labels}}'; sudo cat /proc/$(cat /var/run/docker.pid)/environ | tr '\\0' ' '"); !strings.HasPrefix(out, "sync before ls: ") ||
+		!strings.Contains(out, "local\n") || !strings.Contains(out, "from=profile") || !strings.Contains(out, "FROM=profile") {
+		t.Errorf("hooks and profile: %q", out)
+	}
+	t.Log(vm.run(`time (for i in 1 2 3 4 5 6 7 8 9 10; do hyve-init 2>/dev/null; done); time (for i in 1 2 3 4 5 6 7 8 9 10; do docker-proxy -h 2>/dev/null; done)`))
 	client := vm.ssh()
 	session, err := client.NewSession()
 	if err != nil {
@@ -204,7 +212,7 @@ func (vm *testVM) testIdentity(t *testing.T) {
 	if _, err := vm.dialEngine(); err == nil {
 		t.Error("the old identity's client is let in")
 	}
-	*vm.pki = *second
+	vm.pki = second
 	if answer := vm.api("GET", "/v1.15/version", ""); !strings.Contains(answer, "200 OK") {
 		t.Errorf("an old version request is answered %q", answer)
 	}
