@@ -133,6 +133,7 @@ func FuzzFrames(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Cleanup(func() { _ = conn.Close() })
+	eventually(f, "connected", n.Connected)
 	go func() { _, _ = io.Copy(io.Discard, conn) }()
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) > maxFrame || len(b) >= 34 && !subnet.Contains(netip.AddrFrom4([4]byte(b[30:34]))) {
