@@ -28,6 +28,7 @@ type Options struct {
 	ExtraFiles []*os.File
 
 	// Stderr gets QEMU's own messages, if set; Err has the last of them anyway.
+	// Its errors are passed over; while it blocks, so may QEMU.
 	Stderr io.Writer
 
 	// RunDir is QEMU's working directory, where a core file would land, and
