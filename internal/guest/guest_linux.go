@@ -29,6 +29,7 @@ type guest struct {
 	configured chan struct{} // closed once config is there
 	config     guestapi.Config
 
+	clock    clock
 	identity identity
 	engine   *engine
 	front    *front
@@ -123,6 +124,7 @@ func (g *guest) together(steps ...func() error) error {
 func (g *guest) handle(req guestapi.Request) error {
 	switch {
 	case req.Configure != nil:
+		g.clock.learn(req.Configure.Identity.Clock)
 		select {
 		case <-g.configured:
 			// Once a boot: a host that asks again means its identity.
@@ -134,6 +136,7 @@ func (g *guest) handle(req guestapi.Request) error {
 			g.reply(req.ID, func() error { return nil })
 		}
 	case req.Identity != nil:
+		g.clock.learn(req.Identity.Clock)
 		g.reply(req.ID, func() error {
 			select {
 			case <-g.configured:
@@ -145,7 +148,8 @@ func (g *guest) handle(req guestapi.Request) error {
 	case req.PortAck != nil:
 		g.ports.acknowledge(req.PortAck.ID)
 	case req.Clock != nil:
-		g.reply(req.ID, func() error { return setClock(*req.Clock) })
+		g.clock.learn(*req.Clock)
+		g.reply(req.ID, g.clock.apply)
 	case req.Shutdown != nil:
 		g.askPower(guestapi.PowerOff{Reboot: req.Shutdown.Reboot, Reason: "the host asked"})
 		g.reply(req.ID, func() error { return nil })

@@ -36,7 +36,7 @@ func (g *guest) applyIdentity(id guestapi.Identity) error {
 	ctx, cancel := context.WithTimeout(g.ctx, cardTimeout)
 	defer cancel()
 	err := g.together(
-		func() error { return errors.Join(setClock(id.Clock), addEntropy(id.Seed)) },
+		func() error { return errors.Join(g.clock.apply(), addEntropy(id.Seed)) },
 		func() error { return applyName(id) },
 		func() error { return applyNetwork(ctx, g.devices, id.Network) },
 		func() error { return g.front.identify(id) },

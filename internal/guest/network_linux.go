@@ -8,7 +8,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -117,13 +119,33 @@ func setAddress(link netlink.Link, addr *netlink.Addr) error {
 	return netlink.AddrAdd(link, addr)
 }
 
-// setClock steps the clock to the host's. Under a microsecond's worth of
-// difference there is nothing to gain, and a step is visible to programs.
-func setClock(c guestapi.Clock) error {
-	if c.UnixNano == 0 {
+// A clock is what the guest knows of the host's time.
+type clock struct {
+	mu   sync.Mutex
+	host int64     // nanoseconds since 1970
+	at   time.Time // when that came, by the guest's monotonic clock
+}
+
+// learn notes the host's time as it comes in. It may be a while until it is
+// applied, and a newer one may come meanwhile.
+func (c *clock) learn(now guestapi.Clock) {
+	if now.UnixNano == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.host, c.at = now.UnixNano, time.Now()
+}
+
+// apply steps the guest's clock to the host's.
+func (c *clock) apply() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.host == 0 {
 		return nil
 	}
-	tv := syscall.NsecToTimeval(c.UnixNano)
+	// time.Since is by the monotonic clock, which no step changes.
+	tv := syscall.NsecToTimeval(c.host + int64(time.Since(c.at)))
 	if err := syscall.Settimeofday(&tv); err != nil {
 		return fmt.Errorf("setting the clock: %w", err)
 	}

@@ -72,6 +72,12 @@ func TestMachine(t *testing.T) {
 	if out := vm.run("hostname; id -un; sudo id -un; cat /etc/machine-id"); out != "first\ndocker\nroot\n"+config.Identity.ID+"\n" {
 		t.Errorf("the machine says of itself %q", out)
 	}
+	before := time.Now()
+	var guestTime float64
+	fmt.Sscan(vm.run("date +%s.%N"), &guestTime)
+	if after := time.Now(); guestTime < float64(before.UnixMilli())/1e3-0.1 || guestTime > float64(after.UnixMilli())/1e3+0.1 {
+		t.Errorf("the guest's clock says %f, the host's %v to %v", guestTime, before.UnixMilli(), after.UnixMilli())
+	}
 	vm.run("mkdir -p /tmp/bb/bin && cp /usr/bin/busybox /tmp/bb/bin && ln -s busybox /tmp/bb/bin/sh && tar -C /tmp/bb -c . | docker import - bb")
 	info := vm.run("docker info -f '{{.ID}} {{.Labels}} {{.CgroupDriver}} {{.CgroupVersion}} {{.Driver}}'")
 	if info != config.Engine.ID+" [from=option] cgroupfs 2 overlay2\n" {
