@@ -49,8 +49,9 @@ type engine struct {
 	launched launchState
 	id       guestapi.Identity
 
-	launch  current[launch] // dockerd's next; mu is held across one
-	version current[string] // of the dockerd that was ready last
+	grace   current[time.Duration] // the options' StopTimeout
+	launch  current[launch]        // dockerd's next; mu is held across one
+	version current[string]        // of the dockerd that was ready last
 }
 
 // A launchState is what dockerd has to be started again for when it changes.
@@ -108,6 +109,7 @@ func (e *engine) startDockerd(ctx context.Context, options guestapi.Engine, id g
 	}
 	e.mu.Lock()
 	e.options = options
+	e.grace.set(options.StopTimeout)
 	e.started = true
 	err := e.prepare(id)
 	e.mu.Unlock()
@@ -261,9 +263,9 @@ func (e *engine) repeat() {
 
 // stop ends dockerd, which stops the containers, then containerd.
 func (e *engine) stop() error {
-	e.mu.Lock()
-	bound := max(dockerdStop, e.options.StopTimeout+time.Minute)
-	e.mu.Unlock()
+	// Without mu, which a restart of dockerd may hold for minutes.
+	grace, _ := e.grace.get()
+	bound := max(dockerdStop, grace+time.Minute)
 	return errors.Join(e.dockerd.stop(bound), e.containerd.stop(containerdStop))
 }
 
