@@ -21,7 +21,7 @@ func TestKVMVerdict(t *testing.T) {
 	defer dev.Close()
 	runs := 20
 	if testing.Short() {
-		runs = 3
+		runs = 5
 	}
 	var first hostVerdict
 	var shortest, longest time.Duration
@@ -174,16 +174,7 @@ func TestKVMInstructions(t *testing.T) {
 	if err != nil {
 		t.Skip(err)
 	}
-	result := make(chan hostVerdict, 1)
-	runner := make(chan thread, 1)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		runner <- thisThread()
-		result <- g.judge()
-		g.close()
-	}()
-	v := awaitGuest(t.Context(), g, <-runner, result)
+	v := g.try(t.Context())
 	t.Logf("%+v", v)
 	if whole := testKVM(t.Context(), dev); whole.Works && !v.Works && v.final {
 		t.Errorf("without the loop: %+v", v)

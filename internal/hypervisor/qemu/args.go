@@ -36,6 +36,8 @@ func Args(cfg hypervisor.Config, f Features) []string {
 		// A VM is started once: a guest's reset ends it, and the supervisor
 		// decides. So does a panicked kernel, which panic=-1 makes reset.
 		"-no-reboot",
+		// Start lets it go when the monitor answers, so that no event is missed.
+		"-S",
 	}
 	if f.Sandbox {
 		a = append(a, "-sandbox", sandboxArg)

@@ -93,23 +93,26 @@ func testKVM(ctx context.Context, dev *os.File) hostVerdict {
 	if err != nil {
 		return hostVerdict{Reason: "KVM cannot make a VM: " + err.Error()}
 	}
-	thread := make(chan thread, 1)
+	return g.try(ctx)
+}
+
+// try runs the guest on a thread of its own, sees to it that KVM_RUN returns
+// when its time is up, and closes g, some time after it has returned.
+func (g *guestCPU) try(ctx context.Context) hostVerdict {
+	started := make(chan thread, 1)
 	result := make(chan hostVerdict, 1)
+	over := make(chan struct{}) // nobody looks at g any more
+	defer close(over)
 	go func() {
 		// Signals that interrupt KVM_RUN go to a thread.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		thread <- thisThread()
+		started <- thisThread()
 		result <- g.judge()
-		// After the answer: tearing a VM down can take the kernel 50 ms.
-		g.close()
+		<-over
+		g.close() // can take the kernel 50 ms, for which nobody waits
 	}()
-	return awaitGuest(ctx, g, <-thread, result)
-}
-
-// awaitGuest waits for the guest, and when its time is up sees to it that
-// KVM_RUN returns.
-func awaitGuest(ctx context.Context, g *guestCPU, runner thread, result <-chan hostVerdict) hostVerdict {
+	runner := <-started
 	began := time.Now()
 	var stopped time.Time // when the guest was first told to stop
 	look := time.NewTicker(time.Millisecond)

@@ -105,6 +105,9 @@ func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o Options) (*VM,
 	if err := vm.monitor.handshake(ctx); err != nil {
 		return nil, vm.startFailed(ctx, err)
 	}
+	if err := vm.Continue(ctx); err != nil {
+		return nil, vm.startFailed(ctx, err)
+	}
 	return vm, nil
 }
 
