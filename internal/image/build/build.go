@@ -8,8 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -86,10 +89,10 @@ func Build(ctx context.Context, o Options) (*image.Image, error) {
 	}
 	defer archive.Close()
 	b.date(archive.Releases)
-	if b.packages, err = debian.Resolve(archive.Index, wanted(o.Arch), never); err != nil {
+	if err := b.resolve(archive.Index); err != nil {
 		return nil, err
 	}
-	if b.files, err = archive.Download(ctx, b.packages); err != nil {
+	if b.files, err = archive.Download(ctx, append(slices.Clone(b.packages), b.docs...)); err != nil {
 		return nil, explain(err)
 	}
 	img, err := b.assemble(ctx)
@@ -106,7 +109,8 @@ type builder struct {
 	mirrors  []debian.Mirror
 	debian   image.Debian
 	packages []*debian.Package
-	files    []string // of packages
+	docs     []*debian.Package // only their copyright files are wanted
+	files    []string          // of packages, then of docs
 }
 
 func prepare(o Options) (*builder, error) {
@@ -147,6 +151,24 @@ func (b *builder) stage(name string, done, total int64) {
 	if b.opts.Progress != nil {
 		b.opts.Progress(Progress{Stage: name, Done: done, Total: total})
 	}
+}
+
+// resolve decides on the packages.
+func (b *builder) resolve(x *debian.Index) error {
+	var err error
+	if b.packages, err = debian.Resolve(x, wanted(b.opts.Arch), never); err != nil {
+		return err
+	}
+	for _, name := range copyrightOnly {
+		p := x.Newest(name)
+		if p == nil {
+			return fmt.Errorf("resolving packages: the archive has no %s", name)
+		}
+		if !slices.Contains(b.packages, p) {
+			b.docs = append(b.docs, p)
+		}
+	}
+	return nil
 }
 
 // date notes which state of the archive this is.
@@ -207,13 +229,14 @@ func (b *builder) version(name string) string {
 
 // unpack merges the packages' files into one tree, in the order of their names.
 func (b *builder) unpack(ctx context.Context, s *spool) (*tree, error) {
+	all := append(slices.Clone(b.packages), b.docs...)
 	var total int64
-	for _, p := range b.packages {
+	for _, p := range all {
 		total += p.Digest.Size
 	}
 	b.stage("Unpacking packages", 0, total)
 	tell := serial(func(done int64) { b.stage("Unpacking packages", done, total) })
-	contents, err := unpack(ctx, s, b.packages, b.files, tell)
+	contents, err := unpack(ctx, s, all, b.files, len(b.packages), tell)
 	if err != nil {
 		return nil, err
 	}
@@ -221,11 +244,31 @@ func (b *builder) unpack(ctx context.Context, s *spool) (*tree, error) {
 	for i, u := range contents {
 		for j, name := range u.names {
 			if err := t.put(name, u.nodes[j]); err != nil {
-				return nil, fmt.Errorf("unpacking %s: %w", b.packages[i].Name, err)
+				return nil, fmt.Errorf("unpacking %s: %w", all[i].Name, err)
 			}
 		}
 	}
-	return t, nil
+	return t, checkCopyrights(t, b.packages)
+}
+
+// checkCopyrights makes sure that every package's licence is in the image, as
+// the licences demand.
+func checkCopyrights(t *tree, packages []*debian.Package) error {
+	const docs = "usr/share/doc/"
+	for _, p := range packages {
+		dir := docs + p.Name
+		for hops := 0; hops < 8; hops++ {
+			n := t.get(dir)
+			if n == nil || n.typ != fs.ModeSymlink {
+				break
+			}
+			dir = path.Join(docs, n.link)
+		}
+		if t.get(dir+"/copyright") == nil {
+			return fmt.Errorf("unpacking %s: its copyright file is missing", p.Name)
+		}
+	}
+	return nil
 }
 
 // A guest is what the files of an image are written from.

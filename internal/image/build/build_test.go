@@ -107,9 +107,10 @@ func testDebs(t testing.TB, arch string) []debiantest.Deb {
 			"./usr/lib/modules/" + testKernel + "/kernel/net/core/x.ko.xz": string(debiantest.XZ(t, testModule("snd", true))),
 		},
 		"sudo":            {"./usr/bin/sudo": "\x7fELFsudo", "./etc/sudoers": "@includedir /etc/sudoers.d\n"},
-		"base-files":      {"./usr/lib/os-release": "ID=debian\n", "./usr/share/doc/base-files/copyright": "GPL", "./usr/share/doc/base-files/README": "x"},
+		"base-files":      {"./usr/lib/os-release": "ID=debian\n", "./usr/share/doc/base-files/README": "x"},
 		"bash":            {"./bin/bash": "\x7fELFbash", "./etc/skel/.profile": "# profile\n", "./usr/share/man/man1/bash.1.gz": "x"},
 		"ca-certificates": {"./usr/share/ca-certificates/mozilla/B.crt": "cert B\n", "./usr/share/ca-certificates/mozilla/A.crt": "cert A"},
+		"openssh-client":  {"./usr/bin/ssh": "x"},
 		"busybox-static":  {"./usr/bin/busybox": ""},
 		"docker.io":       {"./usr/sbin/dockerd": strings.Repeat("dockerd", 10_000), "./etc/init.d/cron": "x"},
 	}
@@ -133,7 +134,11 @@ func testDebs(t testing.TB, arch string) []debiantest.Deb {
 		content["linux-image-cloud-"+arch]["./usr/lib/modules/"+testKernel+"/kernel/"+d+name+".ko.xz"] = string(debiantest.XZ(t, testModule(dep, false)))
 	}
 	var debs []debiantest.Deb
-	for _, name := range wanted(arch) {
+	for _, name := range append(wanted(arch), "openssh-client") {
+		if content[name] == nil {
+			content[name] = map[string]string{}
+		}
+		content[name]["./usr/share/doc/"+name+"/copyright"] = "licence of " + name
 		d := debiantest.Deb{Name: name, Version: "1.0+dfsg-1", Content: content[name], Fields: map[string]string{}}
 		if name == "sudo" {
 			d.Fields["Depends"] = "debconf (>= 1) | debconf-2.0" // never, and not there
@@ -246,13 +251,14 @@ func checkRoot(t *testing.T, img *image.Image) {
 	}
 	modules := "usr/lib/modules/" + testKernel + "/"
 	for name, want := range map[string]string{
-		"usr/bin/bash":                        "\x7fELFbash",
-		"usr/bin/hyve-init":                   "the init",
-		"etc/ssl/certs/ca-certificates.crt":   "cert A\ncert B\n",
-		"usr/lib/os-release.debian":           "ID=debian\n",
-		"usr/share/doc/base-files/copyright":  "GPL",
-		"home/docker/.profile":                "# profile\n",
-		modules + "kernel/net/core/xt_nat.ko": string(testModule("nf-nat,x_tables", false)),
+		"usr/bin/bash":                           "\x7fELFbash",
+		"usr/bin/hyve-init":                      "the init",
+		"etc/ssl/certs/ca-certificates.crt":      "cert A\ncert B\n",
+		"usr/lib/os-release.debian":              "ID=debian\n",
+		"usr/share/doc/base-files/copyright":     "licence of base-files",
+		"usr/share/doc/openssh-client/copyright": "licence of openssh-client",
+		"home/docker/.profile":                   "# profile\n",
+		modules + "kernel/net/core/xt_nat.ko":    string(testModule("nf-nat,x_tables", false)),
 	} {
 		if got, err := fs.ReadFile(root, name); err != nil || string(got) != want {
 			t.Errorf("%s: %.60q, %v", name, got, err)
@@ -273,7 +279,7 @@ func checkRoot(t *testing.T, img *image.Image) {
 		}
 	}
 	for _, gone := range []string{"usr/share/man", "usr/share/doc/base-files/README", "boot/vmlinuz-" + testKernel, "usr/share/ca-certificates",
-		"etc/init.d/cron", modules + "kernel/sound", modules + "kernel/net/core/x.ko"} {
+		"etc/init.d/cron", "usr/bin/ssh", modules + "kernel/sound", modules + "kernel/net/core/x.ko"} {
 		if _, err := fs.Stat(root, gone); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s is there (%v)", gone, err)
 		}

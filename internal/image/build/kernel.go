@@ -92,8 +92,8 @@ func expandKernel(payload []byte) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("it is compressed with %s, which is not supported (zstd and gzip are)", name)
 	}
-	out := bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead))
-	if _, err := io.Copy(out, io.LimitReader(r, size+1)); err != nil {
+	var out bytes.Buffer // size is not to be trusted with an allocation
+	if _, err := io.Copy(&out, io.LimitReader(r, size+1)); err != nil {
 		return nil, fmt.Errorf("decompressing it: %w", err)
 	}
 	if int64(out.Len()) != size {

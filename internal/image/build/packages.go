@@ -44,6 +44,12 @@ func wanted(arch string) []string {
 	}
 }
 
+// copyrightOnly are packages of which the image holds nothing but the copyright
+// file, because that of a package in the image is a link to it.
+var copyrightOnly = []string{
+	"openssh-client", // openssh-sftp-server's
+}
+
 // never are packages that are left out although something depends on them, with
 // the reason.
 var never = map[string]string{
@@ -53,7 +59,6 @@ var never = map[string]string{
 	"cdebconf":                    "debconf's other implementation",
 	"debconf":                     "maintainer scripts only; drags in perl",
 	"dpkg":                        "maintainer scripts only; the guest is rebuilt, not upgraded",
-	"gcc-14-base":                 "documentation only",
 	"init-system-helpers":         "maintainer scripts only; PID 1 is hyve-init",
 	"initramfs-tools":             "the initrd is ours",
 	"install-info":                "maintainer scripts only",

@@ -49,7 +49,7 @@ func recipeOf(arch string, init []byte) (string, error) {
 	}
 	data, err := json.Marshal(map[string]any{
 		"arch": arch, "version": recipeVersion, "format": image.Format, "suite": suite, "cmdline": cmdline,
-		"init": hex.EncodeToString(sum[:]), "wanted": wanted(arch), "never": left, "dropped": dropped,
+		"init": hex.EncodeToString(sum[:]), "wanted": wanted(arch), "never": left, "copyrightOnly": copyrightOnly, "dropped": dropped,
 		"keptModules": keptModules, "unkeptModules": unkeptModules, "initrdModules": initrdModules,
 		"engineModules": engineModules, "files": files, "busybox": busyboxLinks,
 	})

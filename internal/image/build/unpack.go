@@ -59,8 +59,8 @@ type unpacked struct {
 }
 
 // unpack reads packages, several at a time, and returns their files in the
-// packages' order. tell is told of the packed bytes that are done.
-func unpack(ctx context.Context, s *spool, packages []*debian.Package, files []string, tell func(done int64)) ([]unpacked, error) {
+// packages' order; of those after the first whole ones only the copyright. tell is told of the packed bytes that are done.
+func unpack(ctx context.Context, s *spool, packages []*debian.Package, files []string, whole int, tell func(done int64)) ([]unpacked, error) {
 	out := make([]unpacked, len(packages))
 	var done atomic.Int64
 	group, ctx := errgroup.WithContext(ctx)
@@ -70,7 +70,7 @@ func unpack(ctx context.Context, s *spool, packages []*debian.Package, files []s
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if err := out[i].read(ctx, s, files[i]); err != nil {
+			if err := out[i].read(ctx, s, files[i], i >= whole); err != nil {
 				return fmt.Errorf("unpacking %s %s: %w", packages[i].Name, packages[i].Version, err)
 			}
 			tell(done.Add(packages[i].Digest.Size))
@@ -93,11 +93,14 @@ func largestFirst(packages []*debian.Package) []int {
 	return order
 }
 
-func (u *unpacked) read(ctx context.Context, s *spool, deb string) error {
+func (u *unpacked) read(ctx context.Context, s *spool, deb string, docs bool) error {
 	byName := map[string]*node{}
 	return debian.ReadDeb(deb, func(e debian.Entry, content io.Reader) error {
 		if err := ctx.Err(); err != nil {
 			return err
+		}
+		if docs && !strings.HasPrefix(e.Name, "usr/share/doc/") {
+			return nil
 		}
 		if e.Type == tar.TypeLink {
 			target := byName[e.Link]
