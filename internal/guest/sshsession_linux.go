@@ -51,6 +51,9 @@ type session struct {
 	pty     *os.File
 	tty     *os.File
 	program *process // nil until one is started
+	// serve copies between the program and the client. It is called once the
+	// client knows that its program runs: a short one would end the channel before.
+	serve func()
 }
 
 // session serves one session channel to its end.
@@ -66,6 +69,10 @@ func (s *sshServer) session(c ssh.NewChannel) {
 		ok := n.request(req)
 		if req.WantReply {
 			req.Reply(ok, nil)
+		}
+		if n.serve != nil {
+			n.serve()
+			n.serve = nil
 		}
 	}
 	// A client that is gone while its program runs hangs up on it. One that ended
@@ -180,7 +187,7 @@ func (n *session) run(path string, argv []string) bool {
 	return true
 }
 
-// launch starts the program and copies between it and the client from then on.
+// launch starts the program and sets serve.
 func (n *session) launch(path string, argv []string) error {
 	s := n.server
 	attr := &os.ProcAttr{Dir: "/", Env: n.environment(), Sys: &syscall.SysProcAttr{Setsid: true}}
@@ -225,13 +232,15 @@ func (n *session) launchOnTerminal(path string, argv []string, attr *os.ProcAttr
 	n.program = p
 	n.tty.Close()
 	n.tty = nil
-	go io.Copy(n.pty, n.channel)
-	output := make(chan struct{})
-	go func() {
-		defer close(output)
-		io.Copy(n.channel, n.pty) // ends with EIO when the last program on it has ended
-	}()
-	go n.finish(p, output)
+	n.serve = func() {
+		go io.Copy(n.pty, n.channel)
+		output := make(chan struct{})
+		go func() {
+			defer close(output)
+			io.Copy(n.channel, n.pty) // ends with EIO when the last program on it has ended
+		}()
+		go n.finish(p, output)
+	}
 	return nil
 }
 
@@ -261,19 +270,21 @@ func (n *session) launchOnPipes(path string, argv []string, attr *os.ProcAttr) e
 		return err
 	}
 	n.program = p
-	go func() {
-		io.Copy(stdin, n.channel)
-		stdin.Close()
-	}()
-	output := make(chan struct{})
-	go func() {
-		defer close(output)
-		var both sync.WaitGroup
-		both.Go(func() { io.Copy(n.channel, stdout); stdout.Close() })
-		both.Go(func() { io.Copy(n.channel.Stderr(), stderr); stderr.Close() })
-		both.Wait()
-	}()
-	go n.finish(p, output)
+	n.serve = func() {
+		go func() {
+			io.Copy(stdin, n.channel)
+			stdin.Close()
+		}()
+		output := make(chan struct{})
+		go func() {
+			defer close(output)
+			var both sync.WaitGroup
+			both.Go(func() { io.Copy(n.channel, stdout); stdout.Close() })
+			both.Go(func() { io.Copy(n.channel.Stderr(), stderr); stderr.Close() })
+			both.Wait()
+		}()
+		go n.finish(p, output)
+	}
 	return nil
 }
 
