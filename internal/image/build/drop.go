@@ -11,7 +11,7 @@ var dropped = []string{
 	"usr/share/bash-completion", "usr/share/doc-base", "usr/share/fish", "usr/share/gcc", "usr/share/info",
 	"usr/share/lintian", "usr/share/locale", "usr/share/man", "usr/share/menu", "usr/share/zsh", "usr/share/bug",
 	"usr/include", "usr/games", "usr/share/applications", "usr/share/icons", "usr/share/pixmaps", "usr/share/apport",
-	"usr/share/gdb", "usr/share/polkit-1", "usr/share/perl5", "usr/lib/*/perl5", "usr/lib/*/gconv",
+	"usr/share/gdb", "usr/share/polkit-1", "usr/share/perl5", "usr/lib/*/perl5", "usr/lib/*/gconv", "usr/lib/*/security/pam_userdb.so", // (needs libdb)
 
 	// Other init systems, and services that hyve-init starts itself.
 	"usr/lib/systemd", "usr/lib/sysctl.d", "usr/lib/sysusers.d", "usr/lib/tmpfiles.d", "usr/lib/udev", "usr/lib/init",
