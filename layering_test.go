@@ -43,6 +43,8 @@ var layers = map[string][]string{
 	"internal/image":           {},
 	"internal/image/debian":    {},
 	"internal/image/build":     {"internal/image", "internal/image/debian"},
+	// A small archive of their own, for the tests of both.
+	"internal/image/debian/debiantest": {"internal/image/debian"},
 
 	// The guest shares the contract with the host, and nothing else.
 	"internal/guestapi": {},

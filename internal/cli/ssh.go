@@ -27,15 +27,7 @@ func (a *app) sshCommand() *cobra.Command {
 command in it. The command's input, output, signals and exit status are passed on.`,
 		ValidArgsFunction: a.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name, command := args, []string(nil)
-			if dash := cmd.ArgsLenAtDash(); dash >= 0 {
-				name, command = args[:dash], args[dash:]
-			} else if len(args) > 1 {
-				name, command = args[:1], args[1:]
-			}
-			if len(name) > 1 {
-				return atMostOne(cmd, name)
-			}
+			name, command := splitSSH(args, cmd.ArgsLenAtDash() == 0)
 			m, err := a.load(name)
 			if err != nil {
 				return err
@@ -46,9 +38,21 @@ command in it. The command's input, output, signals and exit status are passed o
 			return a.runInGuest(cmd.Context(), m, strings.Join(command, " "))
 		},
 	}
-	// What follows the name is the command's own, dashes and all.
 	cmd.Flags().SetInterspersed(false)
 	return cmd
+}
+
+// splitSSH tells the machine's name, if there is one, from the command. What
+// follows the name is the command's own, dashes and all.
+func splitSSH(args []string, dashed bool) (name, command []string) {
+	if dashed || len(args) == 0 {
+		return nil, args
+	}
+	name, command = args[:1], args[1:]
+	if len(command) > 0 && command[0] == "--" {
+		command = command[1:]
+	}
+	return name, command
 }
 
 // runInGuest runs a shell's command line, or a login shell if it is empty, in a

@@ -170,6 +170,29 @@ func (s *supervisor) boot(ctx context.Context, lock *machine.Lock) error {
 	}
 }
 
+// errorPause is how often a VM that the host's full disk has paused is let go on,
+// to see whether there is room again. Nothing tells when there is.
+const errorPause = 5 * time.Second
+
+// watchHypervisor logs the hypervisor's events, and helps a VM over a full disk
+// of the host: QEMU pauses it at the first write that fails, and repeats that
+// write when it goes on, so nothing is lost.
+func (s *supervisor) watchHypervisor(ctx context.Context, vm *qemu.VM) {
+	const line = "the host's disk cannot be written, the machine is paused: make room"
+	solved := time.AfterFunc(0, func() {})
+	for event := range vm.Events() {
+		s.log.Info("hypervisor event", "event", event.Name)
+		switch event.Name {
+		case qemu.EventBlockIOError:
+			solved.Stop()
+			s.board.problem(line)
+			time.AfterFunc(errorPause, func() { vm.Continue(ctx) })
+		case qemu.EventResume: // unless the write fails again
+			solved = time.AfterFunc(errorPause/2, func() { s.board.solved(line) })
+		}
+	}
+}
+
 // adopt makes vm the one that requests are about, unless the machine was asked
 // to stop meanwhile.
 func (s *supervisor) adopt(vm *qemu.VM) bool {
@@ -192,11 +215,7 @@ func (s *supervisor) attend(ctx context.Context, vm *qemu.VM) (again bool, err e
 		}
 		return s.guest.converse(ctx, conn, s.parts.guestConfig)
 	})
-	go func() {
-		for event := range vm.Events() {
-			s.log.Info("hypervisor event", "event", event.Name)
-		}
-	}()
+	go s.watchHypervisor(ctx, vm)
 	<-vm.Done()
 	// What the guest said last is still in the socket, whose end ends the talk.
 	// One that never began needs to be told.
