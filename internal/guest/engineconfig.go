@@ -189,10 +189,17 @@ func (c *engineConfig) note(format string, args ...any) {
 	c.notes = append(c.notes, fmt.Sprintf(format, args...))
 }
 
-// addToList appends what the list under key does not hold yet.
+// addToList appends what the list under key does not hold yet. Of labels with one
+// name the last counts: dockerd refuses to start with two.
 func addToList(keys map[string]any, key string, values ...string) {
 	list, _ := keys[key].([]any)
 	for _, v := range values {
+		if name, _, ok := strings.Cut(v, "="); ok && key == "labels" {
+			list = slices.DeleteFunc(slices.Clone(list), func(old any) bool {
+				s, _ := old.(string)
+				return strings.HasPrefix(s, name+"=")
+			})
+		}
 		if !slices.Contains(list, any(v)) {
 			list = append(list, v)
 		}

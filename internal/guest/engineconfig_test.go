@@ -46,6 +46,8 @@ func TestComposeEngineConfig(t *testing.T) {
 				m["debug"], m["mtu"], m["labels"] = true, 1400.0, []any{"u=1", "a=1"}
 				m["exec-opts"] = []any{"native.cgroupdriver=cgroupfs", "x=y"}
 			})},
+		"a label again": {user: `{"labels":["a=0","c=1"]}`, engine: guestapi.Engine{Options: []string{"label=c=2"}},
+			file: with(func(m map[string]any) { m["labels"] = []any{"c=2", "a=1"} })},
 		"containerd's images": {user: `{"features":{"containerd-snapshotter":true}}`, file: with(func(m map[string]any) {
 			delete(m, "storage-driver")
 			m["features"] = map[string]any{"containerd-snapshotter": true}
