@@ -108,7 +108,6 @@ func TestMachine(t *testing.T) {
 		!strings.Contains(out, "local\n") || !strings.Contains(out, "from=profile") || !strings.Contains(out, "FROM=profile") {
 		t.Errorf("hooks and profile: %q", out)
 	}
-	t.Log(vm.run(`time (for i in 1 2 3 4 5 6 7 8 9 10; do hyve-init 2>/dev/null; done); time (for i in 1 2 3 4 5 6 7 8 9 10; do docker-proxy -h 2>/dev/null; done)`))
 	client := vm.ssh()
 	session, err := client.NewSession()
 	if err != nil {
