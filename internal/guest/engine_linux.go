@@ -244,6 +244,9 @@ func (e *engine) relaunch() error {
 // dockerdReady tells the host that the engine answers.
 func (e *engine) dockerdReady() {
 	e.phase(guestapi.PhaseEngine)
+	if err := randomizeAddresses(); err != nil {
+		e.out.logf("%v", err)
+	}
 	version, err := engineVersion(dockerSocket)
 	if err != nil {
 		e.fail(guestapi.PhaseEngine, err)

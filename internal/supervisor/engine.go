@@ -82,8 +82,7 @@ func (s *supervisor) engineReady(ctx context.Context) {
 	defer cancel()
 	version, err := dockerenv.Version(ctx, s.machine.Dir().DockerSocket())
 	if err != nil {
-		s.guest.fail(&guestapi.Failed{Phase: "engine", Cause: "it is up but cannot be reached: " + err.Error(), Fatal: true})
-		s.Stop(control.StopRequest{})
+		s.guest.fail(&guestapi.Failed{Phase: guestapi.PhaseEngine, Cause: "it is up but cannot be reached: " + err.Error()})
 		return
 	}
 	s.board.step("ready", "")

@@ -26,8 +26,9 @@ type guest struct {
 	log   *slog.Logger
 	ports *ports
 
-	// engineReady is called when the engine answers in the guest.
-	engineReady func()
+	// engineReady is called when the engine answers in the guest, giveUp when it
+	// never will.
+	engineReady, giveUp func()
 
 	mu       sync.Mutex
 	out      *guestapi.Writer[guestapi.Request] // nil until the guest is connected
@@ -36,8 +37,8 @@ type guest struct {
 	failed   *guestapi.Failed   // the last fatal failure
 }
 
-func newGuest(dir machine.Dir, board *board, log *slog.Logger, ports *ports, engineReady func()) (*guest, error) {
-	g := &guest{board: board, log: log, ports: ports, engineReady: engineReady, services: map[string]*logFile{}}
+func newGuest(dir machine.Dir, board *board, log *slog.Logger, ports *ports) (*guest, error) {
+	g := &guest{board: board, log: log, ports: ports, services: map[string]*logFile{}}
 	for _, service := range []string{guestapi.ServiceInit, guestapi.ServiceContainerd, guestapi.ServiceDockerd} {
 		var err error
 		if g.services[service], err = openLog(dir.Log(service)); err != nil {
@@ -180,17 +181,19 @@ var activityAfter = map[string]string{
 
 func (g *guest) fail(failed *guestapi.Failed) {
 	g.log.Error("guest reports a failure", "phase", failed.Phase, "cause", failed.Cause, "fatal", failed.Fatal)
-	first, _, _ := strings.Cut(failed.Cause, "\n")
-	if failed.Fatal {
-		g.mu.Lock()
-		g.failed = failed
-		g.mu.Unlock()
-		g.board.set(func(s *control.Status) {
-			s.Failure = &control.Failure{Phase: failed.Phase, Cause: failed.Cause}
-		})
+	status, _ := g.board.get()
+	if !failed.Fatal && status.State != control.Starting {
+		first, _, _ := strings.Cut(failed.Cause, "\n")
+		g.board.problem(failed.Phase + ": " + first)
 		return
 	}
-	g.board.problem(failed.Phase + ": " + first)
+	// A machine that starts without an engine is of no use to anybody.
+	g.mu.Lock()
+	g.failed = failed
+	g.mu.Unlock()
+	if !failed.Fatal { // otherwise the guest is on its way out
+		g.giveUp()
+	}
 }
 
 func (g *guest) trouble(line string) {

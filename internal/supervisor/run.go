@@ -121,10 +121,12 @@ func (s *supervisor) live(ctx context.Context, lock *machine.Lock) error {
 		return err
 	}
 	defer s.net.Close()
-	s.guest, err = newGuest(s.machine.Dir(), s.board, s.log, &ports{network: s.net, board: s.board, log: s.log}, func() { s.engineReady(ctx) })
+	s.guest, err = newGuest(s.machine.Dir(), s.board, s.log, &ports{network: s.net, board: s.board, log: s.log})
 	if err != nil {
 		return err
 	}
+	s.guest.engineReady = func() { s.engineReady(ctx) }
+	s.guest.giveUp = func() { s.Stop(control.StopRequest{}) }
 	defer s.guest.close()
 	go func() {
 		if err := parts.keepCertificates(ctx, renewal, s.tellIdentity); err != nil {

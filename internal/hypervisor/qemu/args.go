@@ -124,6 +124,13 @@ const (
 	translationsPerCPU = 64
 )
 
+// retranslates says that code is translated anew wherever it is mapped: before
+// 8.0 a translation was good for one virtual address only, so a program at
+// another random address found nothing of its last run.
+func (f Features) retranslates() bool {
+	return f.Accel == accelTCG && f.Arch == "amd64" && f.Version.Less(Version{Major: 8})
+}
+
 func accelArg(cfg hypervisor.Config, f Features) string {
 	if f.Accel != accelTCG {
 		return f.Accel

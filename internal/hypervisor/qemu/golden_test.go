@@ -104,7 +104,7 @@ func TestKernelCmdline(t *testing.T) {
 		{7, "amd64", "tcg", true}, {8, "amd64", "tcg", false}, {10, "amd64", "tcg", false},
 		{7, "amd64", "kvm", false}, {7, "arm64", "tcg", false},
 	} {
-		if got := strings.Contains(cmdline(tt.major, tt.arch, tt.accel), " clearcpuid=cx16 "); got != tt.want {
+		if got := strings.Contains(cmdline(tt.major, tt.arch, tt.accel), " clearcpuid=cx16 norandmaps "); got != tt.want {
 			t.Errorf("clearcpuid in %d %s %s: %t", tt.major, tt.arch, tt.accel, got)
 		}
 	}
