@@ -160,7 +160,7 @@ func (g *guest) handle(event guestapi.Event) {
 	case event.PortClosed != nil:
 		g.ports.closed(event.PortClosed.ID)
 	case event.OutOfMemory != nil:
-		g.trouble(fmt.Sprintf("the guest ran out of memory and killed %s", event.OutOfMemory.Process))
+		g.trouble(describe(event.OutOfMemory))
 	case event.DiskFull != nil:
 		g.trouble(fmt.Sprintf("the machine's disk is almost full: %s free", machine.FormatSize(event.DiskFull.FreeBytes)))
 	case event.PowerOff != nil:
@@ -194,6 +194,13 @@ func (g *guest) fail(failed *guestapi.Failed) {
 	if !failed.Fatal { // otherwise the guest is on its way out
 		g.giveUp()
 	}
+}
+
+func describe(kill *guestapi.OutOfMemory) string {
+	if kill.Cgroup != "" {
+		return fmt.Sprintf("a container reached its memory limit and %s was killed", kill.Process)
+	}
+	return fmt.Sprintf("the machine ran out of memory and %s was killed", kill.Process)
 }
 
 func (g *guest) trouble(line string) {
