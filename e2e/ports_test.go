@@ -7,6 +7,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -96,9 +99,16 @@ func TestPublishedOnLoopback(t *testing.T) {
 }
 
 func TestPublishedUDP(t *testing.T) {
-	id := strings.TrimSpace(dock(t, shared, "run", "-d", "-p", "18053:53/udp", "busybox", "sh", "-c",
-		"nc -l -u -p 53 -e cat"))
+	echo := filepath.Join(t.TempDir(), "udp-echo")
+	build := exec.Command("go", "build", "-o", echo, "./e2e/udp-echo")
+	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	id := strings.TrimSpace(dock(t, shared, "create", "-p", "18053:53/udp", "busybox", "/udp-echo"))
 	t.Cleanup(func() { dock(t, shared, "rm", "-f", id) })
+	dock(t, shared, "cp", echo, id+":/udp-echo")
+	dock(t, shared, "start", id)
 	conn, err := net.Dial("udp", "127.0.0.1:18053")
 	if err != nil {
 		t.Fatal(err)
