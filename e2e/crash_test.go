@@ -52,6 +52,7 @@ func TestDataSurvives(t *testing.T) {
 		}},
 	}
 	for _, e := range ends {
+		t.Log(e.name)
 		e.end()
 		hyve(t, "start", "survivor")
 		if out := volume("cat /data/file"); out != "kept\n" {

@@ -175,7 +175,13 @@ func result(t *testing.T, name string, args ...string) (out, errText string, cod
 // create makes a machine for one test.
 func create(t *testing.T, name string, args ...string) {
 	t.Helper()
-	t.Cleanup(func() { try(time.Minute, binary, "rm", "-f", name) })
+	t.Cleanup(func() {
+		if t.Failed() {
+			logs, _ := try(time.Minute, binary, "logs", "-n", "40", name)
+			t.Logf("logs of %s:\n%s", name, logs)
+		}
+		try(time.Minute, binary, "rm", "-f", name)
+	})
 	hyve(t, append([]string{"create", name, "--registry-mirror", registry, "--memory", "1GiB", "--cpus", "2"}, args...)...)
 }
 

@@ -33,6 +33,7 @@ type guest struct {
 	mu       sync.Mutex
 	out      *guestapi.Writer[guestapi.Request] // nil until the guest is connected
 	services map[string]*logFile
+	greeted  bool               // the guest of this boot has said hello
 	poweroff *guestapi.PowerOff // the guest's last word
 	failed   *guestapi.Failed   // the last fatal failure
 }
@@ -73,7 +74,7 @@ func (g *guest) converse(ctx context.Context, conn net.Conn, config func() (gues
 	defer stop()
 
 	g.mu.Lock()
-	g.poweroff, g.failed = nil, nil
+	g.greeted, g.poweroff, g.failed = false, nil, nil
 	g.mu.Unlock()
 	session := uint64(time.Now().UnixNano())
 	out := guestapi.NewWriter[guestapi.Request](conn)
@@ -106,7 +107,7 @@ func (g *guest) converse(ctx context.Context, conn net.Conn, config func() (gues
 				return fmt.Errorf("configuring the guest: %w", err)
 			}
 			g.mu.Lock()
-			g.out = out
+			g.out, g.greeted = out, true
 			g.mu.Unlock()
 			go g.keepClock(ctx)
 		default:
@@ -213,6 +214,13 @@ func (g *guest) last() (*guestapi.PowerOff, *guestapi.Failed) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.poweroff, g.failed
+}
+
+// met tells whether the guest of the last boot came up.
+func (g *guest) met() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.greeted
 }
 
 // record writes a line of a guest's service into its log.

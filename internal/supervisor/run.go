@@ -146,9 +146,17 @@ func (s *supervisor) tellIdentity() error {
 	return s.guest.send(guestapi.Request{Identity: &identity})
 }
 
+// errEarlyEnd says that a VM ended before its guest had said a word. Under
+// emulation a kernel does that once in many boots, before it has a console to say
+// why; nothing is lost by booting it again.
+var errEarlyEnd = errors.New("the VM ended before its guest came up")
+
+// earlyEnds is how often that is taken for bad luck.
+const earlyEnds = 2
+
 // boot runs the VM, again if the guest reboots, until it ends.
 func (s *supervisor) boot(ctx context.Context, lock *machine.Lock) error {
-	for {
+	for early := 0; ; {
 		config := vmConfig(s.machine, s.parts.image, qemu.KernelCmdline(s.parts.features()), newGeneration())
 		vm, err := qemu.Start(ctx, s.parts.qemu, config, qemu.Options{
 			Accel:      s.parts.accel.Name,
@@ -165,7 +173,10 @@ func (s *supervisor) boot(ctx context.Context, lock *machine.Lock) error {
 			vm.Kill()
 		}
 		again, err := s.attend(ctx, vm)
-		if !again {
+		if errors.Is(err, errEarlyEnd) && early < earlyEnds {
+			early++
+			s.log.Warn("booting again", "cause", err)
+		} else if !again {
 			return err
 		}
 		s.board.reboot()
@@ -242,7 +253,11 @@ func (s *supervisor) attend(ctx context.Context, vm *qemu.VM) (again bool, err e
 	case talkErr != nil && !errors.Is(talkErr, context.Canceled):
 		return false, talkErr
 	}
-	return false, &control.Failure{Cause: "the VM ended by itself: " + lastWords(s.machine.Dir().Log("console"))}
+	words := lastWords(s.machine.Dir().Log("console"))
+	if !s.guest.met() {
+		return false, fmt.Errorf("%w: %s", errEarlyEnd, words)
+	}
+	return false, &control.Failure{Cause: "the VM ended by itself: " + words}
 }
 
 // orStopped is err, unless it came because the machine was asked to stop.
