@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -105,6 +106,8 @@ func (b *bench) startSlirp(dir string, ports []string) (vm *exec.Cmd, channel ne
 			args[i+1] = fmt.Sprintf("user,id=network,hostfwd=tcp:127.0.0.1:%s-:2376,hostfwd=tcp:127.0.0.1:%s-:5001", ports[0], ports[1])
 		}
 	}
+	// -S waits for a supervisor to let the VM go on; there is none.
+	args = slices.DeleteFunc(args, func(arg string) bool { return arg == "-S" })
 	vm = exec.Command(q.Path, args...)
 	monitor, err := unwatchedMonitor()
 	if err != nil {
