@@ -12,28 +12,30 @@ import (
 // payload is how much is sent each way, in bytes.
 const payload = 200 << 20
 
+// port is the one that the container publishes.
+const port = "5001"
+
 // throughput measures a published port of the machine, in and out.
 func (b *bench) throughput() error {
 	address, err := b.output(b.hyve, "ip", name)
 	if err != nil {
 		return err
 	}
-	return b.measure("forward", b.onMachine, strings.TrimSpace(address), "host.docker.internal")
+	return b.measure("forward", b.onMachine, net.JoinHostPort(strings.TrimSpace(address), port), "host.docker.internal")
 }
 
 // measure sends payload to a container through its published port and has it
 // send as much to the host, and notes the bytes a second. docker runs docker
-// against the VM, whose published ports are at address; the container sees the
-// host as host.
+// against the VM, whose published port is at address; the container sees the host
+// as host.
 func (b *bench) measure(what string, docker func(...string) (string, error), address, host string) error {
 	// The container says how much it got, so that what is under way counts as such.
-	const port = "5001"
 	id, err := docker("run", "-d", "-p", port+":"+port, "busybox", "nc", "-l", "-p", port, "-e", "sh", "-c", "wc -c >&2; echo done")
 	if err != nil {
 		return err
 	}
 	defer docker("rm", "-f", strings.TrimSpace(id))
-	rate, err := sendTo(net.JoinHostPort(address, port))
+	rate, err := sendTo(address)
 	if err != nil {
 		return fmt.Errorf("%s-in: %w", what, err)
 	}
