@@ -121,11 +121,13 @@ func (t *logTail) begin(n int) error {
 		if err != nil {
 			return fmt.Errorf("reading a log: %w", err)
 		}
-		skip := bytes.Count(data, []byte{'\n'}) - n
-		for ; skip > 0; skip-- {
-			data = data[bytes.IndexByte(data, '\n')+1:]
+		from := 0
+		for skip := bytes.Count(data, []byte{'\n'}) - n; skip > 0; skip-- {
+			from += bytes.IndexByte(data[from:], '\n') + 1
 		}
-		t.lines = bufio.NewReader(io.MultiReader(bytes.NewReader(data), t.file))
+		if _, err := t.file.Seek(int64(from), io.SeekStart); err != nil {
+			return fmt.Errorf("reading a log: %w", err)
+		}
 	}
 	return t.print()
 }

@@ -109,6 +109,9 @@ func (s *Spec) Check(h Host) error {
 var engineOption = regexp.MustCompile(`^[a-z][a-z0-9-]*(=[^\n\r\x00]*)?$`)
 
 func checkSize(what string, size, least, most int64) error {
+	if most < least {
+		return fmt.Errorf("this host's %s of %s is too small: a machine needs %s", what, FormatSize(most), FormatSize(least))
+	}
 	if size < least || size > most {
 		return fmt.Errorf("%s of %s is out of range: this host allows %s to %s",
 			what, FormatSize(size), FormatSize(least), FormatSize(most))

@@ -4,12 +4,14 @@ package supervisor
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -189,7 +191,8 @@ const errorPause = 5 * time.Second
 
 // watchHypervisor logs the hypervisor's events, and helps a VM over a full disk
 // of the host: QEMU pauses it at the first write that fails, and repeats that
-// write when it goes on, so nothing is lost.
+// write when it goes on, so nothing is lost. A machine that somebody waits for
+// ends instead.
 func (s *supervisor) watchHypervisor(ctx context.Context, vm *qemu.VM) {
 	const line = "the host's disk cannot be written, the machine is paused: make room"
 	solved := time.AfterFunc(0, func() {})
@@ -197,6 +200,11 @@ func (s *supervisor) watchHypervisor(ctx context.Context, vm *qemu.VM) {
 		s.log.Info("hypervisor event", "event", event.Name)
 		switch event.Name {
 		case qemu.EventBlockIOError:
+			if status, _ := s.board.get(); status.State == control.Starting {
+				s.guest.fail(&guestapi.Failed{Phase: guestapi.PhaseDisk, Cause: diskError(event), Fatal: true})
+				go vm.Quit(ctx)
+				continue
+			}
 			solved.Stop()
 			s.board.problem(line)
 			time.AfterFunc(errorPause, func() { vm.Continue(ctx) })
@@ -204,6 +212,14 @@ func (s *supervisor) watchHypervisor(ctx context.Context, vm *qemu.VM) {
 			solved = time.AfterFunc(errorPause/2, func() { s.board.solved(line) })
 		}
 	}
+}
+
+func diskError(event qemu.Event) string {
+	var data qemu.BlockIOErrorData
+	if json.Unmarshal(event.Data, &data) != nil || data.Reason == "" {
+		return "the host's disk cannot be written"
+	}
+	return "the host's disk cannot be written: " + strings.ToLower(data.Reason)
 }
 
 // adopt makes vm the one that requests are about, unless the machine was asked
