@@ -22,6 +22,7 @@ type status struct {
 	PID           int
 	HypervisorPid int
 	Problems      []string
+	Endpoints     struct{ SSH string }
 	Ports         []struct {
 		Protocol, Address string
 		Port              int

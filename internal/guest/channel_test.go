@@ -4,6 +4,7 @@ package guest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"strings"
@@ -44,11 +45,11 @@ func TestChannel(t *testing.T) {
 		return e
 	}
 	if e := hello(guestapi.Version, 7); e.Hello == nil || e.Hello.Session != 7 || e.Hello.BootID != "boot" {
-		t.Fatalf("the first event is %s", describeEvent(e))
+		t.Fatalf("the first event is %s", describe(e))
 	}
-	for _, want := range []string{"phase init", "init: early"} {
-		if e, err := r.Read(); err != nil || describeEvent(e) != want || e.Uptime != time.Second {
-			t.Errorf("then %s, %v; want %s", describeEvent(e), err, want)
+	for _, want := range []string{`{"uptime":1000000000,"phase":{"name":"init"}}`, `{"uptime":1000000000,"log":{"service":"init","line":"early"}}`} {
+		if e, err := r.Read(); err != nil || describe(e) != want {
+			t.Errorf("then %s, %v; want %s", describe(e), err, want)
 		}
 	}
 	if first := <-repeats; !first {
@@ -56,23 +57,23 @@ func TestChannel(t *testing.T) {
 	}
 	host.Write([]byte("{broken\n"))
 	if e, _ := r.Read(); e.Log == nil || !strings.Contains(e.Log.Line, "damaged") {
-		t.Errorf("after a damaged line: %s", describeEvent(e))
+		t.Errorf("after a damaged line: %s", describe(e))
 	}
 	w.Write(guestapi.Request{ID: 5, Clock: &guestapi.Clock{UnixNano: 1}})
 	if req := <-requests; req.ID != 5 || req.Clock == nil {
 		t.Errorf("the request is %+v", req)
 	}
 	if e := hello(guestapi.Version, 8); e.Hello == nil || e.Hello.Session != 8 {
-		t.Errorf("a second hello is answered by %s", describeEvent(e))
+		t.Errorf("a second hello is answered by %s", describe(e))
 	}
 	if first := <-repeats; first {
 		t.Error("the second hello is taken for the first")
 	}
 	if e := hello(guestapi.Version+1, 9); e.Hello == nil || e.Hello.Version != guestapi.Version {
-		t.Errorf("another version's hello is answered by %s", describeEvent(e))
+		t.Errorf("another version's hello is answered by %s", describe(e))
 	}
 	if e, _ := r.Read(); e.Failed == nil {
-		t.Errorf("another version gives %s", describeEvent(e))
+		t.Errorf("another version gives %s", describe(e))
 	}
 	host.Close()
 	if err := <-ended; err == nil {
@@ -88,7 +89,7 @@ func TestOutboxDropsLogs(t *testing.T) {
 	}
 	o.put(guestapi.Event{Phase: &guestapi.Phase{Name: "x"}})
 	if e := nextEvent(t, o, func(e guestapi.Event) bool { return e.Hello == nil }); e.Phase == nil {
-		t.Errorf("a phase waits behind log lines: %s", describeEvent(e))
+		t.Errorf("a phase waits behind log lines: %s", describe(e))
 	}
 	lines, reported := 0, false
 	for !reported || lines < maxQueuedLogs {
@@ -139,4 +140,9 @@ func TestPorts(t *testing.T) {
 		t.Errorf("closed %+v", closed)
 	}
 	<-published
+}
+
+func describe(e guestapi.Event) string {
+	b, _ := json.Marshal(e)
+	return string(b)
 }

@@ -175,7 +175,7 @@ func lastWords(path string) string {
 	lines = lines[max(0, len(lines)-100):]
 	for _, line := range lines {
 		if _, panic, ok := strings.Cut(line, "Kernel panic"); ok {
-			return "kernel panic" + strings.TrimSpace(panic)
+			return "kernel panic " + strings.TrimSpace(panic)
 		}
 	}
 	if last := strings.TrimSpace(lines[len(lines)-1]); last != "" {
