@@ -49,9 +49,8 @@ type engine struct {
 	launched launchState
 	id       guestapi.Identity
 
-	grace   current[time.Duration] // the options' StopTimeout
-	launch  current[launch]        // dockerd's next; mu is held across one
-	version current[string]        // of the dockerd that was ready last
+	grace  current[time.Duration] // the options' StopTimeout
+	launch current[launch]        // dockerd's next; mu is held across one
 }
 
 // A launchState is what dockerd has to be started again for when it changes.
@@ -247,20 +246,13 @@ func (e *engine) dockerdReady() {
 	if err := randomizeAddresses(); err != nil {
 		e.out.logf("%v", err)
 	}
-	version, err := engineVersion(dockerSocket)
-	if err != nil {
-		e.fail(guestapi.PhaseEngine, err)
-		return
-	}
-	e.version.set(version)
-	e.out.put(guestapi.Event{EngineReady: &guestapi.EngineReady{Version: version}})
+	e.out.put(guestapi.Event{EngineReady: &guestapi.EngineReady{}})
 }
 
 // repeat tells a new host that the engine is ready, if it is.
 func (e *engine) repeat() {
-	version, known := e.version.get()
-	if state, _ := e.dockerd.watch(); known && state.ready {
-		e.out.put(guestapi.Event{EngineReady: &guestapi.EngineReady{Version: version}})
+	if state, _ := e.dockerd.watch(); state.ready {
+		e.out.put(guestapi.Event{EngineReady: &guestapi.EngineReady{}})
 	}
 }
 
@@ -310,20 +302,6 @@ func exchange(conn io.ReadWriter, path string) (io.Reader, error) {
 		}
 	}
 	return r, nil
-}
-
-// engineVersion asks the engine for its version.
-func engineVersion(socket string) (string, error) {
-	body, err := askEngine(socket, "/version", 30*time.Second)
-	if err != nil {
-		return "", err
-	}
-	defer body.Close()
-	var v struct{ Version string }
-	if err := json.NewDecoder(io.LimitReader(body, 1<<20)).Decode(&v); err != nil {
-		return "", fmt.Errorf("reading the engine's version: %w", err)
-	}
-	return v.Version, nil
 }
 
 // command does what /etc/init.d/docker asks.

@@ -47,6 +47,7 @@ func (g *guest) powerOff(p guestapi.PowerOff) {
 	g.out.logf("powering off: %s", p.Reason)
 	g.note(g.engine.stop())
 	g.reaper.killAll(killGrace)
+	g.note(forgetDefaultBridge(networkStore))
 	unix.Sync()
 	g.note(unmountAll())
 	g.out.put(guestapi.Event{PowerOff: &p})

@@ -172,9 +172,7 @@ const (
 )
 
 // EngineReady says that the engine answers on EnginePort.
-type EngineReady struct {
-	Version string `json:"version"`
-}
+type EngineReady struct{}
 
 // Failed says which step failed and why. Fatal: the machine will power off.
 type Failed struct {

@@ -39,7 +39,7 @@ func (s *supervisor) serveEngine(ctx context.Context) error {
 			return err
 		}
 	}
-	go forward(ctx, s.sockets.docker, overTLS(s.dialEngine, s.parts.ca.ClientConfig(s.machine.Name)), s.log)
+	go forward(ctx, s.sockets.docker, s.overTLS(s.dialEngine), s.log)
 	s.board.set(func(st *control.Status) {
 		st.Endpoints = control.Endpoints{
 			Docker: "unix://" + s.machine.Dir().DockerSocket(),
@@ -73,6 +73,18 @@ func (s *supervisor) dialEngine(ctx context.Context) (net.Conn, error) {
 	}
 }
 
+// rehearse shakes hands with the guest's front before anybody waits for it: while
+// dockerd starts, a processor is idle, and under emulation the first handshake
+// takes long.
+func (s *supervisor) rehearse(ctx context.Context) {
+	conn, err := s.overTLS(func(ctx context.Context) (net.Conn, error) {
+		return s.net.DialGuest(ctx, guestapi.EnginePort)
+	})(ctx)
+	if err == nil {
+		conn.Close()
+	}
+}
+
 // engineReady makes sure that the engine answers on the way that a docker
 // client takes, and publishes that the machine runs. After a reboot of the guest
 // it is called again.
@@ -80,7 +92,7 @@ func (s *supervisor) engineReady(ctx context.Context) {
 	s.openOnce.Do(func() { close(s.reachable) })
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	version, err := dockerenv.Version(ctx, s.machine.Dir().DockerSocket())
+	version, err := dockerenv.Ping(ctx, s.machine.Dir().DockerSocket())
 	if err != nil {
 		s.guest.fail(&guestapi.Failed{Phase: guestapi.PhaseEngine, Cause: "it is up but cannot be reached: " + err.Error()})
 		return

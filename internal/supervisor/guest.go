@@ -26,9 +26,9 @@ type guest struct {
 	log   *slog.Logger
 	ports *ports
 
-	// engineReady is called when the engine answers in the guest, giveUp when it
-	// never will.
-	engineReady, giveUp func()
+	// containerdReady and engineReady are called when those answer in the guest,
+	// giveUp when the engine never will.
+	containerdReady, engineReady, giveUp func()
 
 	mu       sync.Mutex
 	out      *guestapi.Writer[guestapi.Request] // nil until the guest is connected
@@ -149,6 +149,9 @@ func (g *guest) handle(event guestapi.Event) {
 		g.record(event.Log.Service, event.Log.Line)
 	case event.Phase != nil:
 		g.board.step(event.Phase.Name, activityAfter[event.Phase.Name])
+		if event.Phase.Name == guestapi.PhaseContainerd {
+			go g.containerdReady()
+		}
 	case event.EngineReady != nil:
 		go g.engineReady()
 	case event.Failed != nil:

@@ -60,7 +60,8 @@ func closeWrite(conn net.Conn) {
 
 // overTLS wraps a dialer: the guest must prove that it is the machine, and is
 // shown this installation's client certificate.
-func overTLS(dial dialer, config *tls.Config) dialer {
+func (s *supervisor) overTLS(dial dialer) dialer {
+	config := s.parts.ca.ClientConfig(s.machine.Name)
 	return func(ctx context.Context) (net.Conn, error) {
 		conn, err := dial(ctx)
 		if err != nil {

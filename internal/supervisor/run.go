@@ -127,6 +127,7 @@ func (s *supervisor) live(ctx context.Context, lock *machine.Lock) error {
 	if err != nil {
 		return err
 	}
+	s.guest.containerdReady = func() { s.rehearse(ctx) }
 	s.guest.engineReady = func() { s.engineReady(ctx) }
 	s.guest.giveUp = func() { s.Stop(control.StopRequest{}) }
 	defer s.guest.close()
