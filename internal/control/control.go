@@ -50,6 +50,11 @@ type Status struct {
 	AcceleratorReason string `json:"acceleratorReason,omitempty"`
 	EngineVersion     string `json:"engineVersion,omitempty"`
 
+	// Thawed says that the machine went on from a frozen state instead of booting.
+	// BootReason says why not, where there was one to go on from, or it cannot be.
+	Thawed     bool   `json:"thawed"`
+	BootReason string `json:"bootReason,omitempty"`
+
 	Endpoints Endpoints `json:"endpoints"`
 	Ports     []Port    `json:"ports"`    // published now, in order
 	Problems  []string  `json:"problems"` // each one line, worth knowing now
@@ -127,6 +132,9 @@ type Supervisor interface {
 type StopRequest struct {
 	// Kill ends the machine at once, like a power cut.
 	Kill bool `json:"kill,omitempty"`
+	// Freeze stops the containers and freezes the machine, so that its next start
+	// is a thaw. Where that cannot be, it shuts down.
+	Freeze bool `json:"freeze,omitempty"`
 }
 
 // lastWord bounds how long those who watch may take to hear the last status.
@@ -183,7 +191,7 @@ func Serve(ctx context.Context, l net.Listener, s Supervisor) error {
 	return nil
 }
 
-// ErrNoAnswer says that no supervisor listens.
+// ErrNoAnswer says that no supervisor listens, or that it ended before it answered.
 var ErrNoAnswer = errors.New("no supervisor answers")
 
 // Client asks a supervisor.
@@ -192,11 +200,7 @@ type Client struct{ http *http.Client }
 // NewClient returns a client of the supervisor at a socket.
 func NewClient(socket string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrNoAnswer, err)
-		}
-		return conn, nil
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}
 	return &Client{&http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
 }
@@ -261,8 +265,11 @@ func (c *Client) do(ctx context.Context, method, path string, data []byte) (io.R
 		return nil, err
 	}
 	response, err := c.http.Do(request)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrNoAnswer, err)
 	}
 	if response.StatusCode != http.StatusOK {
 		defer response.Body.Close()

@@ -118,3 +118,23 @@ func TestNoAnswer(t *testing.T) {
 		t.Errorf("Status() = %v", err)
 	}
 }
+
+// A supervisor that is killed while it is asked has not answered.
+func TestKilledWhileAsked(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "control.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		conn, err := l.Accept()
+		if err == nil {
+			conn.Read(make([]byte, 1))
+			conn.Close()
+		}
+	}()
+	if _, err := NewClient(socket).Status(t.Context()); !errors.Is(err, ErrNoAnswer) {
+		t.Errorf("got %v", err)
+	}
+}
