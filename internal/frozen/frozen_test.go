@@ -1,0 +1,161 @@
+package frozen
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A fixture is a machine's directory with a disk and a state.
+type fixture struct {
+	t         *testing.T
+	dir, disk string
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	base := t.TempDir()
+	f := &fixture{t, filepath.Join(base, "frozen"), filepath.Join(base, "disk.img")}
+	f.write(f.disk, "disk")
+	f.freeze()
+	return f
+}
+
+func (f *fixture) write(path, text string) {
+	f.t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *fixture) freeze() {
+	f.t.Helper()
+	d, err := New(f.dir)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if _, err := d.File().WriteString("state"); err != nil {
+		f.t.Fatal(err)
+	}
+	if err := d.Commit("shape", f.disk); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// empty asserts that nothing of any state is left.
+func (f *fixture) empty() {
+	f.t.Helper()
+	left, err := filepath.Glob(f.dir + "*")
+	if err != nil || len(left) > 0 {
+		f.t.Errorf("left: %q, %v", left, err)
+	}
+}
+
+func TestTakeOnce(t *testing.T) {
+	f := newFixture(t)
+	if !Exists(f.dir) {
+		t.Error("the state is not there")
+	}
+	s, err := Look(f.dir).Take("shape", f.disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := make([]byte, 9)
+	if n, _ := s.File.Read(text); string(text[:n]) != "state" {
+		t.Errorf("the state is %q", text[:n])
+	}
+	if Exists(f.dir) {
+		t.Error("the state is still there")
+	}
+	if _, err := Look(f.dir).Take("shape", f.disk); !errors.Is(err, ErrNone) {
+		t.Errorf("a second time: %v", err)
+	}
+	s.Discard()
+	f.empty()
+}
+
+func TestMisfits(t *testing.T) {
+	for name, test := range map[string]struct {
+		do   func(f *fixture)
+		want string
+	}{
+		"written since": {func(f *fixture) { f.write(f.disk, "DISK") }, "has changed"},
+		"grown":         {func(f *fixture) { os.Truncate(f.disk, 99) }, "has changed"},
+		"restored from a backup": {func(f *fixture) {
+			info, _ := os.Stat(f.disk)
+			os.Rename(f.disk, f.disk+"~")
+			f.write(f.disk, "disk")
+			os.Chtimes(f.disk, time.Now(), info.ModTime())
+		}, "has changed"},
+		"written, and the clock turned back": {func(f *fixture) {
+			info, _ := os.Stat(f.disk)
+			f.write(f.disk, "DISK")
+			os.Chtimes(f.disk, time.Now(), info.ModTime())
+		}, "has changed"},
+		"no disk":             {func(f *fixture) { os.Remove(f.disk) }, "no such file"},
+		"cut off":             {func(f *fixture) { os.Truncate(statePath(f.dir), 2) }, "it is damaged"},
+		"bits turned":         {func(f *fixture) { f.write(statePath(f.dir), "stade") }, "it is damaged"},
+		"no state":            {func(f *fixture) { os.Remove(statePath(f.dir)) }, "no such file"},
+		"damaged description": {func(f *fixture) { f.write(manifestPath(f.dir), "{") }, "description is damaged"},
+		"another version":     {func(f *fixture) { f.write(manifestPath(f.dir), `{"format":99}`) }, "another version"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			test.do(f)
+			_, err := Look(f.dir).Take("shape", f.disk)
+			if misfit := (*MisfitError)(nil); !errors.As(err, &misfit) || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+			f.empty()
+		})
+	}
+	f := newFixture(t)
+	if _, err := Look(f.dir).Take("another", f.disk); err == nil {
+		t.Error("another shape takes it")
+	}
+	f.empty()
+}
+
+// Whatever a process that was killed has left is nothing.
+func TestHalfMade(t *testing.T) {
+	f := newFixture(t)
+	d, err := New(f.dir) // drops the one that was
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.File().WriteString("half")
+	if _, err := Look(f.dir).Take("shape", f.disk); !errors.Is(err, ErrNone) {
+		t.Errorf("a half-made state: %v", err)
+	}
+	f.empty()
+
+	f.freeze()
+	if _, err := Look(f.dir).Take("shape", f.disk); err != nil { // and then it was killed
+		t.Fatal(err)
+	}
+	if _, err := Look(f.dir).Take("shape", f.disk); !errors.Is(err, ErrNone) {
+		t.Errorf("a state that was taken: %v", err)
+	}
+	f.empty()
+}
+
+func TestLink(t *testing.T) {
+	from := newFixture(t)
+	to := filepath.Join(t.TempDir(), "frozen")
+	disk := to + ".disk"
+	from.write(disk, "disk")
+	if err := Link(to, disk, from.dir, from.disk); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Look(to).Take("shape", disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Discard()
+	if _, err := Look(from.dir).Take("shape", from.disk); err != nil {
+		t.Errorf("the first one's: %v", err)
+	}
+}
