@@ -28,8 +28,9 @@ test: deps build lint cross unit e2e
 unit:
 	$(GO) test -short ./...
 
+# With QEMU=10, on Debian 13's.
 e2e: build
-	$(GO) test -count=1 -timeout 25m ./e2e
+	PATH="$(if $(QEMU),$$(scripts/qemu$(QEMU).sh):)$$PATH" $(GO) test -count=1 -timeout 28m ./internal/hypervisor/qemu ./e2e
 
 bench: deps build
 	$(GO) run ./e2e/bench

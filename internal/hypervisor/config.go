@@ -19,6 +19,9 @@ type Config struct {
 	// Console is the file to which the guest's console is appended.
 	Console string
 
+	// Incoming has the VM wait for the state of a frozen one instead of booting.
+	Incoming bool
+
 	// Generation is the VM generation ID, a UUID: a new one tells the guest's
 	// kernel that it was cloned or taken back in time, and it reseeds.
 	Generation string

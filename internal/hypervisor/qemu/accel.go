@@ -24,6 +24,11 @@ type Verdict struct {
 	Cached bool          // the hardware was tested earlier since the host's boot
 }
 
+// Freezes says whether VMs are to be frozen and thawed. Under emulation that is
+// tested; hardware has clocks and processor features of its own, with which nobody
+// has tried it yet.
+func (v Verdict) Freezes() bool { return v.Name == accelTCG }
+
 func (v Verdict) String() string {
 	if v.Reason == "" {
 		return v.Name

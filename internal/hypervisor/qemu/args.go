@@ -2,8 +2,11 @@ package qemu
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -42,6 +45,9 @@ func Args(cfg hypervisor.Config, f Features) []string {
 	if f.Sandbox {
 		a = append(a, "-sandbox", sandboxArg)
 	}
+	if cfg.Incoming {
+		a = append(a, "-incoming", "defer")
+	}
 	a = append(a, machineArgs(cfg, f)...)
 	a = append(a, "-kernel", cfg.Kernel)
 	if cfg.Initrd != "" {
@@ -58,6 +64,24 @@ func Args(cfg hypervisor.Config, f Features) []string {
 	a = append(a, serialArgs(cfg)...)
 	a = append(a, networkArgs(cfg.Network)...)
 	return append(a, comfortArgs(cfg, f)...)
+}
+
+// Shape names everything about a VM and its emulator that must be the same for a
+// frozen state to be thawed. The content of kernel, initrd and disks is the
+// caller's to compare.
+func (q *QEMU) Shape(cfg hypervisor.Config, accel string) string {
+	cfg.Name, cfg.Kernel, cfg.Initrd, cfg.Console = "", "kernel", "initrd", "console"
+	cfg.Incoming, cfg.Generation = false, "00000000-0000-0000-0000-000000000000"
+	cfg.Network.Socket = "network"
+	cfg.Disks, cfg.Channels = slices.Clone(cfg.Disks), slices.Clone(cfg.Channels)
+	for i := range cfg.Disks {
+		cfg.Disks[i].Path = ""
+	}
+	for i := range cfg.Channels {
+		cfg.Channels[i].Socket = ""
+	}
+	sum := sha256.Sum256([]byte(strings.Join(append(Args(cfg, q.Features(accel)), q.Path, q.key), "\x00")))
+	return hex.EncodeToString(sum[:])
 }
 
 // machineArgs are the board, the processor and the memory.

@@ -31,6 +31,10 @@ type Options struct {
 	// Its errors are passed over; while it blocks, so may QEMU.
 	Stderr io.Writer
 
+	// Thaw is what Freeze has written, if the VM shall go on from there rather than
+	// boot. Config.Incoming must be set.
+	Thaw *os.File
+
 	// RunDir is QEMU's working directory, where a core file would land, and
 	// holds nothing that is needed. Empty is "/".
 	RunDir string
@@ -51,6 +55,8 @@ type VM struct {
 	stderr  *tailWriter
 	events  chan Event
 	done    chan struct{}
+
+	migrated chan string // how a migration ended
 
 	mu       sync.Mutex
 	shutdown ShutdownData // of the last SHUTDOWN
@@ -84,6 +90,8 @@ func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o Options) (*VM,
 		stderr: &tailWriter{max: 16 << 10, next: o.Stderr},
 		events: make(chan Event, eventBacklog),
 		done:   make(chan struct{}),
+
+		migrated: make(chan string, 1),
 	}
 	vm.cmd = exec.Command(q.Path, Args(cfg, q.Features(o.Accel))...)
 	vm.cmd.Dir = o.RunDir
@@ -104,6 +112,11 @@ func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o Options) (*VM,
 	go vm.watch()
 	if err := vm.monitor.handshake(ctx); err != nil {
 		return nil, vm.startFailed(ctx, err)
+	}
+	if o.Thaw != nil {
+		if err := vm.thaw(ctx, o.Thaw); err != nil {
+			return nil, vm.startFailed(ctx, err)
+		}
 	}
 	if err := vm.Continue(ctx); err != nil {
 		return nil, vm.startFailed(ctx, err)
@@ -128,10 +141,14 @@ func (vm *VM) startFailed(ctx context.Context, err error) error {
 // watch passes events on until the monitor ends, then waits for the process.
 func (vm *VM) watch() {
 	for e := range vm.monitor.Events() {
-		if e.Name == EventShutdown {
+		switch e.Name {
+		case EventShutdown:
 			vm.mu.Lock()
 			_ = json.Unmarshal(e.Data, &vm.shutdown)
 			vm.mu.Unlock()
+		case eventMigration:
+			vm.noteMigration(e)
+			continue
 		}
 		select {
 		case vm.events <- e:
