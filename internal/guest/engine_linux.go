@@ -187,7 +187,7 @@ func (e *engine) reload() error {
 	if state, _ := e.dockerd.watch(); !state.ready {
 		return nil // it reads the file when it starts
 	}
-	events, err := askEngine(dockerSocket, "/events?filters=%7B%22type%22%3A%5B%22daemon%22%5D%7D", dockerdReload)
+	events, err := askEngine(dockerSocket, "GET", "/events?filters=%7B%22type%22%3A%5B%22daemon%22%5D%7D", dockerdReload)
 	if err != nil {
 		return fmt.Errorf("reloading dockerd: %w", err)
 	}
@@ -246,6 +246,9 @@ func (e *engine) dockerdReady() {
 	if err := randomizeAddresses(); err != nil {
 		e.out.logf("%v", err)
 	}
+	if err := e.restartContainers(); err != nil { // of a freeze that was not thawed
+		e.out.logf("%v", err)
+	}
 	e.out.put(guestapi.Event{EngineReady: &guestapi.EngineReady{}})
 }
 
@@ -266,16 +269,16 @@ func (e *engine) stop() error {
 
 // askEngine makes a request and returns the body of the answer. HTTP/1.0 keeps it
 // plain, and ends it with the connection, so no HTTP client is needed in PID 1.
-func askEngine(socket, path string, bound time.Duration) (io.ReadCloser, error) {
+func askEngine(socket, method, path string, bound time.Duration) (io.ReadCloser, error) {
 	conn, err := net.Dial("unix", socket)
 	if err != nil {
 		return nil, fmt.Errorf("asking the engine: %w", err)
 	}
 	conn.SetDeadline(time.Now().Add(bound))
-	r, err := exchange(conn, path)
+	r, err := exchange(conn, method, path)
 	if err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("asking the engine for %s: %w", path, err)
+		return nil, fmt.Errorf("asking the engine for %s %s: %w", method, path, err)
 	}
 	return struct {
 		io.Reader
@@ -284,8 +287,8 @@ func askEngine(socket, path string, bound time.Duration) (io.ReadCloser, error) 
 }
 
 // exchange sends the request and reads the answer up to its body.
-func exchange(conn io.ReadWriter, path string) (io.Reader, error) {
-	if _, err := io.WriteString(conn, "GET "+path+" HTTP/1.0\r\nHost: docker\r\n\r\n"); err != nil {
+func exchange(conn io.ReadWriter, method, path string) (io.Reader, error) {
+	if _, err := io.WriteString(conn, method+" "+path+" HTTP/1.0\r\nHost: docker\r\n\r\n"); err != nil {
 		return nil, err
 	}
 	r := bufio.NewReader(conn)
@@ -293,8 +296,9 @@ func exchange(conn io.ReadWriter, path string) (io.Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	if fields := strings.Fields(status); len(fields) < 2 || fields[1] != "200" {
-		return nil, fmt.Errorf("it answered %q", status)
+	// Not modified: a container is already as it is asked to be.
+	if fields := strings.Fields(status); len(fields) < 2 || fields[1][0] != '2' && fields[1] != "304" {
+		return nil, fmt.Errorf("it answered %q", strings.TrimSpace(status))
 	}
 	for line := ""; line != "\r\n"; {
 		if line, err = r.ReadString('\n'); err != nil {

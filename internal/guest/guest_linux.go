@@ -29,6 +29,7 @@ type guest struct {
 	configured chan struct{} // closed once config is there
 	config     guestapi.Config
 
+	frozen   atomic.Bool // it is quiet for a freeze, see unfreeze
 	clock    clock
 	identity identity
 	engine   *engine
@@ -140,7 +141,7 @@ func (g *guest) handle(req guestapi.Request) error {
 		g.reply(req.ID, func() error {
 			select {
 			case <-g.configured:
-				return g.applyIdentity(*req.Identity)
+				return errors.Join(g.applyIdentity(*req.Identity), g.wake())
 			default:
 				return errors.New("applying an identity: the machine is not configured yet")
 			}
@@ -150,7 +151,10 @@ func (g *guest) handle(req guestapi.Request) error {
 	case req.Clock != nil:
 		g.clock.learn(*req.Clock)
 		g.reply(req.ID, g.clock.apply)
+	case req.Freeze != nil:
+		g.reply(req.ID, g.freeze)
 	case req.Shutdown != nil:
+		g.unfreeze()
 		g.askPower(guestapi.PowerOff{Reboot: req.Shutdown.Reboot, Reason: "the host asked"})
 		g.reply(req.ID, func() error { return nil })
 	default:
@@ -178,6 +182,9 @@ func (g *guest) reply(id uint64, f func() error) {
 func (g *guest) greeted(first bool) {
 	if first {
 		return
+	}
+	if g.unfreeze() {
+		g.spawn(g.rehearse)
 	}
 	g.ports.repeat()
 	g.engine.repeat()

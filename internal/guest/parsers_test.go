@@ -246,3 +246,10 @@ func TestReadLines(t *testing.T) {
 		t.Errorf("a tail keeps %d lines", len(last))
 	}
 }
+
+func TestMeminfo(t *testing.T) {
+	m := meminfo("MemTotal:        2021552 kB\nCached:    10 kB\nHugePages_Total:       0\nnonsense\nx: y\n")
+	if m["MemTotal"] != 2021552<<10 || m["Cached"] != 10<<10 || len(m) != 3 {
+		t.Errorf("got %v", m)
+	}
+}

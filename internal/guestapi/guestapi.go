@@ -41,6 +41,7 @@ type Request struct {
 	Identity  *Identity `json:"identity,omitempty"`  // at any later time
 	PortAck   *PortAck  `json:"portAck,omitempty"`
 	Clock     *Clock    `json:"clock,omitempty"`
+	Freeze    *Freeze   `json:"freeze,omitempty"`
 	Shutdown  *Shutdown `json:"shutdown,omitempty"`
 }
 
@@ -117,6 +118,12 @@ type Engine struct {
 type PortAck struct {
 	ID uint64 `json:"id"`
 }
+
+// Freeze brings the guest to where its VM can be frozen: containers are stopped as
+// at a shutdown, users are logged out, everything is on the disk. The Reply says
+// that it is so. The next Identity ends it, and starts the containers that a boot
+// would start; its Reply comes after that.
+type Freeze struct{}
 
 // Shutdown ends the guest in order: containers, engine, file systems, power.
 type Shutdown struct {

@@ -1,0 +1,253 @@
+package guest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+// restartsFile lists, one a line, the containers that a freeze has stopped and
+// the next start, be it a thaw or a boot, is to start. dockerd takes a container
+// that was stopped over its API for one that its user has stopped.
+const restartsFile = dataDir + "/var/lib/hyve/restarts"
+
+// stopGrace is what containers get between SIGTERM and SIGKILL where nobody says
+// otherwise: dockerd's own at its shutdown.
+const stopGrace = 15 * time.Second
+
+// freeze brings the machine to where its VM can be frozen.
+func (g *guest) freeze() error {
+	if err := g.engine.stopContainers(); err != nil {
+		return err
+	}
+	// Sessions of users, and what is left of builds.
+	for _, group := range []string{cgroupHyve + "/users", "/sys/fs/cgroup/docker"} {
+		err := os.WriteFile(filepath.Join(group, "cgroup.kill"), []byte("1"), 0)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("ending the processes of %s: %w", group, err)
+		}
+	}
+	if err := dropCaches(); err != nil {
+		return err
+	}
+	// The file system is clean on the disk then, with nothing in its journal.
+	if err := freezeFS(fiFreeze); err != nil {
+		return err
+	}
+	g.frozen.Store(true)
+	return nil
+}
+
+// warmCache is how much may be kept of what could be read again, in bytes: a machine
+// that did little keeps its programs at hand, one that read much is not written out
+// whole.
+const warmCache = 128 << 20
+
+func dropCaches() error {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return fmt.Errorf("looking at the caches: %w", err)
+	}
+	m := meminfo(string(b))
+	if m["Cached"]+m["Buffers"]-m["Mapped"]-m["Shmem"] <= warmCache {
+		return nil
+	}
+	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
+		return fmt.Errorf("dropping caches: %w", err)
+	}
+	return nil
+}
+
+// The requests by which a file system holds back every write, FIFREEZE and FITHAW
+// of linux/fs.h.
+const (
+	fiFreeze = 0xc0045877
+	fiThaw   = 0xc0045878
+)
+
+func freezeFS(request uint) error {
+	dir, err := os.Open(dataDir)
+	if err != nil {
+		return fmt.Errorf("freezing the file system: %w", err)
+	}
+	defer dir.Close()
+	if err := ioctlBytes(dir.Fd(), uintptr(request), make([]byte, 4)); err != nil {
+		return fmt.Errorf("freezing the file system: %w", err)
+	}
+	return nil
+}
+
+// unfreeze lets a machine go on that was made ready for a freeze, be it that it was
+// thawed or that nothing came of it. It tells whether there was anything to do.
+func (g *guest) unfreeze() bool {
+	if !g.frozen.CompareAndSwap(true, false) {
+		return false
+	}
+	g.note(freezeFS(fiThaw))
+	return true
+}
+
+// rehearse has the engine do what a client's first request will have it do, while
+// the machine gets its identity. A thawed guest under emulation is slow at
+// everything that it does for the first time.
+func (g *guest) rehearse() {
+	if body, err := askEngine(dockerSocket, "GET", "/version", time.Minute); err == nil {
+		io.Copy(io.Discard, body)
+		body.Close()
+	}
+}
+
+// wake starts what a freeze has stopped, once the engine is there.
+func (g *guest) wake() error {
+	if state, _ := g.engine.dockerd.watch(); !state.ready {
+		return nil
+	}
+	return g.engine.restartContainers()
+}
+
+// A container is what the engine says of one.
+type container struct {
+	ID     string `json:"Id"`
+	Config struct{ StopTimeout *int }
+	State  struct {
+		Running  bool
+		ExitCode int
+	}
+	HostConfig struct {
+		RestartPolicy struct{ Name string }
+	}
+}
+
+// restarts says whether the container would be started by a boot that follows on
+// a shutdown.
+func (c *container) restarts() bool {
+	switch c.HostConfig.RestartPolicy.Name {
+	case "always", "unless-stopped":
+		return true
+	case "on-failure":
+		return c.State.Running || c.State.ExitCode != 0
+	}
+	return false
+}
+
+// stopContainers stops what runs, as dockerd's shutdown would, and notes what is to
+// run again.
+func (e *engine) stopContainers() error {
+	var info struct {
+		Swarm struct{ LocalNodeState string }
+	}
+	if err := e.read("/info", &info); err != nil {
+		return err
+	}
+	if state := info.Swarm.LocalNodeState; state != "" && state != "inactive" {
+		return errors.New("the machine is part of a swarm, which does not let go of its containers")
+	}
+	var listed []struct {
+		ID string `json:"Id"`
+	}
+	if err := e.read("/containers/json", &listed); err != nil {
+		return err
+	}
+	containers := make([]container, len(listed))
+	for i, c := range listed {
+		if err := e.read("/containers/"+c.ID+"/json", &containers[i]); err != nil {
+			return err
+		}
+	}
+	if err := keepRestarts(containers); err != nil {
+		return err
+	}
+	grace := stopGrace
+	if asked, _ := e.grace.get(); asked > 0 {
+		grace = asked
+	}
+	errs := make([]error, len(containers))
+	var all sync.WaitGroup
+	for i := range containers {
+		all.Go(func() { errs[i] = e.stopContainer(&containers[i], grace) })
+	}
+	all.Wait()
+	return errors.Join(append(errs, keepRestarts(containers))...)
+}
+
+func (e *engine) stopContainer(c *container, grace time.Duration) error {
+	if c.Config.StopTimeout != nil {
+		grace = time.Duration(*c.Config.StopTimeout) * time.Second
+	}
+	body, err := askEngine(dockerSocket, "POST", fmt.Sprintf("/containers/%s/stop?t=%d", c.ID, int(grace.Seconds())), grace+time.Minute)
+	if err != nil {
+		return err
+	}
+	body.Close()
+	if err := e.read("/containers/"+c.ID+"/json", c); err != nil {
+		c.HostConfig.RestartPolicy.Name = "" // one that is removed when it ends
+	}
+	return nil
+}
+
+func (e *engine) read(path string, into any) error {
+	body, err := askEngine(dockerSocket, "GET", path, time.Minute)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if err := json.NewDecoder(io.LimitReader(body, 16<<20)).Decode(into); err != nil {
+		return fmt.Errorf("asking the engine for %s: %w", path, err)
+	}
+	return nil
+}
+
+// keepRestarts notes which of the containers are to run again.
+func keepRestarts(containers []container) error {
+	var list strings.Builder
+	for _, c := range containers {
+		if c.restarts() {
+			list.WriteString(c.ID + "\n")
+		}
+	}
+	if list.Len() == 0 {
+		if err := os.Remove(restartsFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("noting which containers are to run again: %w", err)
+		}
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(restartsFile), 0o700); err != nil {
+		return fmt.Errorf("noting which containers are to run again: %w", err)
+	}
+	return writeChanged(restartsFile, []byte(list.String()), 0o600)
+}
+
+// restartContainers starts those that were noted. One that does not start keeps
+// none of the others from it, as at dockerd's own start.
+func (e *engine) restartContainers() error {
+	list, err := os.ReadFile(restartsFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("reading which containers are to run again: %w", err)
+	}
+	var all sync.WaitGroup
+	for id := range strings.FieldsSeq(string(list)) {
+		all.Go(func() {
+			body, err := askEngine(dockerSocket, "POST", "/containers/"+id+"/start", dockerdStart)
+			if err != nil {
+				e.out.logf("%v", err)
+				return
+			}
+			body.Close()
+		})
+	}
+	all.Wait()
+	if err := os.Remove(restartsFile); err != nil {
+		return fmt.Errorf("forgetting which containers were to run again: %w", err)
+	}
+	return nil
+}
