@@ -73,6 +73,7 @@ from Debian's packages. Without a name the machine is called "default".`,
 	f.StringVar(&options.Mirror, "mirror", "", "Debian `URL` to build the image from (default: $HYVE_MIRROR, or what the host's apt uses)")
 	f.StringVar(&spec.QEMU, "qemu", "", "`PATH` of the QEMU to use (default: the one on PATH)")
 	f.BoolVar(&options.NoStart, "no-start", false, "do not start the machine")
+	f.BoolVar(&options.Cold, "cold", false, "boot the machine, even where it could be thawed")
 	f.BoolVar(&timing, "timing", false, "print where the time went")
 	f.BoolVar(&dryRun, "dry-run", false, "print the VM's command line and create nothing")
 	acceptMachineFlags(f)

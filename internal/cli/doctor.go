@@ -80,10 +80,15 @@ func diagnoseHypervisor(ctx context.Context, home machine.Home) []finding {
 		how = "tried before"
 	}
 	if verdict.Reason == "" {
-		return append(findings, finding{"acceleration", "ok", verdict.Name + ", " + how, ""})
+		findings = append(findings, finding{"acceleration", "ok", verdict.Name + ", " + how, ""})
+	} else {
+		findings = append(findings, finding{"acceleration", "note",
+			fmt.Sprintf("none, software emulation: %s (%s)", verdict.Reason, how), verdict.Hint})
 	}
-	return append(findings, finding{"acceleration", "note",
-		fmt.Sprintf("none, software emulation: %s (%s)", verdict.Reason, how), verdict.Hint})
+	if verdict.Freezes() {
+		return append(findings, finding{"freezing", "ok", "machines are thawed where they would boot", ""})
+	}
+	return append(findings, finding{"freezing", "note", "not verified with " + verdict.Name + ": machines boot", ""})
 }
 
 func diagnoseData(home machine.Home) []finding {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/hyve-vm/hyve/internal/image"
 	"github.com/hyve-vm/hyve/internal/image/build"
+	"github.com/hyve-vm/hyve/internal/lifecycle"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
@@ -229,7 +231,7 @@ func (a *app) imageRemoveCommand() *cobra.Command {
 				if len(users) > 0 {
 					return fmt.Errorf("image %.19s is used by %s", img.Digest, strings.Join(users, ", "))
 				}
-				if err := store.Remove(img); err != nil {
+				if err := errors.Join(lifecycle.RemoveTemplates(home, img.Digest), store.Remove(img)); err != nil {
 					return err
 				}
 			}

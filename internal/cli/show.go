@@ -150,6 +150,7 @@ func (a *app) printStatus(m *machine.Machine, s control.Status) error {
 		row("up", time.Since(s.Started).Round(time.Second).String())
 		row("hypervisor", s.Hypervisor)
 		row("accelerator", accelerator)
+		row("begun", begun(s))
 		row("engine", s.EngineVersion)
 		row("docker", s.Endpoints.Docker)
 		row("tls", s.Endpoints.TCP)
@@ -162,6 +163,17 @@ func (a *app) printStatus(m *machine.Machine, s control.Status) error {
 		row("problem", p)
 	}
 	return w.Flush()
+}
+
+// begun says how the machine came up.
+func begun(s control.Status) string {
+	switch {
+	case s.Thawed:
+		return "thawed"
+	case s.BootReason != "":
+		return "booted: " + s.BootReason
+	}
+	return "booted"
 }
 
 func (a *app) inspectCommand() *cobra.Command {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -15,7 +16,8 @@ import (
 
 // superviseCommand is what lifecycle.Start executes; users do not.
 func (a *app) superviseCommand() *cobra.Command {
-	return &cobra.Command{
+	var leash bool
+	cmd := &cobra.Command{
 		Use:    "supervise NAME",
 		Hidden: true,
 		Args:   cobra.ExactArgs(1),
@@ -24,13 +26,19 @@ func (a *app) superviseCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			var end io.Reader
+			if leash {
+				end = a.stdin
+			}
 			starter := os.NewFile(lifecycle.ReadyFD, "starter")
 			// Signals are the supervisor's own: the first one must not cut it short.
-			return supervisor.Run(context.WithoutCancel(cmd.Context()), home, args[0], func(err error) {
+			return supervisor.Run(context.WithoutCancel(cmd.Context()), home, args[0], end, func(err error) {
 				tellStarter(starter, err)
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&leash, "leash", false, "kill the machine when standard input ends")
+	return cmd
 }
 
 // tellStarter answers on lifecycle.ReadyFD, as its comment says.

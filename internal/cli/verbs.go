@@ -53,25 +53,31 @@ func (a *app) start(ctx context.Context, home machine.Home, name string, timing 
 }
 
 func (a *app) stopCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:               "stop [NAME...]",
-		Short:             "Shut machines down in order",
+	var cold bool
+	cmd := &cobra.Command{
+		Use:   "stop [NAME...]",
+		Short: "Stop machines in order",
+		Long: `Stop machines in order: containers get their signal and their time, everything is
+written to the disk. The idle machine is then frozen where that can be done, so
+that the next start takes no boot; hyve status says so.`,
 		ValidArgsFunction: a.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.each(args, func(home machine.Home, name string) error {
-				return a.stop(cmd.Context(), home, name)
+				return a.stop(cmd.Context(), home, name, cold)
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&cold, "cold", false, "shut down, so that the next start boots")
+	return cmd
 }
 
-func (a *app) stop(ctx context.Context, home machine.Home, name string) error {
+func (a *app) stop(ctx context.Context, home machine.Home, name string, cold bool) error {
 	if err := mustExist(home, name); err != nil {
 		return err
 	}
 	show := a.newDisplay(false)
 	defer show.close()
-	err := lifecycle.Stop(ctx, home.Dir(name), name, show.follow("Stopping "+name))
+	err := lifecycle.Stop(ctx, home.Dir(name), name, cold, show.follow("Stopping "+name))
 	if errors.Is(err, lifecycle.ErrAlready) {
 		return a.say("machine %q is already stopped", name)
 	}
@@ -82,12 +88,12 @@ func (a *app) restartCommand() *cobra.Command {
 	var timing bool
 	cmd := &cobra.Command{
 		Use:               "restart [NAME...]",
-		Short:             "Stop and start machines",
+		Short:             "Shut machines down and boot them",
 		ValidArgsFunction: a.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.each(args, func(home machine.Home, name string) error {
 				show := a.newDisplay(false)
-				err := lifecycle.Stop(cmd.Context(), home.Dir(name), name, show.follow("Stopping "+name))
+				err := lifecycle.Stop(cmd.Context(), home.Dir(name), name, true, show.follow("Stopping "+name))
 				show.close()
 				if err != nil && !errors.Is(err, lifecycle.ErrAlready) {
 					return err

@@ -24,6 +24,7 @@ type CreateOptions struct {
 	Spec    machine.Spec
 	Mirror  string // where to build the image from, see build.Options
 	NoStart bool
+	Cold    bool // boot the machine, make no template
 	// Contexts is where docker clients find machines.
 	Contexts dockerenv.Store
 }
@@ -40,6 +41,7 @@ type Follower struct {
 //
 //   - check: name, bounds and hypervisor, before anything is made
 //   - image: the guest image is found, or built
+//   - template: a frozen machine of the same shape is found, or made
 //   - draft: disk and keys, in a directory that no listing shows
 //   - commit: the machine's file is written and the draft gets its name
 //   - start: as Start does
@@ -60,7 +62,13 @@ func Create(ctx context.Context, home machine.Home, options CreateOptions, follo
 		return nil, err
 	}
 	m.Image = img.Digest
-	if err := keep(m); err != nil {
+	var template string
+	if !options.Cold {
+		if template, err = ensureTemplate(ctx, m, !options.NoStart, follow.Machine); err != nil {
+			return nil, err
+		}
+	}
+	if err := keep(m, template); err != nil {
 		return nil, err
 	}
 	if !options.NoStart {
@@ -134,14 +142,20 @@ func ensureImage(ctx context.Context, home machine.Home, options CreateOptions, 
 	})
 }
 
-// keep makes what the machine consists of, and then the machine.
-func keep(m *machine.Machine) error {
+// keep makes what the machine consists of, of a template's directory if that is not
+// "", and then the machine.
+func keep(m *machine.Machine, template string) error {
 	draft, err := m.Home().Draft()
 	if err != nil {
 		return err
 	}
 	defer draft.Discard()
-	if err := makeDisk(draft.Dir().Disk(), m.Disk); err != nil {
+	if template != "" {
+		err = takeTemplate(draft.Dir(), machine.Dir(template))
+	} else {
+		err = makeDisk(draft.Dir().Disk(), m.Disk)
+	}
+	if err != nil {
 		return err
 	}
 	if err := os.Mkdir(draft.Dir().Logs(), 0o700); err != nil {

@@ -47,12 +47,17 @@ func (e *StartError) Hint() string {
 // machine ran, and a *StartError if it ended instead. If ctx ends first, a
 // machine that this call started is stopped again.
 func Start(ctx context.Context, m *machine.Machine, follow func(control.Status)) (control.Status, error) {
+	return start(ctx, m, false, follow)
+}
+
+// start is Start. A machine on a leash ends with this process.
+func start(ctx context.Context, m *machine.Machine, leashed bool, follow func(control.Status)) (control.Status, error) {
 	dir := m.Dir()
 	client := control.NewClient(dir.ControlSocket())
 	if status, err := client.Status(ctx); err == nil && status.State == control.Running {
 		return status, ErrAlready
 	}
-	ours, err := launch(ctx, m)
+	ours, err := launch(ctx, m, leashed)
 	if err != nil {
 		return control.Status{}, err
 	}
@@ -83,7 +88,7 @@ func Start(ctx context.Context, m *machine.Machine, follow func(control.Status))
 
 // launch starts the supervisor, unless one runs already, and returns when its
 // control socket answers. It tells whether the supervisor is this call's.
-func launch(ctx context.Context, m *machine.Machine) (ours bool, err error) {
+func launch(ctx context.Context, m *machine.Machine, leashed bool) (ours bool, err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return false, fmt.Errorf("finding hyve's own binary: %w", err)
@@ -104,6 +109,13 @@ func launch(ctx context.Context, m *machine.Machine) (ours bool, err error) {
 	defer answer.Close()
 
 	cmd := exec.Command(self, "supervise", m.Name)
+	if leashed {
+		cmd.Args = append(cmd.Args, "--leash")
+		// Nobody writes to the pipe; it ends with this process.
+		if _, err := cmd.StdinPipe(); err != nil {
+			return false, fmt.Errorf("starting the supervisor: %w", err)
+		}
+	}
 	cmd.Env = append(os.Environ(), "HYVE_HOME="+string(m.Home()))
 	cmd.Dir = string(dir)
 	cmd.Stdout, cmd.Stderr = log, log

@@ -11,11 +11,12 @@ import (
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
-// Stop shuts a machine down in order and waits until it has ended: containers
-// first, then the engine, the file systems, the power. The error is ErrAlready
-// if it did not run.
-func Stop(ctx context.Context, dir machine.Dir, name string, follow func(control.Status)) error {
-	return stop(ctx, dir, name, control.StopRequest{}, follow)
+// Stop stops a machine in order and waits until it has ended: containers first,
+// then everything is written to the disk. Where it can be, the machine is frozen
+// there, with its engine idle, and the next Start goes on from that; cold, it shuts
+// down. The error is ErrAlready if it did not run.
+func Stop(ctx context.Context, dir machine.Dir, name string, cold bool, follow func(control.Status)) error {
+	return stop(ctx, dir, name, control.StopRequest{Freeze: !cold}, follow)
 }
 
 // Kill ends a machine at once, like a power cut, and also a VM that has lost

@@ -58,6 +58,9 @@ func (h Home) PKIDir() string { return filepath.Join(string(h), "pki") }
 // ImagesDir holds the guest images, shared by all machines.
 func (h Home) ImagesDir() string { return filepath.Join(string(h), "images") }
 
+// Templates holds frozen machines of which new ones are made.
+func (h Home) Templates() string { return filepath.Join(string(h), "templates") }
+
 // CacheDir holds what can be had again: packages, verdicts of probes.
 func (h Home) CacheDir() string { return filepath.Join(string(h), "cache") }
 
@@ -78,6 +81,9 @@ func (d Dir) Lock() string { return filepath.Join(string(d), "lock") }
 
 // Disk is the data disk, raw and sparse.
 func (d Dir) Disk() string { return filepath.Join(string(d), "disk.img") }
+
+// Frozen is the directory of the machine's frozen state, if it has one.
+func (d Dir) Frozen() string { return filepath.Join(string(d), "frozen") }
 
 // Failure says why the machine ended by itself the last time; it is there only
 // if it did. It is history for people: nothing is decided by it.

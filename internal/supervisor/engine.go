@@ -74,8 +74,8 @@ func (s *supervisor) dialEngine(ctx context.Context) (net.Conn, error) {
 }
 
 // rehearse shakes hands with the guest's front before anybody waits for it: while
-// dockerd starts, a processor is idle, and under emulation the first handshake
-// takes long.
+// dockerd starts, or a thawed guest gets its identity, a processor is idle, and under
+// emulation the first handshake takes long.
 func (s *supervisor) rehearse(ctx context.Context) {
 	conn, err := s.overTLS(func(ctx context.Context) (net.Conn, error) {
 		return s.net.DialGuest(ctx, guestapi.EnginePort)

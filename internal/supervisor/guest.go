@@ -26,20 +26,24 @@ type guest struct {
 	log   *slog.Logger
 	ports *ports
 
-	// containerdReady and engineReady are called when those answer in the guest,
-	// giveUp when the engine never will.
-	containerdReady, engineReady, giveUp func()
+	// rehearse is called when there is time before the engine is ready, engineReady
+	// when it is, giveUp when it never will be.
+	rehearse, engineReady, giveUp func()
 
 	mu       sync.Mutex
 	out      *guestapi.Writer[guestapi.Request] // nil until the guest is connected
 	services map[string]*logFile
 	greeted  bool               // the guest of this boot has said hello
+	thawing  bool               // it was frozen and does not know yet who it is
 	poweroff *guestapi.PowerOff // the guest's last word
 	failed   *guestapi.Failed   // the last fatal failure
+	lastID   uint64             // of a request
+	replies  map[uint64]chan guestapi.Reply
 }
 
 func newGuest(dir machine.Dir, board *board, log *slog.Logger, ports *ports) (*guest, error) {
-	g := &guest{board: board, log: log, ports: ports, services: map[string]*logFile{}}
+	g := &guest{board: board, log: log, ports: ports, services: map[string]*logFile{},
+		lastID: openingID, replies: map[uint64]chan guestapi.Reply{}}
 	for _, service := range []string{guestapi.ServiceInit, guestapi.ServiceContainerd, guestapi.ServiceDockerd} {
 		var err error
 		if g.services[service], err = openLog(dir.Log(service)); err != nil {
@@ -66,9 +70,13 @@ func (g *guest) disconnected() {
 	g.ports.clear()
 }
 
-// converse speaks with the guest on conn until the connection ends: it hands
-// over the configuration, then handles what the guest pushes.
-func (g *guest) converse(ctx context.Context, conn net.Conn, config func() (guestapi.Config, error)) error {
+// openingID is the ID of a conversation's first request after the hello.
+const openingID = 1
+
+// converse speaks with the guest on conn until the connection ends: it makes the
+// opening request, which gives the guest its configuration or, after a thaw, its
+// identity, then handles what the guest pushes.
+func (g *guest) converse(ctx context.Context, conn net.Conn, opening func() (guestapi.Request, error)) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
@@ -99,16 +107,20 @@ func (g *guest) converse(ctx context.Context, conn net.Conn, config func() (gues
 				continue
 			}
 			greeted = true
-			c, err := config()
+			request, err := opening()
 			if err != nil {
 				return err
 			}
-			if err := out.Write(guestapi.Request{ID: 1, Configure: &c}); err != nil {
+			request.ID = openingID
+			if err := out.Write(request); err != nil {
 				return fmt.Errorf("configuring the guest: %w", err)
 			}
 			g.mu.Lock()
-			g.out, g.greeted = out, true
+			g.out, g.greeted, g.thawing = out, true, request.Identity != nil
 			g.mu.Unlock()
+			if request.Identity != nil {
+				go g.rehearse()
+			}
 			go g.keepClock(ctx)
 		default:
 			g.handle(event)
@@ -150,10 +162,15 @@ func (g *guest) handle(event guestapi.Event) {
 	case event.Phase != nil:
 		g.board.step(event.Phase.Name, activityAfter[event.Phase.Name])
 		if event.Phase.Name == guestapi.PhaseContainerd {
-			go g.containerdReady()
+			go g.rehearse()
 		}
 	case event.EngineReady != nil:
-		go g.engineReady()
+		g.mu.Lock()
+		thawing := g.thawing
+		g.mu.Unlock()
+		if !thawing { // it answers as somebody else
+			go g.engineReady()
+		}
 	case event.Failed != nil:
 		g.fail(event.Failed)
 	case event.PortOpened != nil:
@@ -172,8 +189,53 @@ func (g *guest) handle(event guestapi.Event) {
 		g.mu.Lock()
 		g.poweroff = event.PowerOff
 		g.mu.Unlock()
-	case event.Reply != nil && event.Reply.Error != "":
-		g.log.Warn("guest refused a request", "id", event.Reply.ID, "error", event.Reply.Error)
+	case event.Reply != nil:
+		g.replied(*event.Reply)
+	}
+}
+
+// replied hands a reply to whoever waits for it.
+func (g *guest) replied(reply guestapi.Reply) {
+	g.mu.Lock()
+	waiting := g.replies[reply.ID]
+	delete(g.replies, reply.ID)
+	woken := g.thawing && reply.ID == openingID
+	if woken {
+		g.thawing = false
+	}
+	g.mu.Unlock()
+	switch {
+	case waiting != nil:
+		waiting <- reply
+	case woken && reply.Error == "":
+		g.board.step("identity", "")
+		go g.engineReady()
+	case woken:
+		g.fail(&guestapi.Failed{Phase: "identity", Cause: reply.Error})
+	case reply.Error != "":
+		g.log.Warn("guest refused a request", "id", reply.ID, "error", reply.Error)
+	}
+}
+
+// ask makes a request and waits for its reply.
+func (g *guest) ask(ctx context.Context, request guestapi.Request) error {
+	reply := make(chan guestapi.Reply, 1)
+	g.mu.Lock()
+	g.lastID++
+	request.ID = g.lastID
+	g.replies[request.ID] = reply
+	g.mu.Unlock()
+	if err := g.send(request); err != nil {
+		return err
+	}
+	select {
+	case r := <-reply:
+		if r.Error != "" {
+			return errors.New(r.Error)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the guest: %w", context.Cause(ctx))
 	}
 }
 

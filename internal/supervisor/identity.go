@@ -58,13 +58,19 @@ func (id *identity) server() (pki.Pair, error) {
 		[]netip.Addr{id.machine.Address, netip.MustParseAddr("127.0.0.1")})
 }
 
-// guestConfig returns what the guest is told at its boot.
-func (id *identity) guestConfig() (guestapi.Config, error) {
+// configure is what a guest that boots is told first.
+func (id *identity) configure() (guestapi.Request, error) {
 	guest, err := id.guestIdentity()
-	return guestapi.Config{
+	return guestapi.Request{Configure: &guestapi.Config{
 		Identity: guest,
 		Engine:   guestapi.Engine{ID: id.machine.EngineID, Options: id.machine.EngineOptions},
-	}, err
+	}}, err
+}
+
+// identify is what a guest that was thawed is told first.
+func (id *identity) identify() (guestapi.Request, error) {
+	guest, err := id.guestIdentity()
+	return guestapi.Request{Identity: &guest}, err
 }
 
 // guestIdentity returns what the guest can be told at any time.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/frozen"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 	"github.com/hyve-vm/hyve/internal/hypervisor/qemu"
 	"github.com/hyve-vm/hyve/internal/image"
@@ -44,6 +46,9 @@ type supervisor struct {
 	openOnce  sync.Once
 	cancel    context.CancelCauseFunc // ends the run before the VM runs
 
+	found    *frozen.Find   // to thaw from
+	freezing sync.WaitGroup // a freeze that is going on
+
 	mu       sync.Mutex
 	vm       *qemu.VM // nil before it runs
 	stopping bool     // somebody asked for the end
@@ -63,9 +68,10 @@ var errStopped = errors.New("it was stopped before it was ready")
 //   - converse: configuration in, events out, until the VM ends
 //   - tell: whoever watches hears how it ended
 //
-// ready is called once: with nil when the control socket answers, or with why
+// The machine is killed when leash, if it is not nil, ends. ready is called once:
+// with nil when the control socket answers, or with why
 // the run could not begin, machine.ErrLocked among the reasons.
-func Run(ctx context.Context, home machine.Home, name string, ready func(error)) error {
+func Run(ctx context.Context, home machine.Home, name string, leash io.Reader, ready func(error)) error {
 	m, err := home.Load(name)
 	if err != nil {
 		ready(err)
@@ -98,6 +104,12 @@ func Run(ctx context.Context, home machine.Home, name string, ready func(error))
 	told := s.answerWords()
 	defer told()
 	s.stopOnSignal()
+	if leash != nil {
+		go func() {
+			io.Copy(io.Discard, leash)
+			s.Stop(control.StopRequest{Kill: true})
+		}()
+	}
 	os.Remove(m.Dir().Failure())
 	ready(nil)
 
@@ -109,6 +121,7 @@ func Run(ctx context.Context, home machine.Home, name string, ready func(error))
 
 // live is the part of Run during which there is something to watch.
 func (s *supervisor) live(ctx context.Context, lock *machine.Lock) error {
+	s.found = frozen.Look(s.machine.Dir().Frozen())
 	parts, err := prepare(ctx, s.machine)
 	if err != nil {
 		return err
@@ -127,7 +140,7 @@ func (s *supervisor) live(ctx context.Context, lock *machine.Lock) error {
 	if err != nil {
 		return err
 	}
-	s.guest.containerdReady = func() { s.rehearse(ctx) }
+	s.guest.rehearse = func() { s.rehearse(ctx) }
 	s.guest.engineReady = func() { s.engineReady(ctx) }
 	s.guest.giveUp = func() { s.Stop(control.StopRequest{}) }
 	defer s.guest.close()
@@ -160,13 +173,7 @@ const earlyEnds = 2
 // boot runs the VM, again if the guest reboots, until it ends.
 func (s *supervisor) boot(ctx context.Context, lock *machine.Lock) error {
 	for early := 0; ; {
-		config := vmConfig(s.machine, s.parts.image, qemu.KernelCmdline(s.parts.features()), newGeneration())
-		vm, err := qemu.Start(ctx, s.parts.qemu, config, qemu.Options{
-			Accel:      s.parts.accel.Name,
-			ExtraFiles: []*os.File{lock.File()},
-			Stderr:     os.Stderr,
-			RunDir:     s.machine.Dir().RunDir(),
-		})
+		vm, opening, err := s.powerOn(ctx, lock)
 		if err != nil {
 			return s.orStopped(err)
 		}
@@ -175,7 +182,7 @@ func (s *supervisor) boot(ctx context.Context, lock *machine.Lock) error {
 		if !s.adopt(vm) {
 			vm.Kill()
 		}
-		again, err := s.attend(ctx, vm)
+		again, err := s.attend(ctx, vm, opening)
 		if errors.Is(err, errEarlyEnd) && early < earlyEnds {
 			early++
 			s.log.Warn("booting again", "cause", err)
@@ -234,7 +241,7 @@ func (s *supervisor) adopt(vm *qemu.VM) bool {
 
 // attend speaks with the guest until its VM has ended, and tells whether it
 // wants to be started again.
-func (s *supervisor) attend(ctx context.Context, vm *qemu.VM) (again bool, err error) {
+func (s *supervisor) attend(ctx context.Context, vm *qemu.VM, opening func() (guestapi.Request, error)) (again bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var talk errgroup.Group
@@ -243,7 +250,7 @@ func (s *supervisor) attend(ctx context.Context, vm *qemu.VM) (again bool, err e
 		if err != nil {
 			return err
 		}
-		return s.guest.converse(ctx, conn, s.parts.guestConfig)
+		return s.guest.converse(ctx, conn, opening)
 	})
 	go s.watchHypervisor(ctx, vm)
 	<-vm.Done()
@@ -252,6 +259,7 @@ func (s *supervisor) attend(ctx context.Context, vm *qemu.VM) (again bool, err e
 	defer time.AfterFunc(time.Second, cancel).Stop()
 	talkErr := talk.Wait()
 	s.guest.disconnected()
+	s.freezing.Wait()
 
 	off, failed := s.guest.last()
 	s.mu.Lock()
@@ -310,8 +318,10 @@ func (s *supervisor) Stop(request control.StopRequest) error {
 	vm, again := s.vm, s.stopping
 	s.stopping = true
 	s.mu.Unlock()
-	s.log.Info("asked to stop", "kill", request.Kill)
+	s.log.Info("asked to stop", "kill", request.Kill, "freeze", request.Freeze)
+	var ran bool
 	s.board.set(func(st *control.Status) {
+		ran = st.State == control.Running
 		if st.State != control.Stopped {
 			st.State, st.Activity = control.Stopping, "Stopping"
 		}
@@ -322,16 +332,30 @@ func (s *supervisor) Stop(request control.StopRequest) error {
 	case request.Kill:
 		return vm.Kill()
 	case again: // it is on its way
-	case s.guest.send(guestapi.Request{Shutdown: &guestapi.Shutdown{}}) != nil:
-		// A guest that has not said hello runs nothing yet.
-		go vm.Quit(context.Background())
-	default:
-		time.AfterFunc(patience, func() {
-			s.log.Warn("the guest does not shut down; pulling its plug", "after", patience)
-			vm.Quit(context.Background())
+	case request.Freeze && ran && s.parts.accel.Freezes():
+		s.freezing.Go(func() {
+			if err := s.freeze(vm); err != nil {
+				s.log.Warn("shutting down instead of freezing", "cause", err)
+				s.shutDown(vm)
+			}
 		})
+	default:
+		s.shutDown(vm)
 	}
 	return nil
+}
+
+// shutDown asks the guest for its end, and pulls the plug where that is in vain.
+func (s *supervisor) shutDown(vm *qemu.VM) {
+	if s.guest.send(guestapi.Request{Shutdown: &guestapi.Shutdown{}}) != nil {
+		// A guest that has not said hello runs nothing yet.
+		go vm.Quit(context.Background())
+		return
+	}
+	time.AfterFunc(patience, func() {
+		s.log.Warn("the guest does not shut down; pulling its plug", "after", patience)
+		vm.Quit(context.Background())
+	})
 }
 
 // stopOnSignal shuts the machine down when the host does.

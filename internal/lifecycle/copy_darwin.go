@@ -1,0 +1,6 @@
+package lifecycle
+
+import "golang.org/x/sys/unix"
+
+// clone makes a file that shares all blocks with another, or nothing.
+func clone(to, from string) error { return unix.Clonefile(from, to, 0) }

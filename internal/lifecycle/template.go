@@ -1,0 +1,173 @@
+package lifecycle
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/frozen"
+	"github.com/hyve-vm/hyve/internal/hypervisor"
+	"github.com/hyve-vm/hyve/internal/hypervisor/qemu"
+	"github.com/hyve-vm/hyve/internal/machine"
+)
+
+// A template is a machine that nobody uses, booted once and frozen with its engine
+// idle. New machines get a copy of its disk and its frozen state, and so are thawed
+// where they would boot. It is made in a data directory of its own, with
+// certificates and keys that are thrown away: none that counts is ever in its
+// memory.
+
+// templateName is what a template's guest calls itself until it is a machine.
+const templateName = "template"
+
+// draftTemplate begins the names of templates in the making.
+const draftTemplate = ".draft-"
+
+// ensureTemplate returns the directory of the template for a machine, which is made
+// if there is none and build is set. Without one it is "": not every machine can have
+// one.
+func ensureTemplate(ctx context.Context, m *machine.Machine, build bool, follow func(control.Status)) (string, error) {
+	q, err := qemu.Find(ctx, m.QEMU, m.Home().CacheDir())
+	if err != nil {
+		return "", err
+	}
+	accel := q.Accelerator(ctx)
+	if !accel.Freezes() || len(m.EngineOptions) > 0 {
+		return "", nil
+	}
+	dir := filepath.Join(m.Home().Templates(), templateKey(m, q.Shape(hypervisor.Config{CPUs: m.CPUs, Memory: m.Memory}, accel.Name)))
+	if frozen.Exists(machine.Dir(dir).Frozen()) || !build {
+		return existing(dir), nil
+	}
+	err = makeTemplate(ctx, m, dir, follow)
+	if failed := (*StartError)(nil); errors.As(err, &failed) {
+		return "", &StartError{m.Name, failed.Failure} // as it would be
+	}
+	if err != nil {
+		return "", fmt.Errorf("making the first machine of this shape: %w", err)
+	}
+	return existing(dir), nil
+}
+
+func existing(dir string) string {
+	if !frozen.Exists(machine.Dir(dir).Frozen()) {
+		return ""
+	}
+	return dir
+}
+
+// templateKey names the template of machines like m. What else there is in a shape
+// the supervisor looks at before it thaws anything.
+func templateKey(m *machine.Machine, hardware string) string {
+	sum := sha256.Sum256([]byte(strings.Join([]string{m.Image, hardware, fmt.Sprint(m.Disk)}, " ")))
+	return imagePrefix(m.Image) + hex.EncodeToString(sum[:16])
+}
+
+// imagePrefix begins the names of an image's templates.
+func imagePrefix(digest string) string {
+	_, digits, _ := strings.Cut(digest, ":")
+	return digits[:min(len(digits), 12)] + "-"
+}
+
+// RemoveTemplates removes the templates of an image. Machines that were made of them
+// have no need of them.
+func RemoveTemplates(home machine.Home, digest string) error {
+	dirs, err := filepath.Glob(filepath.Join(home.Templates(), imagePrefix(digest)+"*"))
+	for _, dir := range dirs {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	return err
+}
+
+// makeTemplate boots and freezes a machine like m and keeps it at dir.
+func makeTemplate(ctx context.Context, m *machine.Machine, dir string, follow func(control.Status)) error {
+	templates := m.Home().Templates()
+	if err := os.MkdirAll(templates, 0o700); err != nil {
+		return err
+	}
+	sweepTemplates(templates)
+	work, err := os.MkdirTemp(templates, draftTemplate)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	home := machine.Home(work)
+	if err := errors.Join(
+		home.Make(),
+		os.Symlink(m.Home().ImagesDir(), home.ImagesDir()),
+		os.Remove(home.CacheDir()),
+		os.Symlink(m.Home().CacheDir(), home.CacheDir()),
+	); err != nil {
+		return err
+	}
+	spec := machine.Spec{Name: templateName, CPUs: m.CPUs, Memory: m.Memory, Disk: m.Disk, Image: m.Image, QEMU: m.QEMU}
+	t := machine.New(home, spec, m.Address)
+	if err := keep(t, ""); err != nil {
+		return err
+	}
+	starting := func(s control.Status) {
+		if s.State == control.Starting {
+			follow(s)
+		}
+	}
+	if _, err := start(ctx, t, true, starting); err != nil {
+		return err
+	}
+	if err := Stop(ctx, t.Dir(), t.Name, false, starting); err != nil {
+		Kill(context.WithoutCancel(ctx), t.Dir(), t.Name)
+		return err
+	}
+	return keepTemplate(t.Dir(), dir)
+}
+
+// keepTemplate keeps what thawing needs of a machine, and nothing of its identity.
+// The directory is moved as a whole: its disk must not change any more.
+func keepTemplate(from machine.Dir, dir string) error {
+	if !frozen.Exists(from.Frozen()) {
+		return nil // the log of its supervisor, which is gone, said why: the machine boots
+	}
+	entries, err := os.ReadDir(string(from))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		path := filepath.Join(string(from), e.Name())
+		if path == from.Disk() || path == from.Frozen() {
+			continue
+		}
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+	}
+	if err := os.Rename(string(from), dir); err != nil && existing(dir) == "" {
+		return err // unless somebody else was as fast
+	}
+	return nil
+}
+
+// sweepTemplates removes what was left half-made. Whoever makes one holds a leash on
+// its supervisor, so nothing runs in those that are old.
+func sweepTemplates(templates string) {
+	entries, _ := os.ReadDir(templates)
+	for _, e := range entries {
+		info, err := e.Info()
+		if err == nil && strings.HasPrefix(e.Name(), draftTemplate) && time.Since(info.ModTime()) > time.Hour {
+			os.RemoveAll(filepath.Join(templates, e.Name()))
+		}
+	}
+}
+
+// takeTemplate gives a draft a copy of a template's disk, and its frozen state.
+func takeTemplate(draft machine.Dir, template machine.Dir) error {
+	if err := copyDisk(draft.Disk(), template.Disk()); err != nil {
+		return err
+	}
+	return frozen.Link(draft.Frozen(), draft.Disk(), template.Frozen(), template.Disk())
+}
