@@ -22,6 +22,8 @@ type status struct {
 	PID           int
 	HypervisorPid int
 	Problems      []string
+	Thawed        bool
+	BootReason    string
 	Endpoints     struct{ SSH string }
 	Ports         []struct {
 		Protocol, Address string
@@ -42,7 +44,7 @@ func statusOf(t *testing.T, name string) status {
 func serveIn(t *testing.T, machine, publish, text string) (id string) {
 	t.Helper()
 	id = strings.TrimSpace(dock(t, machine, "run", "-d", "-p", publish, "busybox", "sh", "-c",
-		"mkdir /www && echo "+text+" > /www/index.html && httpd -f -p 80 -h /www"))
+		"mkdir -p /www && echo "+text+" > /www/index.html && httpd -f -p 80 -h /www"))
 	t.Cleanup(func() { try(limit, docker, "--context", "hyve-"+machine, "rm", "-f", id) })
 	return id
 }

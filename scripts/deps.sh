@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what building and testing hyve need and this machine lacks: Debian's
-# QEMU (as root, or through sudo), and under .deps/ a static busybox for the test
+# QEMU and a few common tools (as root, or through sudo), and under .deps/ a static busybox for the test
 # image and, where there is no docker client, Debian's.
 set -eu
 cd "$(dirname "$0")/.."
@@ -21,6 +21,8 @@ update() {
 missing=
 command -v qemu-system-x86_64 >/dev/null || missing="$missing qemu-system-x86"
 command -v git >/dev/null || missing="$missing git"
+command -v ssh-keyscan >/dev/null || missing="$missing openssh-client"
+[ -x /sbin/e2fsck ] || missing="$missing e2fsprogs"
 if [ -n "$missing" ]; then
     update
     # shellcheck disable=SC2086

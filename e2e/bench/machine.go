@@ -32,36 +32,42 @@ func (b *bench) serveRegistry() (stop func(), err error) {
 
 // create measures from nothing but a cached image to an answered docker version.
 func (b *bench) create() error {
-	return b.timed("cold-create", func() error {
-		if _, err := b.output(b.hyve, "create", name, "--cpus", "2", "--memory", "2GiB", "--registry-mirror", b.mirror); err != nil {
-			return err
-		}
-		_, err := b.onMachine("version")
-		return err
-	})
+	return b.timed("cold-create", func() error { return b.make("--cold") })
 }
 
-// start measures a machine that was stopped, to an answered docker version.
+// make makes the machine, to an answered docker version.
+func (b *bench) make(flags ...string) error {
+	args := append([]string{"create", name, "--cpus", "2", "--memory", "2GiB", "--registry-mirror", b.mirror}, flags...)
+	if _, err := b.output(b.hyve, args...); err != nil {
+		return err
+	}
+	_, err := b.onMachine("version")
+	return err
+}
+
+// start measures a machine that was shut down, to an answered docker version.
 func (b *bench) start() error {
-	if err := b.timed("stop", func() error { _, err := b.output(b.hyve, "stop", name); return err }); err != nil {
+	if err := b.timed("stop", func() error { _, err := b.output(b.hyve, "stop", "--cold", name); return err }); err != nil {
 		return err
 	}
-	err := b.timed("cold-start", func() error {
-		if _, err := b.output(b.hyve, "start", name); err != nil {
-			return err
-		}
-		_, err := b.onMachine("version")
-		return err
-	})
-	if err != nil {
+	if err := b.timed("cold-start", b.begin); err != nil {
 		return err
 	}
-	status, err := b.status()
+	status, err := b.status(name)
 	if err != nil {
 		return err
 	}
 	b.note("init-share", initShare(status.Timing))
 	return nil
+}
+
+// begin starts the machine, to an answered docker version.
+func (b *bench) begin() error {
+	if _, err := b.output(b.hyve, "start", name); err != nil {
+		return err
+	}
+	_, err := b.onMachine("version")
+	return err
 }
 
 // initShare is hyve-init's own part of a start: from its first instruction
@@ -77,8 +83,8 @@ func initShare(steps []control.Step) float64 {
 	return own.Seconds() / at["ready"].Seconds()
 }
 
-func (b *bench) status() (control.Status, error) {
-	return control.NewClient(b.home.Dir(name).ControlSocket()).Status(context.Background())
+func (b *bench) status(machine string) (control.Status, error) {
+	return control.NewClient(b.home.Dir(machine).ControlSocket()).Status(context.Background())
 }
 
 // words measures commands that scripts call often.
@@ -93,22 +99,29 @@ func (b *bench) words() error {
 	return nil
 }
 
-// idle weighs the machine's processes.
+// idle weighs the idle machine's processes.
 func (b *bench) idle() error {
 	time.Sleep(settle)
-	status, err := b.status()
-	if err != nil {
-		return err
-	}
+	return b.weigh("idle-pss", name)
+}
+
+// weigh notes the memory of machines' processes.
+func (b *bench) weigh(what string, machines ...string) error {
 	total := 0.0
-	for _, pid := range []int{status.PID, status.HypervisorID} {
-		pss, err := processPSS(pid)
+	for _, machine := range machines {
+		status, err := b.status(machine)
 		if err != nil {
 			return err
 		}
-		total += pss
+		for _, pid := range []int{status.PID, status.HypervisorID} {
+			pss, err := processPSS(pid)
+			if err != nil {
+				return err
+			}
+			total += pss
+		}
 	}
-	b.note("idle-pss", total)
+	b.note(what, total)
 	return nil
 }
 

@@ -54,7 +54,8 @@ func run(rounds int) error {
 	defer done()
 	for round := range rounds {
 		fmt.Fprintf(os.Stderr, "bench: round %d of %d\n", round+1, rounds)
-		for _, step := range []func() error{b.floor, b.create, b.idle, b.words, b.start, b.throughput, b.remove, b.slirp, b.build} {
+		for _, step := range []func() error{b.floor, b.create, b.idle, b.words, b.start, b.throughput, b.remove,
+			b.first, b.thaw, b.ten, b.slirp, b.build} {
 			if err := step(); err != nil {
 				return err
 			}
@@ -82,6 +83,15 @@ func (b *bench) print() {
 		{"env", "s", m("env"), false},
 		{"ls", "s", m("ls"), false},
 		{"init-share", "%", 100 * m("init-share"), false},
+		{"first-create", "s", m("first-create"), true},
+		{"thaw-create", "s", m("thaw-create"), true},
+		{"thaw-start", "s", m("thaw-start"), true},
+		{"freeze", "s", m("stop-frozen") - m("stop"), true},
+		{"frozen-disk", "MiB", m("frozen-disk") / (1 << 20), false},
+		{"thawed-pss", "MiB", m("thawed-pss") / (1 << 20), false},
+		{"thaw-ten-first", "s", m("thaw-ten-first"), true},
+		{"thaw-ten-last", "s", m("thaw-ten-last"), true},
+		{"thaw-ten-pss", "MiB", m("thaw-ten-pss") / (1 << 20), false},
 		{"idle-pss", "MiB", m("idle-pss") / (1 << 20), false},
 		{"forward-in", "x", m("forward-in") / m("slirp-in"), false},
 		{"forward-out", "x", m("forward-out") / m("slirp-out"), false},

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// first measures the first machine of its shape, which makes the template of the
+// others.
+func (b *bench) first() error {
+	if err := os.RemoveAll(b.home.Templates()); err != nil {
+		return err
+	}
+	if err := b.timed("first-create", func() error { return b.make() }); err != nil {
+		return err
+	}
+	return b.remove()
+}
+
+// thaw measures a machine that is thawed at its creation, frozen at its stop, and
+// thawed again.
+func (b *bench) thaw() error {
+	if err := b.timed("thaw-create", func() error { return b.make() }); err != nil {
+		return err
+	}
+	if err := b.thawed(name); err != nil {
+		return err
+	}
+	time.Sleep(settle)
+	if err := b.weigh("thawed-pss", name); err != nil {
+		return err
+	}
+	if err := b.timed("stop-frozen", func() error { _, err := b.output(b.hyve, "stop", name); return err }); err != nil {
+		return err
+	}
+	size, err := onDisk(b.home.Dir(name).Frozen())
+	if err != nil {
+		return err
+	}
+	b.note("frozen-disk", size)
+	if err := b.timed("thaw-start", b.begin); err != nil {
+		return err
+	}
+	if err := b.thawed(name); err != nil {
+		return err
+	}
+	return b.remove()
+}
+
+// thawed makes sure that it is a thaw that was measured.
+func (b *bench) thawed(machine string) error {
+	status, err := b.status(machine)
+	if err == nil && !status.Thawed {
+		err = fmt.Errorf("machine %s booted: %s", machine, status.BootReason)
+	}
+	return err
+}
+
+// ten measures ten machines in a row, and weighs them together.
+func (b *bench) ten() error {
+	var names []string
+	for i := range 10 {
+		name := fmt.Sprintf("ten%d", i)
+		names = append(names, name)
+		defer b.output(b.hyve, "rm", "-f", name)
+		began := time.Now()
+		if _, err := b.output(b.hyve, "create", name, "--cpus", "2", "--memory", "2GiB", "--registry-mirror", b.mirror); err != nil {
+			return err
+		}
+		if _, err := b.output(b.docker, "--context", "hyve-"+name, "version"); err != nil {
+			return err
+		}
+		switch took := time.Since(began).Seconds(); i {
+		case 0:
+			b.note("thaw-ten-first", took)
+		case 9:
+			b.note("thaw-ten-last", took)
+		}
+		if err := b.thawed(name); err != nil {
+			return err
+		}
+	}
+	time.Sleep(settle)
+	return b.weigh("thaw-ten-pss", names...)
+}
+
+// onDisk returns what a directory takes on the disk, in bytes.
+func onDisk(dir string) (size float64, err error) {
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			size += float64(st.Blocks) * 512
+		}
+		return nil
+	})
+	return size, err
+}

@@ -1,0 +1,305 @@
+package e2e
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func frozenDir(name string) string { return filepath.Join(home, "machines", name, "frozen") }
+
+// thaws asserts that a machine's start was a thaw, and that its state is used up.
+func thaws(t *testing.T, name string) {
+	t.Helper()
+	if s := statusOf(t, name); !s.Thawed {
+		t.Errorf("%s was not thawed: %s", name, s.BootReason)
+	}
+	if left, _ := filepath.Glob(frozenDir(name) + "*"); len(left) > 0 {
+		t.Errorf("left of the frozen state: %v", left)
+	}
+}
+
+// countFile is on the data disk.
+const countFile = "/var/lib/boot2docker/count"
+
+// keepCount writes a number and sees to it that it is on the disk.
+func keepCount(t *testing.T, machine string, n int) {
+	t.Helper()
+	inGuest(t, machine, fmt.Sprintf("echo %d | sudo tee %s > /dev/null; sync", n, countFile))
+}
+
+func boots(t *testing.T, name, reason string) {
+	t.Helper()
+	if s := statusOf(t, name); s.Thawed || !strings.Contains(s.BootReason, reason) {
+		t.Errorf("%s: thawed %t, because %q, want %q", name, s.Thawed, s.BootReason, reason)
+	}
+}
+
+// A machine that was stopped goes on with its data, and with the containers that
+// a boot would start.
+func TestStopAndThaw(t *testing.T) {
+	if a := statusOf(t, shared).Accelerator; a != "tcg" {
+		t.Skipf("machines are not frozen with %s", a)
+	}
+	create(t, "icy")
+	thaws(t, "icy")
+	for _, policy := range []string{"no", "always", "unless-stopped", "on-failure"} {
+		dock(t, "icy", "run", "-d", "--name", policy, "--restart", policy, "-v", "data:/data", "busybox", "sh", "-c",
+			"trap 'echo "+policy+" >> /data/ended; exit 3' TERM; sleep 100000 & wait")
+	}
+	dock(t, "icy", "run", "-d", "--name", "stopped", "--restart", "unless-stopped", "busybox", "sleep", "100000")
+	dock(t, "icy", "stop", "-t", "0", "stopped")
+	server := serveIn(t, "icy", "18087:80", "served")
+	dock(t, "icy", "update", "--restart", "always", server)
+	running := func() string {
+		return strings.Join(strings.Fields(dock(t, "icy", "ps", "--format", "{{.Names}}", "-f", "name=no", "-f", "name=always",
+			"-f", "name=unless-stopped", "-f", "name=on-failure", "-f", "name=stopped")), " ")
+	}
+	hyve(t, "stop", "icy")
+	if _, err := os.Stat(filepath.Join(frozenDir("icy"), "frozen.json")); err != nil {
+		t.Fatal(err)
+	}
+	hyve(t, "start", "icy")
+	thaws(t, "icy")
+	if got := running(); got != "on-failure unless-stopped always" {
+		t.Errorf("%q run", got)
+	}
+	if text := get(t, "127.0.0.1:18087"); text != "served" {
+		t.Errorf("the published port says %q", text)
+	}
+	var guest float64
+	before := time.Now()
+	fmt.Sscan(inGuest(t, "icy", "date +%s.%N"), &guest)
+	if off := guest - float64(before.UnixMilli())/1e3; off < -0.5 || off > 1.5 {
+		t.Errorf("the clock is off by %f s", off)
+	}
+	// A state that is not thawed loses nothing: the disk is enough.
+	hyve(t, "stop", "icy")
+	checkDisk(t, "icy")
+	if err := os.RemoveAll(frozenDir("icy")); err != nil {
+		t.Fatal(err)
+	}
+	hyve(t, "start", "icy")
+	boots(t, "icy", "")
+	eventually(t, "the same containers run", func() bool { return running() == "on-failure unless-stopped always" })
+	ended := dock(t, "icy", "run", "--rm", "-v", "data:/data", "busybox", "sort", "-u", "/data/ended")
+	if ended != "always\nno\non-failure\nunless-stopped\n" {
+		t.Errorf("these handled their signal: %q", ended)
+	}
+	hyve(t, "restart", "icy")
+	boots(t, "icy", "")
+	hyve(t, "stop", "--cold", "icy")
+	if _, err := os.Stat(frozenDir("icy")); err == nil {
+		t.Error("a cold stop has frozen the machine")
+	}
+}
+
+// No disk runs under a state that is not its own.
+func TestStaleStates(t *testing.T) {
+	if a := statusOf(t, shared).Accelerator; a != "tcg" {
+		t.Skipf("machines are not frozen with %s", a)
+	}
+	create(t, "stale")
+	dir := filepath.Join(home, "machines", "stale")
+	backup := filepath.Join(t.TempDir(), "backup")
+	run := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%q: %v: %s", args, err, out)
+		}
+	}
+	kill := func() {
+		s := statusOf(t, "stale")
+		syscall.Kill(s.HypervisorPid, syscall.SIGKILL)
+		syscall.Kill(s.PID, syscall.SIGKILL)
+		eventually(t, "it is stopped", func() bool { return statusOf(t, "stale").State == "Stopped" })
+	}
+	count := 0
+	write := func() { count++; keepCount(t, "stale", count) }
+	for _, test := range []struct {
+		name, reason string
+		do           func()
+	}{
+		{"the frozen state comes back from a backup", "has changed", func() {
+			hyve(t, "stop", "stale")
+			run("cp", "-a", frozenDir("stale"), backup)
+			hyve(t, "start", "stale")
+			write()
+			kill()
+			run("mv", backup, frozenDir("stale"))
+		}},
+		{"the disk was written to", "has changed", func() {
+			hyve(t, "stop", "stale")
+			run("/sbin/debugfs", "-w", "-R", "set_super_value mnt_count 7", diskOf("stale"))
+		}},
+		{"all of it comes back from a backup", "has changed", func() {
+			hyve(t, "stop", "stale")
+			run("cp", "-a", "--sparse=always", dir, backup)
+			run("rm", "-rf", dir)
+			run("cp", "-a", "--sparse=always", backup, dir)
+		}},
+		{"the hardware is another", "are others now", func() {
+			hyve(t, "stop", "stale")
+			run("sed", "-i", `s/"cpus": 2/"cpus": 1/`, filepath.Join(dir, "machine.json"))
+		}},
+		{"the state is cut off", "it is damaged", func() {
+			hyve(t, "stop", "stale")
+			if err := os.Truncate(filepath.Join(frozenDir("stale"), "state"), 1<<20); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"the state is damaged", "it is damaged", func() {
+			hyve(t, "stop", "stale")
+			file, err := os.OpenFile(filepath.Join(frozenDir("stale"), "state"), os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			file.WriteAt([]byte{1, 2, 3}, 100<<20)
+			file.Close()
+		}},
+		{"a machine that was thawed was killed", "", func() {
+			hyve(t, "stop", "stale")
+			hyve(t, "start", "stale")
+			thaws(t, "stale")
+			write()
+			kill()
+		}},
+	} {
+		t.Log(test.name)
+		write()
+		test.do()
+		hyve(t, "start", "stale")
+		boots(t, "stale", test.reason)
+		if out := inGuest(t, "stale", "cat "+countFile); out != fmt.Sprintln(count) {
+			t.Fatalf("the file holds %q, want %d", out, count)
+		}
+	}
+	dock(t, "stale", "run", "--rm", "busybox", "true")
+	hyve(t, "stop", "--cold", "stale")
+	checkDisk(t, "stale")
+}
+
+// Whenever hyve is killed while it freezes or thaws, what was written is there and
+// the machine starts.
+func TestKilledFreeze(t *testing.T) {
+	if a := statusOf(t, shared).Accelerator; a != "tcg" {
+		t.Skipf("machines are not frozen with %s", a)
+	}
+	create(t, "shaky")
+	for i, delay := range []time.Duration{20, 100, 200, 300, 400, 600} {
+		keepCount(t, "shaky", i)
+		word := []string{"stop", "start"}[i%2]
+		if word == "start" {
+			hyve(t, "stop", "shaky")
+		}
+		before := statusOf(t, "shaky")
+		cmd := command(t.Context(), binary, word, "shaky")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(delay * time.Millisecond)
+		s := statusOf(t, "shaky")
+		for _, pid := range []int{before.PID, before.HypervisorPid, s.PID, s.HypervisorPid} {
+			if pid > 0 {
+				syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+		cmd.Process.Kill()
+		cmd.Wait()
+		try(limit, binary, "kill", "shaky")
+		hyve(t, "start", "shaky")
+		if out := inGuest(t, "shaky", "cat "+countFile); out != fmt.Sprintln(i) {
+			t.Errorf("%s killed after %d ms: the file holds %q", word, delay, out)
+		}
+	}
+	dock(t, "shaky", "run", "--rm", "busybox", "true")
+	hyve(t, "stop", "--cold", "shaky")
+	checkDisk(t, "shaky")
+}
+
+// Machines that are thawed from one state, at the same moment, share no secret.
+func TestTwinsOfOneTemplate(t *testing.T) {
+	if a := statusOf(t, shared).Accelerator; a != "tcg" {
+		t.Skipf("machines are not frozen with %s", a)
+	}
+	names := []string{"castor", "pollux"}
+	var both sync.WaitGroup
+	for _, name := range names {
+		both.Go(func() {
+			if _, err := try(limit, binary, "create", name, "--registry-mirror", registry, "--memory", "1GiB"); err != nil {
+				t.Error(err)
+			}
+		})
+		t.Cleanup(func() { try(limit, binary, "rm", "-f", name) })
+	}
+	both.Wait()
+	seen := map[string]string{}
+	for _, name := range names {
+		if s := statusOf(t, name); !s.Thawed {
+			t.Errorf("%s was not thawed: %s", name, s.BootReason)
+		}
+		ip := strings.TrimSpace(hyve(t, "ip", name))
+		if got := inGuest(t, name, "hostname"); got != name+"\n" {
+			t.Errorf("%s calls itself %s", name, got)
+		}
+		for what, value := range map[string]string{
+			"machine-id":     inGuest(t, name, "cat /etc/machine-id"),
+			"random numbers": inGuest(t, name, "head -c 32 /dev/urandom | base64"),
+			"kernel's uuid":  inGuest(t, name, "cat /proc/sys/kernel/random/uuid"),
+			"container's ID": dock(t, name, "create", "busybox"),
+			"host key":       sshKeyscan(t, statusOf(t, name).Endpoints.SSH),
+			"certificate":    certificateOf(t, ip+":2376"),
+		} {
+			if value = strings.TrimSpace(value); value == "" {
+				t.Errorf("%s has no %s", name, what)
+			}
+			if other := seen[value]; other != "" {
+				t.Errorf("%s has the %s of %s", name, what, other)
+			}
+			seen[value] = what + " of " + name
+		}
+		// What the template's guest was given is worth nothing here.
+		if out := inGuest(t, name, "sudo grep -rlx template /etc /var/lib/boot2docker 2>/dev/null || :"); out != "" {
+			t.Errorf("%s remembers the template: %s", name, out)
+		}
+		// Its engine's own ID comes with its next boot.
+		hyve(t, "restart", name)
+		id := dock(t, name, "info", "-f", "{{.ID}}")
+		if other := seen[id]; other != "" {
+			t.Errorf("%s has the engine ID of %s", name, other)
+		}
+		seen[id] = name
+	}
+}
+
+// sshKeyscan returns the host key of an SSH server.
+func sshKeyscan(t *testing.T, address string) string {
+	t.Helper()
+	host, port, _ := strings.Cut(address, ":")
+	return strings.Join(strings.Fields(stdout(t, "ssh-keyscan", "-t", "ed25519", "-p", port, host))[1:], " ")
+}
+
+// certificateOf returns the public key that a TLS server shows.
+func certificateOf(t *testing.T, address string) string {
+	t.Helper()
+	ca, err := os.ReadFile(filepath.Join(home, "pki", "ca.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	conn, err := tls.Dial("tcp", address, &tls.Config{RootCAs: pool})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	return fmt.Sprintf("%x", conn.ConnectionState().PeerCertificates[0].RawSubjectPublicKeyInfo)
+}
