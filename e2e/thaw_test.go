@@ -303,3 +303,55 @@ func certificateOf(t *testing.T, address string) string {
 	defer conn.Close()
 	return fmt.Sprintf("%x", conn.ConnectionState().PeerCertificates[0].RawSubjectPublicKeyInfo)
 }
+
+// What runs in a suspended machine runs on, memory, connections and all.
+func TestSuspendAndResume(t *testing.T) {
+	if a := statusOf(t, shared).Accelerator; a != "tcg" {
+		t.Skipf("machines are not frozen with %s", a)
+	}
+	create(t, "sleepy")
+	dock(t, "sleepy", "network", "create", "both")
+	// A connection between two containers, over which one counts in its memory.
+	dock(t, "sleepy", "run", "-d", "--name", "sink", "--network", "both", "busybox", "sh", "-c", "nc -l -p 7000 > /counted")
+	dock(t, "sleepy", "run", "-d", "--name", "source", "--network", "both", "busybox", "sh", "-c",
+		"i=0; while :; do echo $i; i=$((i+1)); sleep 1; done | nc sink 7000")
+	serveIn(t, "sleepy", "18088:80", "served")
+	counted := func() (lines []string) {
+		return strings.Fields(dock(t, "sleepy", "exec", "sink", "cat", "/counted"))
+	}
+	eventually(t, "the connection is there", func() bool { return len(counted()) > 0 })
+	started := dock(t, "sleepy", "inspect", "-f", "{{.State.StartedAt}} {{.State.Pid}}", "source")
+
+	hyve(t, "suspend", "sleepy")
+	if state := statusOf(t, "sleepy").State; state != "Suspended" {
+		t.Errorf("the machine is %s", state)
+	}
+	checkDisk(t, "sleepy")
+	if _, errText, code := result(t, binary, "suspend", "sleepy"); code != 0 || !strings.Contains(errText, "does not run") {
+		t.Errorf("a second time: exit status %d: %s", code, errText)
+	}
+	hyve(t, "resume", "sleepy")
+	thaws(t, "sleepy")
+	before := counted()
+	if now := dock(t, "sleepy", "inspect", "-f", "{{.State.StartedAt}} {{.State.Pid}}", "source"); now != started {
+		t.Errorf("the container was started at %s, now %s", started, now)
+	}
+	eventually(t, "it counts on", func() bool { return len(counted()) > len(before)+2 })
+	for i, number := range counted() {
+		if number != fmt.Sprint(i) {
+			t.Fatalf("number %d is %s", i, number)
+		}
+	}
+	if text := get(t, "127.0.0.1:18088"); text != "served" {
+		t.Errorf("the published port says %q", text)
+	}
+
+	// A suspended machine whose state is lost boots, like one that lost its power.
+	hyve(t, "suspend", "sleepy")
+	if err := os.RemoveAll(frozenDir("sleepy")); err != nil {
+		t.Fatal(err)
+	}
+	hyve(t, "start", "sleepy")
+	boots(t, "sleepy", "")
+	dock(t, "sleepy", "start", "sink")
+}

@@ -87,6 +87,8 @@ func (b *bench) print() {
 		{"thaw-create", "s", m("thaw-create"), true},
 		{"thaw-start", "s", m("thaw-start"), true},
 		{"freeze", "s", m("stop-frozen") - m("stop"), true},
+		{"suspend", "s", m("suspend"), true},
+		{"resume", "s", m("resume"), true},
 		{"frozen-disk", "MiB", m("frozen-disk") / (1 << 20), false},
 		{"thawed-pss", "MiB", m("thawed-pss") / (1 << 20), false},
 		{"thaw-ten-first", "s", m("thaw-ten-first"), true},

@@ -48,7 +48,31 @@ func (b *bench) thaw() error {
 	if err := b.thawed(name); err != nil {
 		return err
 	}
+	if err := b.suspend(); err != nil {
+		return err
+	}
 	return b.remove()
+}
+
+// suspend measures a machine in which a container holds 1 GiB of memory.
+func (b *bench) suspend() error {
+	if _, err := b.onMachine("run", "-d", "--tmpfs", "/touched:size=1100m", "--name", "full", "busybox",
+		"sh", "-c", "yes | dd of=/touched/file bs=1M count=1024 iflag=fullblock && touch /touched/done && sleep 100000"); err != nil {
+		return err
+	}
+	for { // it takes a while, of which nobody tells
+		if _, err := b.onMachine("exec", "full", "ls", "/touched/done"); err == nil {
+			break
+		}
+		time.Sleep(time.Second)
+	}
+	if err := b.timed("suspend", func() error { _, err := b.output(b.hyve, "suspend", name); return err }); err != nil {
+		return err
+	}
+	if err := b.timed("resume", b.begin); err != nil {
+		return err
+	}
+	return b.thawed(name)
 }
 
 // thawed makes sure that it is a thaw that was measured.

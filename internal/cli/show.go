@@ -142,7 +142,10 @@ func (a *app) printStatus(m *machine.Machine, s control.Status) error {
 	if s.Failure != nil {
 		row("failed", s.Failure.Error())
 	}
-	if s.State != control.Stopped {
+	if s.Frozen {
+		row("frozen", "the next start is a thaw")
+	}
+	if s.State != control.Stopped && s.State != control.Suspended {
 		accelerator := s.Accelerator
 		if s.AcceleratorReason != "" {
 			accelerator += " (" + s.AcceleratorReason + ")"

@@ -19,6 +19,7 @@ func (a *app) startCommand() *cobra.Command {
 	var timing bool
 	cmd := &cobra.Command{
 		Use:               "start [NAME...]",
+		Aliases:           []string{"resume"},
 		Short:             "Start machines",
 		ValidArgsFunction: a.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -82,6 +83,30 @@ func (a *app) stop(ctx context.Context, home machine.Home, name string, cold boo
 		return a.say("machine %q is already stopped", name)
 	}
 	return err
+}
+
+func (a *app) suspendCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "suspend [NAME...]",
+		Short: "Freeze machines with everything that runs in them",
+		Long: `Freeze machines with everything that runs in them: containers, their memory, their
+connections among each other. hyve resume, or hyve start, lets them go on.`,
+		ValidArgsFunction: a.completeNames,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.each(args, func(home machine.Home, name string) error {
+				if err := mustExist(home, name); err != nil {
+					return err
+				}
+				show := a.newDisplay(false)
+				defer show.close()
+				err := lifecycle.Suspend(cmd.Context(), home.Dir(name), name, show.follow("Suspending "+name))
+				if errors.Is(err, lifecycle.ErrAlready) {
+					return a.say("machine %q does not run", name)
+				}
+				return err
+			})
+		},
+	}
 }
 
 func (a *app) restartCommand() *cobra.Command {

@@ -21,13 +21,14 @@ import (
 // State is what a machine does.
 type State string
 
-// The states of a machine. Stopped, Unresponsive and Broken are derived where no
+// The states of a machine. Stopped, Suspended, Unresponsive and Broken are derived where no
 // supervisor answers; a supervisor reports the others.
 const (
 	Starting     State = "Starting"
 	Running      State = "Running"
 	Stopping     State = "Stopping"
 	Stopped      State = "Stopped"
+	Suspended    State = "Suspended"    // stopped, with containers that run on at its start
 	Unresponsive State = "Unresponsive" // its lock is held, but nobody answers
 	Broken       State = "Broken"       // its file cannot be used
 )
@@ -50,6 +51,8 @@ type Status struct {
 	AcceleratorReason string `json:"acceleratorReason,omitempty"`
 	EngineVersion     string `json:"engineVersion,omitempty"`
 
+	// Frozen says of a stopped machine that its next start goes on from a frozen state.
+	Frozen bool `json:"frozen"`
 	// Thawed says that the machine went on from a frozen state instead of booting.
 	// BootReason says why not, where there was one to go on from, or it cannot be.
 	Thawed     bool   `json:"thawed"`
@@ -124,7 +127,7 @@ type Supervisor interface {
 	// Status returns the machine's status now, and a channel that is closed when it
 	// has changed.
 	Status() (Status, <-chan struct{})
-	// Stop asks the machine to shut down, or to reboot; it does not wait.
+	// Stop asks the machine to stop; it waits for a suspension alone.
 	Stop(StopRequest) error
 }
 
@@ -135,6 +138,9 @@ type StopRequest struct {
 	// Freeze stops the containers and freezes the machine, so that its next start
 	// is a thaw. Where that cannot be, it shuts down.
 	Freeze bool `json:"freeze,omitempty"`
+	// Suspend freezes the machine with everything that runs in it, or changes
+	// nothing.
+	Suspend bool `json:"suspend,omitempty"`
 }
 
 // lastWord bounds how long those who watch may take to hear the last status.

@@ -35,8 +35,10 @@ type manifest struct {
 	Format int    `json:"format"`
 	Shape  string `json:"shape"` // of the VM
 	Disk   stamp  `json:"disk"`
-	Size   int64  `json:"size"` // of the state, in bytes
-	Sum    uint32 `json:"sum"`  // CRC-32C of the state
+	// Suspended says that containers run in it.
+	Suspended bool   `json:"suspended"`
+	Size      int64  `json:"size"` // of the state, in bytes
+	Sum       uint32 `json:"sum"`  // CRC-32C of the state
 }
 
 // ErrNone says that there is no state.
@@ -49,6 +51,8 @@ func (e *MisfitError) Error() string { return "the frozen state does not fit: " 
 
 // A Draft is a state in the making.
 type Draft struct {
+	Suspended bool // containers run in it
+
 	dir  string // its final place
 	file *os.File
 }
@@ -124,7 +128,7 @@ func (d *Draft) commit(shape, disk string, size int64, sum uint32) error {
 	if err != nil {
 		return fmt.Errorf("keeping a frozen state: %w", err)
 	}
-	data, err := json.Marshal(manifest{format, shape, stamp, size, sum})
+	data, err := json.Marshal(manifest{format, shape, stamp, d.Suspended, size, sum})
 	if err != nil {
 		return err
 	}
@@ -159,10 +163,11 @@ func (d *Draft) Discard() {
 	os.RemoveAll(d.path())
 }
 
-// Exists tells whether there is a state, good or not.
-func Exists(dir string) bool {
-	_, err := os.Stat(manifestPath(dir))
-	return err == nil
+// Exists tells whether there is a state, good or not, and whether containers run in
+// it.
+func Exists(dir string) (exists, suspended bool) {
+	m, err := read(dir)
+	return err == nil, m.Suspended
 }
 
 func read(dir string) (m manifest, err error) {

@@ -53,7 +53,7 @@ func (p *port) Write(b []byte) (int, error) { return p.f.Write(b) }
 type channel struct {
 	bootID string
 	out    *outbox
-	handle func(guestapi.Request) error
+	handle func(guestapi.Request)
 	// greeted is called after each hello is queued, to tell a new host what an
 	// earlier one knew. first says that there was no earlier one.
 	greeted func(first bool)
@@ -106,9 +106,7 @@ func (c *channel) receive(stream io.Reader) error {
 		// A request may take seconds (a new identity that restarts the engine)
 		// while later ones, a PortAck, are waited for: handle starts what is long
 		// in the background and replies itself.
-		if err := c.handle(req); err != nil {
-			c.out.logf("%v", err)
-		}
+		c.handle(req)
 	}
 }
 

@@ -21,7 +21,7 @@ func TestChannel(t *testing.T) {
 	requests := make(chan guestapi.Request, 10)
 	repeats := make(chan bool, 10)
 	c := &channel{bootID: "boot", out: out,
-		handle:  func(r guestapi.Request) error { requests <- r; return nil },
+		handle:  func(r guestapi.Request) { requests <- r },
 		greeted: func(first bool) { repeats <- first },
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -22,16 +22,12 @@ const restartsFile = dataDir + "/var/lib/hyve/restarts"
 // otherwise: dockerd's own at its shutdown.
 const stopGrace = 15 * time.Second
 
-// freeze brings the machine to where its VM can be frozen.
-func (g *guest) freeze() error {
-	if err := g.engine.stopContainers(); err != nil {
-		return err
-	}
-	// Sessions of users, and what is left of builds.
-	for _, group := range []string{cgroupHyve + "/users", "/sys/fs/cgroup/docker"} {
-		err := os.WriteFile(filepath.Join(group, "cgroup.kill"), []byte("1"), 0)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("ending the processes of %s: %w", group, err)
+// freeze brings the machine to where its VM can be frozen, with what runs if
+// keepRunning is set, else with an idle engine.
+func (g *guest) freeze(keepRunning bool) error {
+	if !keepRunning {
+		if err := g.endEverything(); err != nil {
+			return err
 		}
 	}
 	if err := dropCaches(); err != nil {
@@ -42,6 +38,20 @@ func (g *guest) freeze() error {
 		return err
 	}
 	g.frozen.Store(true)
+	return nil
+}
+
+// endEverything stops containers, sessions of users, and what is left of builds.
+func (g *guest) endEverything() error {
+	if err := g.engine.stopContainers(); err != nil {
+		return err
+	}
+	for _, group := range []string{cgroupHyve + "/users", "/sys/fs/cgroup/docker"} {
+		err := os.WriteFile(filepath.Join(group, "cgroup.kill"), []byte("1"), 0)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("ending the processes of %s: %w", group, err)
+		}
+	}
 	return nil
 }
 

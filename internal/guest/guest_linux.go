@@ -122,7 +122,7 @@ func (g *guest) together(steps ...func() error) error {
 }
 
 // handle does what the host asks. What takes long goes on in the background.
-func (g *guest) handle(req guestapi.Request) error {
+func (g *guest) handle(req guestapi.Request) {
 	switch {
 	case req.Configure != nil:
 		g.clock.learn(req.Configure.Identity.Clock)
@@ -152,15 +152,17 @@ func (g *guest) handle(req guestapi.Request) error {
 		g.clock.learn(*req.Clock)
 		g.reply(req.ID, g.clock.apply)
 	case req.Freeze != nil:
-		g.reply(req.ID, g.freeze)
+		g.reply(req.ID, func() error { return g.freeze(req.Freeze.KeepRunning) })
+	case req.Unfreeze != nil:
+		g.unfreeze()
+		g.reply(req.ID, func() error { return nil })
 	case req.Shutdown != nil:
 		g.unfreeze()
 		g.askPower(guestapi.PowerOff{Reboot: req.Shutdown.Reboot, Reason: "the host asked"})
 		g.reply(req.ID, func() error { return nil })
-	default:
-		return fmt.Errorf("handling request %d of the host: unknown kind", req.ID)
+	default: // a newer host's
+		g.reply(req.ID, func() error { return fmt.Errorf("handling request %d of the host: unknown kind", req.ID) })
 	}
-	return nil
 }
 
 // reply runs f in the background and tells the host how it went.

@@ -42,6 +42,7 @@ type Request struct {
 	PortAck   *PortAck  `json:"portAck,omitempty"`
 	Clock     *Clock    `json:"clock,omitempty"`
 	Freeze    *Freeze   `json:"freeze,omitempty"`
+	Unfreeze  *Unfreeze `json:"unfreeze,omitempty"`
 	Shutdown  *Shutdown `json:"shutdown,omitempty"`
 }
 
@@ -121,9 +122,15 @@ type PortAck struct {
 
 // Freeze brings the guest to where its VM can be frozen: containers are stopped as
 // at a shutdown, users are logged out, everything is on the disk. The Reply says
-// that it is so. The next Identity ends it, and starts the containers that a boot
-// would start; its Reply comes after that.
-type Freeze struct{}
+// that it is so. The next Hello ends it, and the next Identity starts the containers
+// that a boot would start; its Reply comes after that.
+type Freeze struct {
+	// KeepRunning leaves containers and users as they are.
+	KeepRunning bool `json:"keepRunning,omitempty"`
+}
+
+// Unfreeze takes a Freeze back of which nothing came.
+type Unfreeze struct{}
 
 // Shutdown ends the guest in order: containers, engine, file systems, power.
 type Shutdown struct {

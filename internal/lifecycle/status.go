@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/frozen"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
@@ -35,7 +36,12 @@ func Status(ctx context.Context, dir machine.Dir) (control.Status, error) {
 	case heldErr != nil:
 		return control.Status{}, heldErr
 	case !held:
-		return control.Status{State: control.Stopped, Failure: control.KeptFailure(dir.Failure())}, nil
+		status := control.Status{State: control.Stopped, Failure: control.KeptFailure(dir.Failure())}
+		var suspended bool
+		if status.Frozen, suspended = frozen.Exists(dir.Frozen()); suspended {
+			status.State = control.Suspended
+		}
+		return status, nil
 	case err == nil: // it says Stopped and is about to end
 		return status, nil
 	case errors.Is(err, control.ErrNoAnswer), errors.Is(err, context.DeadlineExceeded):

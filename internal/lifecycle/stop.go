@@ -19,6 +19,13 @@ func Stop(ctx context.Context, dir machine.Dir, name string, cold bool, follow f
 	return stop(ctx, dir, name, control.StopRequest{Freeze: !cold}, follow)
 }
 
+// Suspend freezes a machine with everything that runs in it. Where that cannot be
+// done it is an error, and the machine runs on. The error is ErrAlready if it did
+// not run.
+func Suspend(ctx context.Context, dir machine.Dir, name string, follow func(control.Status)) error {
+	return stop(ctx, dir, name, control.StopRequest{Suspend: true}, follow)
+}
+
 // Kill ends a machine at once, like a power cut, and also a VM that has lost
 // its supervisor. The error is ErrAlready if it did not run.
 func Kill(ctx context.Context, dir machine.Dir, name string) error {

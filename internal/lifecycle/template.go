@@ -43,8 +43,8 @@ func ensureTemplate(ctx context.Context, m *machine.Machine, build bool, follow 
 		return "", nil
 	}
 	dir := filepath.Join(m.Home().Templates(), templateKey(m, q.Shape(hypervisor.Config{CPUs: m.CPUs, Memory: m.Memory}, accel.Name)))
-	if frozen.Exists(machine.Dir(dir).Frozen()) || !build {
-		return existing(dir), nil
+	if found := existing(dir); found != "" || !build {
+		return found, nil
 	}
 	err = makeTemplate(ctx, m, dir, follow)
 	if failed := (*StartError)(nil); errors.As(err, &failed) {
@@ -57,7 +57,7 @@ func ensureTemplate(ctx context.Context, m *machine.Machine, build bool, follow 
 }
 
 func existing(dir string) string {
-	if !frozen.Exists(machine.Dir(dir).Frozen()) {
+	if exists, _ := frozen.Exists(machine.Dir(dir).Frozen()); !exists {
 		return ""
 	}
 	return dir
@@ -130,7 +130,7 @@ func makeTemplate(ctx context.Context, m *machine.Machine, dir string, follow fu
 // keepTemplate keeps what thawing needs of a machine, and nothing of its identity.
 // The directory is moved as a whole: its disk must not change any more.
 func keepTemplate(from machine.Dir, dir string) error {
-	if !frozen.Exists(from.Frozen()) {
+	if existing(string(from)) == "" {
 		return nil // the log of its supervisor, which is gone, said why: the machine boots
 	}
 	entries, err := os.ReadDir(string(from))
@@ -152,13 +152,22 @@ func keepTemplate(from machine.Dir, dir string) error {
 	return nil
 }
 
-// sweepTemplates removes what was left half-made. Whoever makes one holds a leash on
-// its supervisor, so nothing runs in those that are old.
+// How long templates are kept: those that were left half-made, of which whoever made
+// them held a leash on its supervisor, so nothing runs in them any more; and those of
+// which no machine has been made since.
+const (
+	keepDrafts    = time.Hour
+	keepTemplates = 30 * 24 * time.Hour
+)
+
 func sweepTemplates(templates string) {
 	entries, _ := os.ReadDir(templates)
 	for _, e := range entries {
-		info, err := e.Info()
-		if err == nil && strings.HasPrefix(e.Name(), draftTemplate) && time.Since(info.ModTime()) > time.Hour {
+		keep := keepTemplates
+		if strings.HasPrefix(e.Name(), draftTemplate) {
+			keep = keepDrafts
+		}
+		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > keep {
 			os.RemoveAll(filepath.Join(templates, e.Name()))
 		}
 	}
@@ -169,5 +178,7 @@ func takeTemplate(draft machine.Dir, template machine.Dir) error {
 	if err := copyDisk(draft.Disk(), template.Disk()); err != nil {
 		return err
 	}
+	now := time.Now()
+	os.Chtimes(string(template), now, now) // for sweepTemplates
 	return frozen.Link(draft.Frozen(), draft.Disk(), template.Frozen(), template.Disk())
 }

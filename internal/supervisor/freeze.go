@@ -86,12 +86,13 @@ func (s *supervisor) thaw(ctx context.Context, options qemu.Options) (*qemu.VM, 
 	return vm, err
 }
 
-// freeze ends the VM so that the next start can go on from where it is. After an
-// error the guest still runs, or nothing does.
-func (s *supervisor) freeze(vm *qemu.VM) error {
+// freeze ends the VM so that the next start can go on from where it is, with an idle
+// engine or, suspended, with everything that runs. After an error the guest still
+// runs, or nothing does.
+func (s *supervisor) freeze(vm *qemu.VM, suspended bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if err := s.guest.ask(ctx, guestapi.Request{Freeze: &guestapi.Freeze{}}); err != nil {
+	if err := s.guest.ask(ctx, guestapi.Request{Freeze: &guestapi.Freeze{KeepRunning: suspended}}); err != nil {
 		return err
 	}
 	dir := s.machine.Dir()
@@ -100,6 +101,7 @@ func (s *supervisor) freeze(vm *qemu.VM) error {
 		return err
 	}
 	defer draft.Discard()
+	draft.Suspended = suspended
 	if err := vm.Freeze(ctx, draft.File()); err != nil {
 		return err
 	}
@@ -110,4 +112,35 @@ func (s *supervisor) freeze(vm *qemu.VM) error {
 		s.log.Warn("the next start boots", "cause", err)
 	}
 	return nil
+}
+
+// suspend freezes the machine with everything that runs in it, or lets it run on.
+func (s *supervisor) suspend() error {
+	s.mu.Lock()
+	vm, status := s.vm, control.Status{}
+	if status, _ = s.board.get(); vm == nil || s.stopping || status.State != control.Running {
+		s.mu.Unlock()
+		return errors.New("the machine is not running")
+	}
+	if !s.parts.accel.Freezes() {
+		s.mu.Unlock()
+		return fmt.Errorf("machines cannot be suspended with %s yet", s.parts.accel.Name)
+	}
+	s.stopping = true
+	s.freezing.Add(1)
+	s.mu.Unlock()
+	defer s.freezing.Done()
+	s.log.Info("asked to suspend")
+	s.board.set(func(st *control.Status) { st.State, st.Activity = control.Stopping, "Suspending" })
+	err := s.freeze(vm, true)
+	if err == nil {
+		return nil
+	}
+	s.log.Error("not suspended", "cause", err)
+	s.guest.send(guestapi.Request{Unfreeze: &guestapi.Unfreeze{}})
+	s.mu.Lock()
+	s.stopping = false
+	s.mu.Unlock()
+	s.board.set(func(st *control.Status) { st.State, st.Activity = control.Running, "" })
+	return fmt.Errorf("suspending the machine, which runs on: %w", err)
 }

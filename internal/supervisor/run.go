@@ -314,6 +314,9 @@ func (s *supervisor) Status() (control.Status, <-chan struct{}) { return s.board
 
 // Stop implements control.Supervisor.
 func (s *supervisor) Stop(request control.StopRequest) error {
+	if request.Suspend {
+		return s.suspend()
+	}
 	s.mu.Lock()
 	vm, again := s.vm, s.stopping
 	s.stopping = true
@@ -334,7 +337,7 @@ func (s *supervisor) Stop(request control.StopRequest) error {
 	case again: // it is on its way
 	case request.Freeze && ran && s.parts.accel.Freezes():
 		s.freezing.Go(func() {
-			if err := s.freeze(vm); err != nil {
+			if err := s.freeze(vm, false); err != nil {
 				s.log.Warn("shutting down instead of freezing", "cause", err)
 				s.shutDown(vm)
 			}
