@@ -87,15 +87,25 @@ func gone(t *testing.T, name string) {
 		t.Errorf("the directory of %s is there", name)
 	}
 	eventually(t, "no process of "+name, func() bool {
-		out, _ := exec.Command("pgrep", "-f", "supervise "+name+"$|guest=hyve-"+name+",?").Output()
+		out, _ := exec.Command("pgrep", "-f", "supervise "+name+"( |$)|guest=hyve-"+name+",?").Output()
 		return len(bytes.TrimSpace(out)) == 0
 	})
 }
 
 func TestInterruptedCreation(t *testing.T) {
-	for i, delay := range []time.Duration{50 * time.Millisecond, 500 * time.Millisecond, 2 * time.Second, 6 * time.Second} {
-		name := fmt.Sprintf("cut%d", i)
-		cmd := command(context.Background(), binary, "create", name, "--memory", "1GiB")
+	// With 3 GiB the first thing is a template.
+	for i, cut := range []struct {
+		delay time.Duration
+		args  []string
+	}{
+		{50 * time.Millisecond, nil},
+		{200 * time.Millisecond, nil},
+		{2 * time.Second, []string{"--memory", "3GiB"}},
+		{500 * time.Millisecond, []string{"--cold"}},
+		{5 * time.Second, []string{"--cold"}},
+	} {
+		name, delay := fmt.Sprintf("cut%d", i), cut.delay
+		cmd := command(context.Background(), binary, append([]string{"create", name, "--memory", "1GiB"}, cut.args...)...)
 		var errText bytes.Buffer
 		cmd.Stderr = &errText
 		if err := cmd.Start(); err != nil {
@@ -108,6 +118,7 @@ func TestInterruptedCreation(t *testing.T) {
 			t.Errorf("after %v: exit status %d: %s", delay, code, &errText)
 		}
 		gone(t, name)
+		gone(t, "template")
 	}
 }
 

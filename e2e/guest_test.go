@@ -156,7 +156,7 @@ func TestKernelPanic(t *testing.T) {
 // is left alone; one that boot2docker made is taken as it is.
 func TestDisks(t *testing.T) {
 	const name = "disky"
-	create(t, name, "--disk", "2GiB", "--no-start")
+	create(t, name, "--disk", "2GiB", "--no-start", "--cold")
 	write := func(at int64, data string) {
 		t.Helper()
 		file, err := os.OpenFile(diskOf(name), os.O_WRONLY, 0)

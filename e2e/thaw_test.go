@@ -312,12 +312,13 @@ func TestSuspendAndResume(t *testing.T) {
 	create(t, "sleepy")
 	dock(t, "sleepy", "network", "create", "both")
 	// A connection between two containers, over which one counts in its memory.
-	dock(t, "sleepy", "run", "-d", "--name", "sink", "--network", "both", "busybox", "sh", "-c", "nc -l -p 7000 > /counted")
+	dock(t, "sleepy", "run", "-d", "--name", "sink", "--network", "both", "busybox",
+		"nc", "-l", "-p", "7000", "-e", "sh", "-c", "cat > /counted")
 	dock(t, "sleepy", "run", "-d", "--name", "source", "--network", "both", "busybox", "sh", "-c",
 		"i=0; while :; do echo $i; i=$((i+1)); sleep 1; done | nc sink 7000")
 	serveIn(t, "sleepy", "18088:80", "served")
 	counted := func() (lines []string) {
-		return strings.Fields(dock(t, "sleepy", "exec", "sink", "cat", "/counted"))
+		return strings.Fields(dock(t, "sleepy", "exec", "sink", "sh", "-c", "cat /counted 2>/dev/null || :"))
 	}
 	eventually(t, "the connection is there", func() bool { return len(counted()) > 0 })
 	started := dock(t, "sleepy", "inspect", "-f", "{{.State.StartedAt}} {{.State.Pid}}", "source")
