@@ -235,7 +235,10 @@ func Look(dir string) *Find {
 // from running at all, because what is there could not be put out of the way.
 func (f *Find) Take(shape, disk string) (*State, error) {
 	if err := f.fits(shape, disk); err != nil {
-		return nil, errors.Join(err, Drop(f.dir))
+		if dropped := Drop(f.dir); dropped != nil {
+			return nil, dropped
+		}
+		return nil, err
 	}
 	taken := f.dir + ".taken"
 	if err := errors.Join(os.RemoveAll(taken), os.Rename(f.dir, taken), syncDir(filepath.Dir(f.dir))); err != nil {

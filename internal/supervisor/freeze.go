@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/frozen"
@@ -64,7 +65,10 @@ func (s *supervisor) powerOn(ctx context.Context, lock *machine.Lock) (vm *qemu.
 func (s *supervisor) thaw(ctx context.Context, options qemu.Options) (*qemu.VM, error) {
 	dir := s.machine.Dir()
 	if !s.parts.accel.Freezes() {
-		return nil, errors.Join(frozen.ErrNone, frozen.Drop(dir.Frozen()))
+		if err := frozen.Drop(dir.Frozen()); err != nil {
+			return nil, err
+		}
+		return nil, frozen.ErrNone
 	}
 	if s.found == nil { // at a boot after a boot
 		s.found = frozen.Look(dir.Frozen())
@@ -84,6 +88,20 @@ func (s *supervisor) thaw(ctx context.Context, options qemu.Options) (*qemu.VM, 
 	}
 	s.board.set(func(st *control.Status) { st.Thawed = err == nil })
 	return vm, err
+}
+
+// thawPatience bounds how long a thawed guest may take to say who it is; it takes a
+// fraction of a second. Starting its containers comes later and takes what it takes.
+const thawPatience = time.Minute
+
+// watchThaw kills a VM whose guest does not come to itself; it is booted then.
+func (s *supervisor) watchThaw(vm *qemu.VM) (stop func() bool) {
+	return time.AfterFunc(thawPatience, func() {
+		if !s.guest.met() {
+			s.log.Warn("the thawed guest says nothing", "after", thawPatience)
+			vm.Kill()
+		}
+	}).Stop
 }
 
 // freeze ends the VM so that the next start can go on from where it is, with an idle

@@ -253,6 +253,9 @@ func (s *supervisor) attend(ctx context.Context, vm *qemu.VM, opening func() (gu
 		return s.guest.converse(ctx, conn, opening)
 	})
 	go s.watchHypervisor(ctx, vm)
+	if status, _ := s.board.get(); status.Thawed {
+		defer s.watchThaw(vm)()
+	}
 	<-vm.Done()
 	// What the guest said last is still in the socket, whose end ends the talk.
 	// One that never began needs to be told.
