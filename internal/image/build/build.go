@@ -34,7 +34,7 @@ type Options struct {
 	CacheDir string // for downloads; made if needed
 	Arch     string // "amd64", "arm64"
 	// Mirror is the base URL of a Debian mirror. Empty means $HYVE_MIRROR,
-	// else what the host's apt uses, else deb.debian.org.
+	// else what the host's apt uses, else debian.DefaultMirror.
 	Mirror string
 	// HyveInit is the guest's static PID 1; nil means the embedded one.
 	HyveInit []byte

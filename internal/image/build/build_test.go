@@ -22,6 +22,7 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/erofs/go-erofs"
 	"github.com/hyve-vm/hyve/internal/image"
+	"github.com/hyve-vm/hyve/internal/image/debian"
 	"github.com/hyve-vm/hyve/internal/image/debian/debiantest"
 	"github.com/klauspost/compress/zstd"
 )
@@ -460,7 +461,7 @@ func TestHints(t *testing.T) {
 		t.Error("riscv64 was taken")
 	}
 	_, err = Build(context.Background(), Options{Store: store, Arch: "amd64", HyveInit: []byte("x"), Mirror: "nonsense"})
-	wantHint(t, err, "http://deb.debian.org/debian")
+	wantHint(t, err, debian.DefaultMirror().Archive)
 }
 
 func wantHint(t *testing.T, err error, want string) {

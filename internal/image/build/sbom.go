@@ -95,7 +95,7 @@ func sbom(arch string, packages []*debian.Package, init []byte, date time.Time) 
 		add(spdxPackage{
 			Name: p.Name, SPDXID: "SPDXRef-deb-" + spdxID(p.Name), VersionInfo: p.Version,
 			Supplier:         "Organization: Debian",
-			DownloadLocation: "http://deb.debian.org/debian/" + p.Filename,
+			DownloadLocation: debian.DefaultMirror().Archive + "/" + p.Filename,
 			Checksums:        []spdxChecksum{{"SHA256", p.Digest.SHA256}},
 			SourceInfo:       "built from the source package " + p.Source,
 			ExternalRefs: []spdxRef{{

@@ -15,7 +15,7 @@ import (
 
 // A Mirror is one place that serves an archive.
 type Mirror struct {
-	Archive  string // base URL of the main archive, for example http://deb.debian.org/debian
+	Archive  string // base URL of the main archive, which holds dists/ and pool/
 	Security string // base URL of the security archive; empty if there is none
 	// Guessed says that Security was derived from Archive: a mirror that does
 	// not have it is not an error.
@@ -34,7 +34,7 @@ func ParseMirror(s string) (Mirror, error) {
 	base, ok := mirrorURL(s)
 	if !ok {
 		return Mirror{}, withHint(fmt.Errorf("reading mirror %q: not an http or https URL", s),
-			"give it like http://deb.debian.org/debian")
+			"give it like "+DefaultMirror().Archive)
 	}
 	return Mirror{Archive: base, Security: guessSecurity(base), Guessed: true}, nil
 }
