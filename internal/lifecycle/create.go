@@ -54,7 +54,8 @@ func Create(ctx context.Context, home machine.Home, options CreateOptions, follo
 	if err != nil {
 		return nil, err
 	}
-	if _, err := qemu.Find(ctx, m.QEMU, home.CacheDir()); err != nil {
+	q, err := qemu.Find(ctx, m.QEMU, home.CacheDir())
+	if err != nil {
 		return nil, err
 	}
 	img, err := ensureImage(ctx, home, options, follow)
@@ -64,7 +65,7 @@ func Create(ctx context.Context, home machine.Home, options CreateOptions, follo
 	m.Image = img.Digest
 	var template string
 	if !options.Cold {
-		if template, err = ensureTemplate(ctx, m, !options.NoStart, follow.Machine); err != nil {
+		if template, err = ensureTemplate(ctx, m, q, !options.NoStart, follow.Machine); err != nil {
 			return nil, err
 		}
 	}

@@ -33,11 +33,7 @@ const draftTemplate = ".draft-"
 // ensureTemplate returns the directory of the template for a machine, which is made
 // if there is none and build is set. Without one it is "": not every machine can have
 // one.
-func ensureTemplate(ctx context.Context, m *machine.Machine, build bool, follow func(control.Status)) (string, error) {
-	q, err := qemu.Find(ctx, m.QEMU, m.Home().CacheDir())
-	if err != nil {
-		return "", err
-	}
+func ensureTemplate(ctx context.Context, m *machine.Machine, q *qemu.QEMU, build bool, follow func(control.Status)) (string, error) {
 	accel := q.Accelerator(ctx)
 	if !accel.Freezes() || len(m.EngineOptions) > 0 {
 		return "", nil
@@ -46,7 +42,7 @@ func ensureTemplate(ctx context.Context, m *machine.Machine, build bool, follow 
 	if found := existing(dir); found != "" || !build {
 		return found, nil
 	}
-	err = makeTemplate(ctx, m, dir, follow)
+	err := makeTemplate(ctx, m, dir, follow)
 	if failed := (*StartError)(nil); errors.As(err, &failed) {
 		return "", &StartError{m.Name, failed.Failure} // as it would be
 	}
