@@ -225,6 +225,11 @@ func (g *guest) ask(ctx context.Context, request guestapi.Request) error {
 	request.ID = g.lastID
 	g.replies[request.ID] = reply
 	g.mu.Unlock()
+	defer func() {
+		g.mu.Lock()
+		delete(g.replies, request.ID)
+		g.mu.Unlock()
+	}()
 	if err := g.send(request); err != nil {
 		return err
 	}

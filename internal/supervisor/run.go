@@ -69,8 +69,8 @@ var errStopped = errors.New("it was stopped before it was ready")
 //   - tell: whoever watches hears how it ended
 //
 // The machine is killed when leash, if it is not nil, ends. ready is called once:
-// with nil when the control socket answers, or with why
-// the run could not begin, machine.ErrLocked among the reasons.
+// with nil when the control socket answers, or with why the run could not begin,
+// machine.ErrLocked among the reasons.
 func Run(ctx context.Context, home machine.Home, name string, leash io.Reader, ready func(error)) error {
 	m, err := home.Load(name)
 	if err != nil {
