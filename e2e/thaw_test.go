@@ -16,6 +16,13 @@ import (
 
 func frozenDir(name string) string { return filepath.Join(home, "machines", name, "frozen") }
 
+func needsFreezing(t *testing.T) {
+	t.Helper()
+	if a := statusOf(t, shared).Accelerator; a != "tcg" {
+		t.Skipf("machines are not frozen with %s", a)
+	}
+}
+
 // thaws asserts that a machine's start was a thaw, and that its state is used up.
 func thaws(t *testing.T, name string) {
 	t.Helper()
@@ -46,9 +53,7 @@ func boots(t *testing.T, name, reason string) {
 // A machine that was stopped goes on with its data, and with the containers that
 // a boot would start.
 func TestStopAndThaw(t *testing.T) {
-	if a := statusOf(t, shared).Accelerator; a != "tcg" {
-		t.Skipf("machines are not frozen with %s", a)
-	}
+	needsFreezing(t)
 	create(t, "icy")
 	thaws(t, "icy")
 	for _, policy := range []string{"no", "always", "unless-stopped", "on-failure"} {
@@ -104,9 +109,7 @@ func TestStopAndThaw(t *testing.T) {
 
 // No disk runs under a state that is not its own.
 func TestStaleStates(t *testing.T) {
-	if a := statusOf(t, shared).Accelerator; a != "tcg" {
-		t.Skipf("machines are not frozen with %s", a)
-	}
+	needsFreezing(t)
 	create(t, "stale")
 	dir := filepath.Join(home, "machines", "stale")
 	backup := filepath.Join(t.TempDir(), "backup")
@@ -190,9 +193,7 @@ func TestStaleStates(t *testing.T) {
 // Whenever hyve is killed while it freezes or thaws, what was written is there and
 // the machine starts.
 func TestKilledFreeze(t *testing.T) {
-	if a := statusOf(t, shared).Accelerator; a != "tcg" {
-		t.Skipf("machines are not frozen with %s", a)
-	}
+	needsFreezing(t)
 	create(t, "shaky")
 	for i, delay := range []time.Duration{20, 100, 200, 300, 400, 600} {
 		keepCount(t, "shaky", i)
@@ -227,9 +228,7 @@ func TestKilledFreeze(t *testing.T) {
 
 // Machines that are thawed from one state, at the same moment, share no secret.
 func TestTwinsOfOneTemplate(t *testing.T) {
-	if a := statusOf(t, shared).Accelerator; a != "tcg" {
-		t.Skipf("machines are not frozen with %s", a)
-	}
+	needsFreezing(t)
 	names := []string{"castor", "pollux"}
 	var both sync.WaitGroup
 	for _, name := range names {
@@ -306,9 +305,7 @@ func certificateOf(t *testing.T, address string) string {
 
 // What runs in a suspended machine runs on, memory, connections and all.
 func TestSuspendAndResume(t *testing.T) {
-	if a := statusOf(t, shared).Accelerator; a != "tcg" {
-		t.Skipf("machines are not frozen with %s", a)
-	}
+	needsFreezing(t)
 	create(t, "sleepy")
 	dock(t, "sleepy", "network", "create", "both")
 	// A connection between two containers, over which one counts in its memory.
