@@ -218,6 +218,50 @@ func TestHalfClose(t *testing.T) {
 	}
 }
 
+// TestIdleHalf ends the guest's side and has the client say nothing more: neither a
+// guest that goes nor a network that is closed waits for it.
+func TestIdleHalf(t *testing.T) {
+	for what, end := range map[string]func(*Network, *gonet.TCPConn){
+		"the network is closed": func(n *Network, _ *gonet.TCPConn) { n.Close() },
+		"the guest is gone":     func(n *Network, _ *gonet.TCPConn) { n.resetConnections() },
+	} {
+		t.Run(what, func(t *testing.T) {
+			n, g := newPair(t, Config{})
+			port := freeOn(t)
+			served := make(chan *gonet.TCPConn, 1)
+			g.listen(port, func(c *gonet.TCPConn) {
+				_, _ = io.WriteString(c, "bye")
+				_ = c.CloseWrite()
+				served <- c
+			})
+			publish(t, n, "tcp", "127.0.0.1", port)
+			c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+			if b, err := io.ReadAll(c); string(b) != "bye" || err != nil {
+				t.Errorf("got %q, %v", b, err)
+			}
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				end(n, <-served)
+			}()
+			select {
+			case <-ended:
+			case <-time.After(5 * time.Second):
+				t.Error("it waits for the client")
+			}
+			eventually(t, "the client's connection is reset", func() bool {
+				_, err := c.Write([]byte("x"))
+				return err != nil
+			})
+		})
+	}
+}
+
 // TestReset expects a client to see a reset, not an end, when the guest does
 // not take its connection, and the guest to see its client's reset.
 func TestReset(t *testing.T) {

@@ -51,19 +51,49 @@ func relay(host net.Conn, guest *guestConn) {
 			guest.abort()
 		})
 	}
+	ended := make(chan struct{}) // by the host
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if copyToGuest(guest, host) != nil || guest.CloseWrite() != nil {
+		err := copyToGuest(guest, host)
+		close(ended)
+		if err != nil || guest.CloseWrite() != nil {
 			abort()
 		}
 	}()
 	if copyToHost(host, guest) != nil || closeWrite(host) != nil {
 		abort()
 	}
+	// A host that waits, and says nothing, does not notice that a guest which has
+	// said all is gone.
+	if guest.gone(ended) {
+		abort()
+	}
 	<-done
 	_ = host.Close()
 	_ = guest.Close()
+}
+
+// gone waits until stop is closed or the guest's side is dead in both directions, and
+// tells which.
+func (c *guestConn) gone(stop <-chan struct{}) bool {
+	const dead = waiter.EventErr | waiter.EventHUp
+	entry, event := waiter.NewChannelEntry(dead)
+	c.wq.EventRegister(&entry)
+	defer c.wq.EventUnregister(&entry)
+	for c.ep.Readiness(dead)&dead == 0 {
+		select {
+		case <-event:
+		case <-stop:
+			return false
+		}
+	}
+	select {
+	case <-stop:
+		return false
+	default:
+		return true
+	}
 }
 
 func closeWrite(c net.Conn) error {
