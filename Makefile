@@ -1,6 +1,8 @@
 # hyve: see README.md. Every target installs nothing but what scripts/deps.sh
 # says it does.
 export CGO_ENABLED := 0
+# Tools that scripts/deps.sh had to unpack; and sbin, which ordinary users lack.
+export PATH := $(PATH):/usr/sbin:/sbin:$(CURDIR)/.deps/bin
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 PAYLOAD := internal/image/build/payload
@@ -30,7 +32,7 @@ unit:
 
 # With QEMU=10, on Debian 13's.
 e2e: build
-	PATH="$(if $(QEMU),$$(scripts/qemu$(QEMU).sh):)$$PATH" $(GO) test -count=1 -timeout 28m ./internal/hypervisor/qemu ./e2e
+	PATH="$(if $(filter 10,$(QEMU)),$$(scripts/unpack.sh trixie):)$$PATH" $(GO) test -count=1 -timeout 28m ./internal/hypervisor/qemu ./e2e
 
 bench: deps build
 	$(GO) run ./e2e/bench

@@ -27,12 +27,13 @@ var layers = map[string][]string{
 	// The verbs. Not supervisor: a command must not do by accident what only the
 	// owner of a VM may. Of the hypervisor only whether there is one.
 	"internal/lifecycle": {"internal/machine", "internal/image", "internal/image/build", "internal/pki", "internal/control",
-		"internal/dockerenv", "internal/frozen", "internal/hypervisor", "internal/hypervisor/qemu"},
+		"internal/disk", "internal/dockerenv", "internal/frozen", "internal/hypervisor", "internal/hypervisor/qemu"},
 
 	"internal/supervisor": {"internal/hypervisor", "internal/hypervisor/qemu", "internal/network", "internal/guestapi",
-		"internal/frozen", "internal/machine", "internal/image", "internal/control", "internal/dockerenv", "internal/pki"},
+		"internal/disk", "internal/frozen", "internal/machine", "internal/image", "internal/control", "internal/dockerenv", "internal/pki"},
 
 	"internal/machine":         {},
+	"internal/disk":            {},
 	"internal/frozen":          {},
 	"internal/control":         {},
 	"internal/pki":             {},

@@ -28,7 +28,7 @@ func diskOf(name string) string { return filepath.Join(home, "machines", name, "
 // checkDisk runs the file system's own check over a stopped machine's disk.
 func checkDisk(t *testing.T, name string) {
 	t.Helper()
-	out, err := exec.Command("/sbin/e2fsck", "-fn", diskOf(name)).CombinedOutput()
+	out, err := exec.Command("e2fsck", "-fn", diskOf(name)).CombinedOutput()
 	if err != nil {
 		t.Errorf("e2fsck: %v\n%s", err, out)
 	}
@@ -216,9 +216,13 @@ func TestCopyOverSSH(t *testing.T) {
 	if err := os.WriteFile(file, []byte(strings.Repeat("0123456789abcdef", 1<<16)), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	ssh, err := exec.LookPath("ssh")
+	if err != nil {
+		t.Fatal(err)
+	}
 	scp := func(from, to string) {
 		t.Helper()
-		stdout(t, "scp", "-q", "-F", "none", "-P", port, "-i", filepath.Join(home, "pki", "id_ed25519"),
+		stdout(t, "scp", "-S", ssh, "-q", "-F", "none", "-P", port, "-i", filepath.Join(home, "pki", "id_ed25519"),
 			"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", from, to)
 	}
 	scp(file, "docker@"+host+":there")

@@ -44,7 +44,7 @@ func statusOf(t *testing.T, name string) status {
 func serveIn(t *testing.T, machine, publish, text string) (id string) {
 	t.Helper()
 	id = strings.TrimSpace(dock(t, machine, "run", "-d", "-p", publish, "busybox", "sh", "-c",
-		"mkdir -p /www && echo "+text+" > /www/index.html && httpd -f -p 80 -h /www"))
+		"mkdir -p /www && echo "+text+" > /www/index.html && exec httpd -f -p 80 -h /www"))
 	t.Cleanup(func() { try(limit, docker, "--context", "hyve-"+machine, "rm", "-f", id) })
 	return id
 }

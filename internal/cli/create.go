@@ -18,13 +18,8 @@ import (
 )
 
 func (a *app) createCommand() *cobra.Command {
-	var (
-		options      lifecycle.CreateOptions
-		spec         = &options.Spec
-		memory, disk sizeValue
-		timing       bool
-		dryRun       bool
-	)
+	var create creation
+	var timing, dryRun bool
 	cmd := &cobra.Command{
 		Use:   "create [NAME]",
 		Short: "Create a machine and start it",
@@ -33,27 +28,20 @@ from Debian's packages. Without a name the machine is called "default".`,
 		Example: "  hyve create\n  hyve create dockerhost --cpus 2 --memory 4GiB --disk 60GiB",
 		Args:    atMostOne,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			home, err := a.home()
+			create.options.Spec.Name = defaultName
+			if len(args) == 1 {
+				create.options.Spec.Name = args[0]
+			}
+			home, options, err := a.creation(cmd, &create)
 			if err != nil {
 				return err
-			}
-			spec.Name = defaultName
-			if len(args) == 1 {
-				spec.Name = args[0]
-			}
-			spec.Memory, spec.Disk = int64(memory), int64(disk)
-			if cmd.Flags().Changed("cpus") && spec.CPUs < 1 {
-				return &usageError{fmt.Errorf("%d CPUs are too few", spec.CPUs), "give at least 1"}
 			}
 			if dryRun {
 				return a.dryRun(cmd, home, options)
 			}
-			if options.Contexts, err = dockerenv.OpenStore(a.getenv, string(home)); err != nil {
-				return err
-			}
 			show := a.newDisplay(timing)
 			defer show.close()
-			m, err := lifecycle.Create(cmd.Context(), home, options, show.follower(spec.Name))
+			m, err := lifecycle.Create(cmd.Context(), home, options, show.follower(options.Spec.Name))
 			if err != nil {
 				return err
 			}
@@ -62,22 +50,47 @@ from Debian's packages. Without a name the machine is called "default".`,
 		},
 	}
 	f := cmd.Flags()
+	create.flags(f)
+	f.BoolVar(&create.options.NoStart, "no-start", false, "do not start the machine")
+	f.BoolVar(&timing, "timing", false, "print where the time went")
+	f.BoolVar(&dryRun, "dry-run", false, "print the VM's command line and create nothing")
+	acceptMachineFlags(f)
+	return cmd
+}
+
+// A creation is what the flags say of a machine to be made.
+type creation struct {
+	options      lifecycle.CreateOptions
+	memory, disk sizeValue
+}
+
+func (c *creation) flags(f *pflag.FlagSet) {
+	spec := &c.options.Spec
 	f.IntVar(&spec.CPUs, "cpus", 0, "virtual CPUs (default: the host's, at most 4)")
-	f.Var(&memory, "memory", "memory, such as 4GiB (default: half the host's, at most 4GiB)")
-	f.Var(&disk, "disk", "greatest size of the disk, which takes only what is used (default 64GiB)")
+	f.Var(&c.memory, "memory", "memory, such as 4GiB (default: half the host's, at most 4GiB)")
+	f.Var(&c.disk, "disk", "greatest size of the disk, which takes only what is used (default 64GiB)")
 	f.StringArrayVar(&spec.RegistryMirrors, "registry-mirror", nil, "`URL` of a registry mirror (repeatable)")
 	f.StringArrayVar(&spec.InsecureRegistries, "insecure-registry", nil, "`HOST` or network of registries without TLS (repeatable)")
 	f.StringArrayVar(&spec.EngineOptions, "engine-opt", nil, "option of dockerd, NAME=`VALUE` without dashes (repeatable)")
 	f.StringArrayVar(&spec.Labels, "label", nil, "label of the engine, KEY=`VALUE` (repeatable)")
 	f.StringVar(&spec.Image, "image", "", "guest image, by its digest (see hyve image ls; default: the current one)")
-	f.StringVar(&options.Mirror, "mirror", "", "Debian `URL` to build the image from (default: $HYVE_MIRROR, or what the host's apt uses)")
+	f.StringVar(&c.options.Mirror, "mirror", "", "Debian `URL` to build the image from (default: $HYVE_MIRROR, or what the host's apt uses)")
 	f.StringVar(&spec.QEMU, "qemu", "", "`PATH` of the QEMU to use (default: the one on PATH)")
-	f.BoolVar(&options.NoStart, "no-start", false, "do not start the machine")
-	f.BoolVar(&options.Cold, "cold", false, "boot the machine, even where it could be thawed")
-	f.BoolVar(&timing, "timing", false, "print where the time went")
-	f.BoolVar(&dryRun, "dry-run", false, "print the VM's command line and create nothing")
-	acceptMachineFlags(f)
-	return cmd
+	f.BoolVar(&c.options.Cold, "cold", false, "boot the machine, even where it could be thawed")
+}
+
+// creation returns what the flags of cmd have said.
+func (a *app) creation(cmd *cobra.Command, c *creation) (home machine.Home, options lifecycle.CreateOptions, err error) {
+	options = c.options
+	options.Spec.Memory, options.Spec.Disk = int64(c.memory), int64(c.disk)
+	if cmd.Flags().Changed("cpus") && options.Spec.CPUs < 1 {
+		return "", options, &usageError{fmt.Errorf("%d CPUs are too few", options.Spec.CPUs), "give at least 1"}
+	}
+	if home, err = a.home(); err != nil {
+		return "", options, err
+	}
+	options.Contexts, err = dockerenv.OpenStore(a.getenv, string(home))
+	return home, options, err
 }
 
 // acceptMachineFlags lets docker-machine's and its xhyve driver's names for

@@ -62,6 +62,14 @@ func (a *app) docker(ctx context.Context, m *machine.Machine, args []string) err
 	if err != nil {
 		return a.runInGuest(ctx, m, "docker "+quoteWords(args))
 	}
+	if err := syscall.Exec(path, append([]string{"docker"}, args...), environment(m)); err != nil {
+		return fmt.Errorf("running %s: %w", path, err)
+	}
+	return nil // not reached
+}
+
+// environment is this process' for a program whose docker is a machine's.
+func environment(m *machine.Machine) []string {
 	env := []string{"DOCKER_HOST=unix://" + m.Dir().DockerSocket()}
 	for _, e := range os.Environ() {
 		switch name, _, _ := strings.Cut(e, "="); name {
@@ -70,10 +78,7 @@ func (a *app) docker(ctx context.Context, m *machine.Machine, args []string) err
 			env = append(env, e)
 		}
 	}
-	if err := syscall.Exec(path, append([]string{"docker"}, args...), env); err != nil {
-		return fmt.Errorf("running %s: %w", path, err)
-	}
-	return nil // not reached
+	return env
 }
 
 // quoteWords makes words one line for a POSIX shell.

@@ -129,6 +129,15 @@ type Supervisor interface {
 	Status() (Status, <-chan struct{})
 	// Stop asks the machine to stop; it waits for a suspension alone.
 	Stop(StopRequest) error
+	// Copy makes a copy of the running machine and waits for it; ctx ends the wait.
+	Copy(ctx context.Context, request CopyRequest) error
+}
+
+// CopyRequest says where a copy of a machine goes.
+type CopyRequest struct {
+	// Dir is a machine's directory that has neither disk nor frozen state. It gets
+	// both, the latter where machines are frozen.
+	Dir string `json:"dir"`
 }
 
 // StopRequest says how to stop.
@@ -170,16 +179,8 @@ func Serve(ctx context.Context, l net.Listener, s Supervisor) error {
 			}
 		}
 	})
-	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, r *http.Request) {
-		var request StopRequest
-		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10)).Decode(&request)
-		if err == nil {
-			err = s.Stop(request)
-		}
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusConflict)
-		}
-	})
+	mux.HandleFunc("POST /stop", act(func(_ context.Context, r StopRequest) error { return s.Stop(r) }))
+	mux.HandleFunc("POST /copy", act(s.Copy))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -195,6 +196,20 @@ func Serve(ctx context.Context, l net.Listener, s Supervisor) error {
 	}
 	<-done
 	return nil
+}
+
+// act makes a handler of what a request asks for.
+func act[Request any](do func(context.Context, Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var request Request
+		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10)).Decode(&request)
+		if err == nil {
+			err = do(r.Context(), request)
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusConflict)
+		}
+	}
 }
 
 // ErrNoAnswer says that no supervisor listens, or that it ended before it answered.
@@ -254,13 +269,28 @@ func (c *Client) Watch(ctx context.Context, f func(Status) bool) error {
 
 // Stop asks the machine to stop; it does not wait for it.
 func (c *Client) Stop(ctx context.Context, request StopRequest) error {
+	if err := c.post(ctx, "/stop", request); err != nil {
+		return fmt.Errorf("asking the machine to stop: %w", err)
+	}
+	return nil
+}
+
+// Copy makes a copy of the running machine and waits for it.
+func (c *Client) Copy(ctx context.Context, request CopyRequest) error {
+	if err := c.post(ctx, "/copy", request); err != nil {
+		return fmt.Errorf("copying the running machine: %w", err)
+	}
+	return nil
+}
+
+func (c *Client) post(ctx context.Context, path string, request any) error {
 	data, err := json.Marshal(request)
 	if err != nil {
 		return err
 	}
-	body, err := c.do(ctx, "POST", "/stop", data)
+	body, err := c.do(ctx, "POST", path, data)
 	if err != nil {
-		return fmt.Errorf("asking the machine to stop: %w", err)
+		return err
 	}
 	return body.Close()
 }

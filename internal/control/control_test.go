@@ -18,6 +18,7 @@ type fake struct {
 	status  Status
 	changed chan struct{}
 	stopped []StopRequest
+	copied  []CopyRequest
 	refuse  error
 }
 
@@ -31,6 +32,13 @@ func (f *fake) Stop(r StopRequest) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.stopped = append(f.stopped, r)
+	return f.refuse
+}
+
+func (f *fake) Copy(_ context.Context, r CopyRequest) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.copied = append(f.copied, r)
 	return f.refuse
 }
 
@@ -107,6 +115,20 @@ func TestStop(t *testing.T) {
 	}
 	if len(f.stopped) != 2 || !f.stopped[0].Kill || f.stopped[1].Kill {
 		t.Errorf("heard %v", f.stopped)
+	}
+}
+
+func TestCopy(t *testing.T) {
+	f, client, _ := serve(t)
+	if err := client.Copy(t.Context(), CopyRequest{Dir: "/there"}); err != nil {
+		t.Error(err)
+	}
+	f.refuse = errors.New("no room")
+	if err := client.Copy(t.Context(), CopyRequest{}); err == nil || !strings.Contains(err.Error(), "no room") {
+		t.Error("a refusal is not passed on")
+	}
+	if len(f.copied) != 2 || f.copied[0].Dir != "/there" {
+		t.Errorf("heard %v", f.copied)
 	}
 }
 

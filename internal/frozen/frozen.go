@@ -86,7 +86,8 @@ func begin(dir string) (*Draft, error) {
 }
 
 // Link gives a machine the state of another one that is frozen, fromDisk's, for
-// disk, a copy of that. The state itself is shared.
+// disk, a copy of that. The state itself is shared. The error is ErrNone or a
+// *MisfitError if there is none that could be used.
 func Link(dir, disk, from, fromDisk string) error {
 	m, err := read(from)
 	if err == nil {
@@ -100,6 +101,7 @@ func Link(dir, disk, from, fromDisk string) error {
 		return err
 	}
 	defer d.Discard()
+	d.Suspended = m.Suspended
 	if err := os.Link(statePath(from), statePath(d.path())); err != nil {
 		return fmt.Errorf("linking a frozen state: %w", err)
 	}

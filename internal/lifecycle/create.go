@@ -11,6 +11,7 @@ import (
 	"runtime"
 
 	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/disk"
 	"github.com/hyve-vm/hyve/internal/dockerenv"
 	"github.com/hyve-vm/hyve/internal/hypervisor/qemu"
 	"github.com/hyve-vm/hyve/internal/image"
@@ -69,18 +70,27 @@ func Create(ctx context.Context, home machine.Home, options CreateOptions, follo
 			return nil, err
 		}
 	}
-	if err := keep(m, template); err != nil {
+	if err := keep(ctx, m, template); err != nil {
 		return nil, err
 	}
-	if !options.NoStart {
-		if _, err := Start(ctx, m, follow.Machine); err != nil {
-			return nil, undo(m, err)
+	return m, bringUp(ctx, m, !options.NoStart, options.Contexts, follow)
+}
+
+// bringUp starts a new machine if run is set, and lets docker clients find it. One
+// that does not come up is removed.
+func bringUp(ctx context.Context, m *machine.Machine, run bool, contexts dockerenv.Store, follow Follower) error {
+	if run {
+		if _, err := start(ctx, m, m.Throwaway, follow.Machine); err != nil {
+			return undo(m, err)
 		}
 	}
-	if err := OfferContext(options.Contexts, m); err != nil {
+	if m.Throwaway {
+		return nil
+	}
+	if err := OfferContext(contexts, m); err != nil {
 		follow.Warn(err)
 	}
-	return m, nil
+	return nil
 }
 
 // Plan checks what is asked for and returns the machine that would be made. It
@@ -101,6 +111,11 @@ func Plan(home machine.Home, options CreateOptions) (*machine.Machine, error) {
 	if err := spec.Check(host); err != nil {
 		return nil, err
 	}
+	return draw(home, spec)
+}
+
+// draw gives a new machine its identity.
+func draw(home machine.Home, spec machine.Spec) (*machine.Machine, error) {
 	taken, err := home.Addresses()
 	if err != nil {
 		return nil, err
@@ -145,20 +160,25 @@ func ensureImage(ctx context.Context, home machine.Home, options CreateOptions, 
 
 // keep makes what the machine consists of, of a template's directory if that is not
 // "", and then the machine.
-func keep(m *machine.Machine, template string) error {
+func keep(ctx context.Context, m *machine.Machine, template string) error {
 	draft, err := m.Home().Draft()
 	if err != nil {
 		return err
 	}
 	defer draft.Discard()
 	if template != "" {
-		err = takeTemplate(draft.Dir(), machine.Dir(template))
+		err = takeTemplate(ctx, draft.Dir(), machine.Dir(template))
 	} else {
-		err = makeDisk(draft.Dir().Disk(), m.Disk)
+		err = disk.Make(draft.Dir().Disk(), m.Disk)
 	}
 	if err != nil {
 		return err
 	}
+	return finish(draft, m)
+}
+
+// finish gives a draft that has its disk the rest, and makes it the machine.
+func finish(draft *machine.Draft, m *machine.Machine) error {
 	if err := os.Mkdir(draft.Dir().Logs(), 0o700); err != nil {
 		return fmt.Errorf("making the directory of the logs: %w", err)
 	}
@@ -172,19 +192,7 @@ func keep(m *machine.Machine, template string) error {
 	return draft.Commit(m)
 }
 
-// makeDisk makes a sparse file. The guest formats it at its first boot.
-func makeDisk(path string, size int64) error {
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("making the disk: %w", err)
-	}
-	if err := errors.Join(file.Truncate(size), file.Sync(), file.Close()); err != nil {
-		return fmt.Errorf("making the disk: %w", err)
-	}
-	return nil
-}
-
-// undo removes a new machine that failed with err, which it returns.
+// undo removes a machine that is not to stay, because of err, which it returns.
 func undo(m *machine.Machine, err error) error {
 	// Whatever ended ctx must not keep this from its work.
 	return errors.Join(err, Remove(context.Background(), m.Home(), m.Name, true))

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/disk"
 	"github.com/hyve-vm/hyve/internal/frozen"
 	"github.com/hyve-vm/hyve/internal/hypervisor"
 	"github.com/hyve-vm/hyve/internal/hypervisor/qemu"
@@ -105,7 +106,7 @@ func makeTemplate(ctx context.Context, m *machine.Machine, dir string, follow fu
 	}
 	spec := machine.Spec{Name: templateName, CPUs: m.CPUs, Memory: m.Memory, Disk: m.Disk, Image: m.Image, QEMU: m.QEMU}
 	t := machine.New(home, spec, m.Address)
-	if err := keep(t, ""); err != nil {
+	if err := keep(ctx, t, ""); err != nil {
 		return err
 	}
 	starting := func(s control.Status) {
@@ -170,8 +171,8 @@ func sweepTemplates(templates string) {
 }
 
 // takeTemplate gives a draft a copy of a template's disk, and its frozen state.
-func takeTemplate(draft machine.Dir, template machine.Dir) error {
-	if err := copyDisk(draft.Disk(), template.Disk()); err != nil {
+func takeTemplate(ctx context.Context, draft machine.Dir, template machine.Dir) error {
+	if err := disk.Copy(ctx, draft.Disk(), template.Disk()); err != nil {
 		return err
 	}
 	now := time.Now()

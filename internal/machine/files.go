@@ -79,6 +79,9 @@ func (d Dir) Spec() string { return filepath.Join(string(d), "machine.json") }
 // Lock is locked by the supervisor and the hypervisor while they live.
 func (d Dir) Lock() string { return filepath.Join(string(d), "lock") }
 
+// owner is locked by the process that a throw-away machine belongs to.
+func (d Dir) owner() string { return filepath.Join(string(d), "owner") }
+
 // Disk is the data disk, raw and sparse.
 func (d Dir) Disk() string { return filepath.Join(string(d), "disk.img") }
 

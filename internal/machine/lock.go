@@ -38,14 +38,26 @@ func (l *Lock) File() *os.File { return l.file }
 // Release gives up this process' share in the lock.
 func (l *Lock) Release() { l.file.Close() }
 
+// Own marks a throw-away machine as that of this process, for as long as the lock
+// is held.
+func (d Dir) Own() (*Lock, error) {
+	file, err := acquire(d.owner(), lockWait)
+	if err != nil {
+		return nil, fmt.Errorf("locking %s: %w", d, err)
+	}
+	return &Lock{file}, nil
+}
+
 // Held tells whether somebody holds the machine's lock.
-func (d Dir) Held() (bool, error) {
-	file, err := os.Open(d.Lock())
+func (d Dir) Held() (bool, error) { return held(d.Lock()) }
+
+func held(path string) (bool, error) {
+	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("asking for the lock of %s: %w", d, err)
+		return false, fmt.Errorf("asking for a lock: %w", err)
 	}
 	defer file.Close()
 	switch err := flock(file, unix.LOCK_SH|unix.LOCK_NB); {
@@ -54,7 +66,7 @@ func (d Dir) Held() (bool, error) {
 	case errors.Is(err, unix.EWOULDBLOCK):
 		return true, nil
 	default:
-		return false, fmt.Errorf("asking for the lock of %s: %w", d, err)
+		return false, fmt.Errorf("asking for the lock %s: %w", path, err)
 	}
 }
 

@@ -39,6 +39,9 @@ type Spec struct {
 	InsecureRegistries []string `json:"insecureRegistries,omitempty"`
 	EngineOptions      []string `json:"engineOptions,omitempty"` // dockerd flags without dashes, "name=value"
 	Labels             []string `json:"labels,omitempty"`        // "key=value"
+
+	// Throwaway says that the machine is to go with the process that made it.
+	Throwaway bool `json:"throwaway,omitempty"`
 }
 
 // Host is what a host has to give.

@@ -189,16 +189,10 @@ func (h Home) CheckFree(name string) error {
 	return nil
 }
 
-const (
-	draftPrefix   = ".draft-"
-	removedPrefix = ".removed-"
-)
-
 // A Draft is a machine in the making. No listing shows it.
 type Draft struct {
+	draft
 	home Home
-	dir  Dir
-	lock *Lock
 }
 
 // Draft makes a new draft, and clears away those whose makers died.
@@ -206,21 +200,13 @@ func (h Home) Draft() (*Draft, error) {
 	if err := h.Make(); err != nil {
 		return nil, err
 	}
-	h.sweep()
-	path, err := os.MkdirTemp(h.Machines(), draftPrefix)
+	h.sweepThrowaways()
+	d, err := newDraft(h.Machines())
 	if err != nil {
 		return nil, fmt.Errorf("making the machine's directory: %w", err)
 	}
-	d := &Draft{home: h, dir: Dir(path)}
-	if d.lock, err = d.dir.Acquire(); err != nil {
-		d.Discard()
-		return nil, err
-	}
-	return d, nil
+	return &Draft{*d, h}, nil
 }
-
-// Dir returns the draft's directory.
-func (d *Draft) Dir() Dir { return d.dir }
 
 // Commit writes the machine's file and gives the draft its name. The error is
 // an *ExistsError if the name was taken meanwhile.
@@ -236,23 +222,10 @@ func (d *Draft) Commit(m *Machine) error {
 	if err := d.home.CheckFree(m.Name); err != nil {
 		return err
 	}
-	if err := os.Rename(string(d.dir), string(m.Dir())); err != nil {
+	if err := d.become(string(m.Dir())); err != nil {
 		return fmt.Errorf("keeping the new machine: %w", err)
 	}
-	d.dir = ""
-	d.lock.Release()
 	return nil
-}
-
-// Discard removes the draft. After Commit it does nothing.
-func (d *Draft) Discard() {
-	if d.dir == "" {
-		return
-	}
-	os.RemoveAll(string(d.dir))
-	if d.lock != nil {
-		d.lock.Release()
-	}
 }
 
 func (m *Machine) write(dir Dir) error {
@@ -271,38 +244,31 @@ func (m *Machine) write(dir Dir) error {
 func (h Home) Remove(name string) error {
 	dir := h.Dir(name)
 	run := dir.RunDir() // depends on the path before the renaming
-	trash, err := os.MkdirTemp(h.Machines(), removedPrefix)
-	if err != nil {
-		return fmt.Errorf("removing machine %q: %w", name, err)
-	}
-	defer os.RemoveAll(trash)
-	if err := os.Rename(string(dir), filepath.Join(trash, name)); err != nil {
-		return fmt.Errorf("removing machine %q: %w", name, err)
-	}
-	if err := errors.Join(os.RemoveAll(run), os.RemoveAll(trash)); err != nil {
+	if err := errors.Join(discard(string(dir)), os.RemoveAll(run)); err != nil {
 		return fmt.Errorf("removing machine %q: %w", name, err)
 	}
 	return nil
 }
 
-// sweep removes what creations and removals that were killed have left.
-func (h Home) sweep() {
-	dirs, _ := os.ReadDir(h.Machines())
-	for _, entry := range dirs {
-		path := filepath.Join(h.Machines(), entry.Name())
-		switch {
-		case strings.HasPrefix(entry.Name(), draftPrefix):
-			// A draft is a few milliseconds without its lock.
-			if info, err := entry.Info(); err != nil || time.Since(info.ModTime()) < time.Minute {
-				continue
-			}
-			if held, err := Dir(path).Held(); err != nil || held {
-				continue
-			}
-		case !strings.HasPrefix(entry.Name(), removedPrefix):
+// sweepThrowaways removes throw-away machines whose owners have died.
+func (h Home) sweepThrowaways() {
+	entries, _ := h.List()
+	for _, e := range entries {
+		// A new one has no owner for a moment.
+		if e.Machine == nil || !e.Machine.Throwaway || time.Since(e.Machine.Created) < time.Minute {
 			continue
 		}
-		os.RemoveAll(path)
+		dir := h.Dir(e.Name)
+		if owned, err := held(dir.owner()); err != nil || owned {
+			continue
+		}
+		if running, err := dir.Held(); err != nil || running {
+			continue
+		}
+		if lock, err := dir.Acquire(); err == nil {
+			h.Remove(e.Name)
+			lock.Release()
+		}
 	}
 }
 

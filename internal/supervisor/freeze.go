@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/disk"
 	"github.com/hyve-vm/hyve/internal/frozen"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 	"github.com/hyve-vm/hyve/internal/hypervisor"
@@ -110,19 +111,12 @@ func (s *supervisor) watchThaw(vm *qemu.VM) (stop func() bool) {
 func (s *supervisor) freeze(vm *qemu.VM, suspended bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if err := s.guest.ask(ctx, guestapi.Request{Freeze: &guestapi.Freeze{KeepRunning: suspended}}); err != nil {
-		return err
-	}
 	dir := s.machine.Dir()
-	draft, err := frozen.New(dir.Frozen())
+	draft, err := s.capture(ctx, vm, dir, suspended)
 	if err != nil {
 		return err
 	}
 	defer draft.Discard()
-	draft.Suspended = suspended
-	if err := vm.Freeze(ctx, draft.File()); err != nil {
-		return err
-	}
 	if err := vm.Quit(ctx); err != nil {
 		return fmt.Errorf("ending a frozen VM: %w", err)
 	}
@@ -132,33 +126,129 @@ func (s *supervisor) freeze(vm *qemu.VM, suspended bool) error {
 	return nil
 }
 
+// capture has the guest get ready, pauses the VM and writes its state to a draft for
+// the machine in dir. After an error the guest runs, but is not told so.
+func (s *supervisor) capture(ctx context.Context, vm *qemu.VM, dir machine.Dir, suspended bool) (*frozen.Draft, error) {
+	if err := s.guest.ask(ctx, guestapi.Request{Freeze: &guestapi.Freeze{KeepRunning: suspended}}); err != nil {
+		return nil, err
+	}
+	draft, err := frozen.New(dir.Frozen())
+	if err != nil {
+		return nil, err
+	}
+	draft.Suspended = suspended
+	if err := vm.Freeze(ctx, draft.File()); err != nil {
+		draft.Discard()
+		return nil, err
+	}
+	return draft, nil
+}
+
+// goOn has a guest go on that got ready for a freeze.
+func (s *supervisor) goOn() {
+	clock := guestapi.ClockNow()
+	err := errors.Join(
+		s.guest.send(guestapi.Request{Clock: &clock}),
+		s.guest.send(guestapi.Request{Unfreeze: &guestapi.Unfreeze{}}),
+	)
+	if err != nil {
+		s.log.Warn("telling the guest to go on", "error", err)
+	}
+}
+
+// running returns the VM of a machine that is up, and keeps it so if nothing but a
+// kill ends it: s.copying is held.
+func (s *supervisor) running() (*qemu.VM, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if status, _ := s.board.get(); s.vm == nil || s.stopping || status.State != control.Running {
+		return nil, errors.New("the machine is not running")
+	}
+	return s.vm, nil
+}
+
 // suspend freezes the machine with everything that runs in it, or lets it run on.
 func (s *supervisor) suspend() error {
-	s.mu.Lock()
-	vm, status := s.vm, control.Status{}
-	if status, _ = s.board.get(); vm == nil || s.stopping || status.State != control.Running {
-		s.mu.Unlock()
-		return errors.New("the machine is not running")
+	s.freezing.Add(1)
+	defer s.freezing.Done()
+	s.copying.Lock()
+	defer s.copying.Unlock()
+	vm, err := s.running()
+	if err != nil {
+		return err
 	}
 	if !s.parts.accel.Freezes() {
-		s.mu.Unlock()
 		return fmt.Errorf("machines cannot be suspended with %s yet", s.parts.accel.Name)
 	}
-	s.stopping = true
-	s.freezing.Add(1)
-	s.mu.Unlock()
-	defer s.freezing.Done()
 	s.log.Info("asked to suspend")
-	s.board.set(func(st *control.Status) { st.State, st.Activity = control.Stopping, "Suspending" })
-	err := s.freeze(vm, true)
-	if err == nil {
-		return nil
+	stopping := func(yes bool, state control.State, activity string) {
+		s.mu.Lock()
+		s.stopping = yes
+		s.mu.Unlock()
+		s.board.set(func(st *control.Status) { st.State, st.Activity = state, activity })
 	}
-	s.log.Error("not suspended", "cause", err)
-	s.guest.send(guestapi.Request{Unfreeze: &guestapi.Unfreeze{}})
-	s.mu.Lock()
-	s.stopping = false
-	s.mu.Unlock()
-	s.board.set(func(st *control.Status) { st.State, st.Activity = control.Running, "" })
-	return fmt.Errorf("suspending the machine, which runs on: %w", err)
+	stopping(true, control.Stopping, "Suspending")
+	if err := s.freeze(vm, true); err != nil {
+		s.log.Error("not suspended", "cause", err)
+		s.goOn()
+		stopping(false, control.Running, "")
+		return fmt.Errorf("suspending the machine, which runs on: %w", err)
+	}
+	return nil
+}
+
+// Copy implements control.Supervisor. The machine is paused while its memory and its
+// disk are read, and goes on then; its copy will go on from there, or boot where
+// machines are not frozen.
+func (s *supervisor) Copy(ctx context.Context, request control.CopyRequest) error {
+	s.copying.Lock()
+	defer s.copying.Unlock()
+	vm, err := s.running()
+	if err != nil {
+		return err
+	}
+	s.log.Info("asked for a copy", "dir", request.Dir)
+	to := machine.Dir(request.Dir)
+	draft, err := s.copyPaused(ctx, vm, to)
+	s.goOn()
+	if err != nil || draft == nil {
+		return err
+	}
+	return draft.Commit(s.shape(), to.Disk())
+}
+
+// copyPaused copies the machine while it is paused; the guest is not yet told to go on
+// afterwards. Without an error the draft is its state, nil if it has none.
+func (s *supervisor) copyPaused(ctx context.Context, vm *qemu.VM, to machine.Dir) (*frozen.Draft, error) {
+	copyDisk := func() error {
+		return errors.Join(disk.Copy(ctx, to.Disk(), s.machine.Dir().Disk()), s.unpause(vm))
+	}
+	if s.parts.accel.Freezes() {
+		draft, err := s.capture(ctx, vm, to, true)
+		if err != nil {
+			return nil, err
+		}
+		if err := copyDisk(); err != nil {
+			draft.Discard()
+			return nil, err
+		}
+		return draft, nil
+	}
+	if err := s.guest.ask(ctx, guestapi.Request{Freeze: &guestapi.Freeze{KeepRunning: true}}); err != nil {
+		return nil, err
+	}
+	if err := vm.Stop(ctx); err != nil {
+		return nil, err
+	}
+	return nil, copyDisk()
+}
+
+// unpause lets a paused VM go on, or ends it: it may then boot again.
+func (s *supervisor) unpause(vm *qemu.VM) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := vm.Continue(ctx); err != nil {
+		return errors.Join(fmt.Errorf("letting the machine go on: %w", err), vm.Kill())
+	}
+	return nil
 }

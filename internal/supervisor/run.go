@@ -48,6 +48,7 @@ type supervisor struct {
 
 	found    *frozen.Find   // to thaw from
 	freezing sync.WaitGroup // a freeze that is going on
+	copying  sync.Mutex     // held by what keeps the machine from stopping in order
 
 	mu       sync.Mutex
 	vm       *qemu.VM // nil before it runs
@@ -338,15 +339,19 @@ func (s *supervisor) Stop(request control.StopRequest) error {
 	case request.Kill:
 		return vm.Kill()
 	case again: // it is on its way
-	case request.Freeze && ran && s.parts.accel.Freezes():
-		s.freezing.Go(func() {
-			if err := s.freeze(vm, false); err != nil {
-				s.log.Warn("shutting down instead of freezing", "cause", err)
-				s.shutDown(vm)
-			}
-		})
 	default:
-		s.shutDown(vm)
+		s.freezing.Go(func() {
+			s.copying.Lock()
+			defer s.copying.Unlock()
+			if request.Freeze && ran && s.parts.accel.Freezes() {
+				err := s.freeze(vm, false)
+				if err == nil {
+					return
+				}
+				s.log.Warn("shutting down instead of freezing", "cause", err)
+			}
+			s.shutDown(vm)
+		})
 	}
 	return nil
 }

@@ -16,8 +16,8 @@ const eventMigration = "MIGRATION"
 const migrationRate = 64 << 30
 
 // Freeze pauses the VM and writes what it consists of, all but its disks, to
-// state, an empty file. The VM is not to go on afterwards: its disks have been
-// flushed and given up, and Quit is all that is left. After an error it runs on.
+// state, an empty file. Its disks have been flushed then and are not written to,
+// until Continue lets it go on or Quit ends it. After an error it runs on.
 //
 // What is written can be thawed by the same QEMU, with a Config that differs in
 // nothing but host paths and the generation: see Shape.

@@ -1,4 +1,4 @@
-package lifecycle
+package disk
 
 import "golang.org/x/sys/unix"
 

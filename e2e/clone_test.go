@@ -1,0 +1,300 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// counting starts a container that counts in its memory and writes the number to a
+// volume, ten times a second.
+func counting(t *testing.T, machine string) (id string) {
+	t.Helper()
+	return strings.TrimSpace(dock(t, machine, "run", "-d", "-v", "counted:/data", "busybox", "sh", "-c",
+		"trap exit TERM; i=0; while :; do i=$((i+1)); echo $i > /data/next; mv /data/next /data/count; usleep 100000; done"))
+}
+
+func counted(t *testing.T, machine, container string) int {
+	t.Helper()
+	n, err := strconv.Atoi(strings.TrimSpace(dock(t, machine, "exec", container, "cat", "/data/count")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// A clone of a running machine goes on from the same moment, containers and all, and
+// neither knows of the other.
+func TestClone(t *testing.T) {
+	needsFreezing(t)
+	create(t, "dolly")
+	counter := counting(t, "dolly")
+	server := serveIn(t, "dolly", "18088:80", "cloned")
+	address := func(name string) string { return strings.TrimSpace(hyve(t, "ip", name)) }
+	if text := get(t, address("dolly")+":18088"); text != "cloned" {
+		t.Fatalf("the original says %q", text)
+	}
+	// A connection through the original, which is only paused.
+	conn, err := net.Dial("tcp", address("dolly")+":18088")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	started := dock(t, "dolly", "inspect", "-f", "{{.State.StartedAt}}", counter, server)
+	before := counted(t, "dolly", counter)
+
+	t.Cleanup(func() { try(limit, binary, "rm", "-f", "polly") })
+	hyve(t, "clone", "dolly", "polly")
+	thaws(t, "polly")
+	for _, name := range []string{"dolly", "polly"} {
+		if got := dock(t, name, "inspect", "-f", "{{.State.StartedAt}}", counter, server); got != started {
+			t.Errorf("containers of %s were started at %s, not %s", name, got, started)
+		}
+		first := counted(t, name, counter)
+		if first < before {
+			t.Errorf("%s counts from %d, after %d", name, first, before)
+		}
+		eventually(t, name+" counts on", func() bool { return counted(t, name, counter) > first })
+		if text := get(t, address(name)+":18088"); text != "cloned" {
+			t.Errorf("%s says %q", name, text)
+		}
+		if got := inGuest(t, name, "hostname"); got != name+"\n" {
+			t.Errorf("%s calls itself %s", name, got)
+		}
+		var guest float64
+		now := time.Now()
+		fmt.Sscan(inGuest(t, name, "date +%s.%N"), &guest)
+		if off := guest - float64(now.UnixMilli())/1e3; off < -0.5 || off > 1.5 {
+			t.Errorf("the clock of %s is off by %f s", name, off)
+		}
+	}
+	fmt.Fprintf(conn, "GET / HTTP/1.0\r\n\r\n")
+	if answer, _ := io.ReadAll(conn); !strings.Contains(string(answer), "cloned") {
+		t.Errorf("the connection through the original says %q", answer)
+	}
+	differ(t, "dolly", "polly")
+	// What happens in one happens in it alone.
+	dock(t, "polly", "exec", counter, "touch", "/data/only-here")
+	if _, _, code := result(t, docker, "--context", "hyve-dolly", "exec", counter, "ls", "/data/only-here"); code == 0 {
+		t.Error("the original has the clone's file")
+	}
+	for _, name := range []string{"dolly", "polly"} {
+		hyve(t, "stop", "--cold", name)
+		checkDisk(t, name)
+	}
+	hyve(t, "rm", "-f", "polly")
+
+	// A clone of a machine that is stopped is stopped.
+	hyve(t, "start", "dolly")
+	hyve(t, "stop", "dolly")
+	hyve(t, "clone", "dolly", "polly")
+	for _, name := range []string{"polly", "dolly"} {
+		if s := statusOf(t, name); s.State != "Stopped" {
+			t.Errorf("%s is %s", name, s.State)
+		}
+		hyve(t, "start", name)
+		thaws(t, name)
+	}
+	differ(t, "dolly", "polly")
+
+	for _, test := range []struct {
+		want string
+		args []string
+	}{
+		{"already exists", []string{"clone", "dolly", "polly"}},
+		{"does not exist", []string{"clone", "nobody", "somebody"}},
+		{"no machine's name", []string{"clone", "dolly", "no/name"}},
+		{"are expected", []string{"clone", "dolly"}},
+	} {
+		if _, text, code := result(t, binary, test.args...); code == 0 || !strings.Contains(text, test.want) {
+			t.Errorf("%v: exit status %d, %q, want %q", test.args, code, text, test.want)
+		}
+	}
+}
+
+// A machine returns to its snapshots.
+func TestSnapshots(t *testing.T) {
+	needsFreezing(t)
+	create(t, "past")
+	counter := counting(t, "past")
+	keepCount(t, "past", 1)
+	hyve(t, "snapshot", "past", "one")
+	first := counted(t, "past", counter)
+	keepCount(t, "past", 2)
+	hyve(t, "stop", "past")
+	hyve(t, "snapshot", "past", "two")
+	hyve(t, "start", "past")
+	keepCount(t, "past", 3)
+
+	var listed []struct {
+		Tag, State string
+		Size       int64
+	}
+	if err := json.Unmarshal([]byte(hyve(t, "snapshot", "ls", "past", "--format", "json")), &listed); err != nil {
+		t.Fatal(err)
+	}
+	if len(listed) != 2 || listed[0].Tag != "one" || listed[0].State != "Running" || listed[0].Size == 0 ||
+		listed[1].Tag != "two" || listed[1].State != "Stopped" {
+		t.Errorf("the snapshots are %+v", listed)
+	}
+	if _, text, code := result(t, binary, "rollback", "past", "one"); code == 0 || !strings.Contains(text, "left as it is") {
+		t.Errorf("without a yes: %d, %q", code, text)
+	}
+	for range 2 { // it can be returned to more than once
+		hyve(t, "rollback", "-y", "past", "one")
+		thaws(t, "past")
+		if n := counted(t, "past", counter); n > first+100 {
+			t.Errorf("the container has counted to %d, at the snapshot it was %d", n, first)
+		}
+		if out := inGuest(t, "past", "cat "+countFile); out != "1\n" {
+			t.Errorf("the file holds %q", out)
+		}
+		keepCount(t, "past", 4)
+	}
+	hyve(t, "stop", "past")
+	hyve(t, "rollback", "-y", "past", "two")
+	if s := statusOf(t, "past"); s.State != "Stopped" {
+		t.Errorf("it is %s", s.State)
+	}
+	hyve(t, "start", "past")
+	thaws(t, "past")
+	if out := inGuest(t, "past", "cat "+countFile); out != "2\n" {
+		t.Errorf("the file holds %q", out)
+	}
+	// A rollback that is killed leaves a machine that starts, with either disk.
+	for i, delay := range []time.Duration{20, 100, 250} {
+		keepCount(t, "past", 5)
+		cmd := command(t.Context(), binary, "rollback", "-y", "past", []string{"one", "two"}[i%2])
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(delay * time.Millisecond)
+		cmd.Process.Kill()
+		cmd.Wait()
+		try(limit, binary, "kill", "past")
+		hyve(t, "start", "past")
+		if out := inGuest(t, "past", "cat "+countFile); out != "5\n" && out != []string{"1\n", "2\n"}[i%2] {
+			t.Errorf("after %d ms the file holds %q", delay, out)
+		}
+	}
+	hyve(t, "stop", "--cold", "past")
+	checkDisk(t, "past")
+	hyve(t, "snapshot", "rm", "past", "one")
+	for _, test := range []struct {
+		want string
+		args []string
+	}{
+		{"already exists", []string{"snapshot", "past", "two"}},
+		{"no snapshot's tag", []string{"snapshot", "past", "../two"}},
+		{"has no snapshot", []string{"rollback", "-y", "past", "one"}},
+		{"has no snapshot", []string{"snapshot", "rm", "past", "one"}},
+		{"does not exist", []string{"snapshot", "nobody"}},
+	} {
+		if _, text, code := result(t, binary, test.args...); code == 0 || !strings.Contains(text, test.want) {
+			t.Errorf("%v: exit status %d, %q, want %q", test.args, code, text, test.want)
+		}
+	}
+	hyve(t, "rm", "-f", "past")
+	if _, err := os.Stat(filepath.Join(home, "machines", "past")); err == nil {
+		t.Error("the snapshots are still there")
+	}
+}
+
+// A throw-away machine lives as long as its command.
+func TestThrowaway(t *testing.T) {
+	none := func(what string) {
+		t.Helper()
+		for name := range strings.FieldsSeq(hyve(t, "ls", "-q")) {
+			if strings.HasPrefix(name, "run-") || name == "brief" {
+				t.Errorf("%s: machine %s is left", what, name)
+			}
+		}
+	}
+	flags := []string{"run", "--rm", "--registry-mirror", registry, "--memory", "1GiB", "--cpus", "2"}
+	out := hyve(t, append(flags, "--", docker, "run", "--rm", "busybox", "echo", "plop!")...)
+	if out != "plop!\n" {
+		t.Errorf("the command said %q", out)
+	}
+	if _, text, code := result(t, binary, append(flags, "--", "sh", "-c", "exit 7")...); code != 7 || strings.Contains(text, "hyve:") {
+		t.Errorf("exit status %d: %s", code, text)
+	}
+	if _, text, code := result(t, binary, "run", "--rm", "no-such-command"); code == 0 || !strings.Contains(text, "no-such-command") {
+		t.Errorf("exit status %d: %s", code, text)
+	}
+	none("after it")
+
+	// Who ends hyve ends the machine, whatever way.
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		started := filepath.Join(t.TempDir(), "started")
+		cmd := command(t.Context(), binary, append(flags, "--name", "brief", "--", "sh", "-c", "touch "+started+"; exec sleep 1000")...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }) // the sleep
+		eventually(t, "the command runs", func() bool { _, err := os.Stat(started); return err == nil })
+		vm := statusOf(t, "brief").HypervisorPid
+		cmd.Process.Signal(signal)
+		cmd.Wait()
+		eventually(t, "the VM is gone", func() bool { return syscall.Kill(vm, 0) != nil })
+	}
+	// What a killed hyve left goes with the next creation, once it is old enough.
+	spec := filepath.Join(home, "machines", "brief", "machine.json")
+	data, err := os.ReadFile(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var machine map[string]any
+	if err := json.Unmarshal(data, &machine); err != nil {
+		t.Fatal(err)
+	}
+	machine["created"] = time.Now().Add(-time.Hour).UTC()
+	if data, err = json.Marshal(machine); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(spec, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	// One that is a copy has what the original has.
+	dock(t, shared, "volume", "create", "inherited")
+	out = hyve(t, "run", "--rm", "--from", shared, "--", docker, "volume", "ls", "-q", "-f", "name=inherited")
+	if out != "inherited\n" {
+		t.Errorf("the copy has %q", out)
+	}
+	none("at the end")
+}
+
+// differ asserts that two machines share no secret.
+func differ(t *testing.T, names ...string) {
+	t.Helper()
+	seen := map[string]string{}
+	for _, name := range names {
+		ip := strings.TrimSpace(hyve(t, "ip", name))
+		for what, value := range map[string]string{
+			"machine-id":     inGuest(t, name, "cat /etc/machine-id"),
+			"address":        ip,
+			"random numbers": inGuest(t, name, "head -c 32 /dev/urandom | base64"),
+			"kernel's uuid":  inGuest(t, name, "cat /proc/sys/kernel/random/uuid"),
+			"container's ID": dock(t, name, "create", "busybox"),
+			"host key":       sshKeyscan(t, statusOf(t, name).Endpoints.SSH),
+			"certificate":    certificateOf(t, ip+":2376"),
+		} {
+			if value = strings.TrimSpace(value); value == "" {
+				t.Errorf("%s has no %s", name, what)
+			}
+			if other := seen[value]; other != "" {
+				t.Errorf("%s has the %s of %s", name, what, other)
+			}
+			seen[value] = what + " of " + name
+		}
+	}
+}

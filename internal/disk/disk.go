@@ -1,0 +1,132 @@
+// Package disk makes and copies data disks: raw images in sparse files.
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// Make makes an empty disk of that many bytes, which take no room yet.
+func Make(path string, size int64) error {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("making the disk: %w", err)
+	}
+	if err := errors.Join(file.Truncate(size), file.Sync(), file.Close()); err != nil {
+		return fmt.Errorf("making the disk: %w", err)
+	}
+	return nil
+}
+
+// Copy copies a disk that nobody writes to: as a clone that shares its blocks where
+// the file system can do that, else what is not a hole. After an error there is no
+// copy.
+func Copy(ctx context.Context, to, from string) error {
+	if err := clone(to, from); err == nil {
+		return nil
+	}
+	if err := copySparse(ctx, to, from); err != nil {
+		return fmt.Errorf("copying a disk: %w", err)
+	}
+	return nil
+}
+
+// piece is how many bytes one of several copiers takes at a time.
+const piece = 16 << 20
+
+func copySparse(ctx context.Context, to, from string) (err error) {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	info, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err = errors.Join(err, out.Close()); err != nil {
+			os.Remove(to)
+		}
+	}()
+	if err := out.Truncate(info.Size()); err != nil {
+		return err
+	}
+	copiers, ctx := errgroup.WithContext(ctx)
+	copiers.SetLimit(runtime.NumCPU())
+	err = eachExtent(in, func(start, end int64) {
+		for ; start < end; start += piece {
+			from := io.NewSectionReader(in, start, min(piece, end-start))
+			to := io.NewOffsetWriter(out, start)
+			copiers.Go(func() error {
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, 1<<20))
+				return err
+			})
+		}
+	})
+	return errors.Join(err, copiers.Wait())
+}
+
+// eachExtent calls f with the bounds of each part of a file that is not a hole.
+func eachExtent(file *os.File, f func(start, end int64)) error {
+	for at := int64(0); ; {
+		data, err := file.Seek(at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return nil // a hole to the end
+		}
+		if err != nil {
+			return err
+		}
+		if at, err = file.Seek(data, unix.SEEK_HOLE); err != nil {
+			return err
+		}
+		f(data, at)
+	}
+}
+
+// Replace puts a fresh disk in the place of another one, whole and for good.
+func Replace(path, fresh string) error {
+	for _, step := range []func() error{
+		func() error { return Sync(fresh) },
+		func() error { return os.Rename(fresh, path) },
+		func() error { return Sync(filepath.Dir(path)) },
+	} {
+		if err := step(); err != nil {
+			return fmt.Errorf("replacing a disk: %w", err)
+		}
+	}
+	return nil
+}
+
+// Sync makes what a file or a directory holds outlive a crash of the host.
+func Sync(path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(file.Sync(), file.Close())
+}
+
+// Used tells how many bytes a disk takes; it may share some of them with its copies.
+func Used(path string) (int64, error) {
+	var stat unix.Stat_t
+	if err := unix.Stat(path, &stat); err != nil {
+		return 0, fmt.Errorf("measuring a disk: %w", err)
+	}
+	return stat.Blocks * 512, nil
+}
