@@ -32,16 +32,15 @@ func (b *bench) serveRegistry() (stop func(), err error) {
 
 // create measures from nothing but a cached image to an answered docker version.
 func (b *bench) create() error {
-	return b.timed("cold-create", func() error { return b.make("--cold") })
+	return b.timed("cold-create", func() error { return b.make(name, "--cold", "--registry-mirror", b.mirror) })
 }
 
-// make makes the machine, to an answered docker version.
-func (b *bench) make(flags ...string) error {
-	args := append([]string{"create", name, "--cpus", "2", "--memory", "2GiB", "--registry-mirror", b.mirror}, flags...)
-	if _, err := b.output(b.hyve, args...); err != nil {
+// make makes a machine, to an answered docker version.
+func (b *bench) make(name string, flags ...string) error {
+	if _, err := b.output(b.hyve, append([]string{"create", name, "--cpus", "2", "--memory", "2GiB"}, flags...)...); err != nil {
 		return err
 	}
-	_, err := b.onMachine("version")
+	_, err := b.output(b.docker, "--context", "hyve-"+name, "version")
 	return err
 }
 
