@@ -25,6 +25,7 @@ if [ ! -d "$dir/bin" ]; then
         [ "$program" != qemu-system-x86_64 ] || data="-L '$dir/root/usr/share/qemu' -L '$dir/root/usr/share/seabios'"
         cat >"$dir/wrappers/$program" <<EOF
 #!/bin/sh
+export QEMU_MODULE_DIR='$dir/root/usr/lib/x86_64-linux-gnu/qemu'
 exec '$(find "$dir/root/lib64" "$dir/root/usr/lib64" -name 'ld-linux-*' 2>/dev/null | head -n 1)' \\
     --library-path '$dir/root/lib/x86_64-linux-gnu:$dir/root/usr/lib/x86_64-linux-gnu' '$at' $data "\$@"
 EOF
