@@ -152,10 +152,11 @@ func TestSSHDisconnectHangsUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := sshSession(t, client)
+	stdout, _ := s.StdoutPipe()
 	s.Start("trap 'echo hup > " + fifo + "; exit' HUP; echo ready; while :; do sleep 0.05; done")
 	got := make(chan string)
 	go func() { b, _ := os.ReadFile(fifo); got <- string(b) }()
-	time.Sleep(200 * time.Millisecond)
+	io.ReadFull(stdout, make([]byte, len("ready\n")))
 	client.Close()
 	select {
 	case b := <-got:
