@@ -22,6 +22,7 @@ type status struct {
 	PID           int
 	HypervisorPid int
 	Problems      []string
+	Asleep        bool
 	Thawed        bool
 	BootReason    string
 	Endpoints     struct{ SSH string }

@@ -142,6 +142,9 @@ func (a *app) printStatus(m *machine.Machine, s control.Status) error {
 	if s.Failure != nil {
 		row("failed", s.Failure.Error())
 	}
+	if s.Asleep {
+		row("asleep", "until somebody has something for it")
+	}
 	if s.Frozen {
 		row("frozen", "the next start is a thaw")
 	}

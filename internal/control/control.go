@@ -51,6 +51,10 @@ type Status struct {
 	AcceleratorReason string `json:"acceleratorReason,omitempty"`
 	EngineVersion     string `json:"engineVersion,omitempty"`
 
+	// Asleep says of a running machine that its VM is frozen until somebody has
+	// something for it.
+	Asleep bool `json:"asleep,omitempty"`
+
 	// Frozen says of a stopped machine that its next start goes on from a frozen state.
 	Frozen bool `json:"frozen"`
 	// Thawed says that the machine went on from a frozen state instead of booting.
@@ -128,7 +132,9 @@ type Supervisor interface {
 	// has changed.
 	Status() (Status, <-chan struct{})
 	// Stop asks the machine to stop; it waits for a suspension alone.
-	Stop(StopRequest) error
+	Stop(context.Context, StopRequest) error
+	// Reload reads the machine's file again, for what can change while it runs.
+	Reload() error
 	// Copy makes a copy of the running machine and waits for it; ctx ends the wait.
 	Copy(ctx context.Context, request CopyRequest) error
 }
@@ -179,8 +185,9 @@ func Serve(ctx context.Context, l net.Listener, s Supervisor) error {
 			}
 		}
 	})
-	mux.HandleFunc("POST /stop", act(func(_ context.Context, r StopRequest) error { return s.Stop(r) }))
+	mux.HandleFunc("POST /stop", act(s.Stop))
 	mux.HandleFunc("POST /copy", act(s.Copy))
+	mux.HandleFunc("POST /reload", act(func(context.Context, struct{}) error { return s.Reload() }))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -271,6 +278,14 @@ func (c *Client) Watch(ctx context.Context, f func(Status) bool) error {
 func (c *Client) Stop(ctx context.Context, request StopRequest) error {
 	if err := c.post(ctx, "/stop", request); err != nil {
 		return fmt.Errorf("asking the machine to stop: %w", err)
+	}
+	return nil
+}
+
+// Reload has the supervisor read the machine's file again.
+func (c *Client) Reload(ctx context.Context) error {
+	if err := c.post(ctx, "/reload", struct{}{}); err != nil {
+		return fmt.Errorf("telling the running machine: %w", err)
 	}
 	return nil
 }

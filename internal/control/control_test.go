@@ -28,7 +28,9 @@ func (f *fake) Status() (Status, <-chan struct{}) {
 	return f.status, f.changed
 }
 
-func (f *fake) Stop(r StopRequest) error {
+func (f *fake) Reload() error { return f.refuse }
+
+func (f *fake) Stop(_ context.Context, r StopRequest) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.stopped = append(f.stopped, r)

@@ -79,6 +79,7 @@ func Boot() {
 	g.spawn(func() { g.runHook("bootlocal.sh", 0) })
 	g.spawn(g.followKernelLog)
 	g.spawn(g.watchDisk)
+	g.spawn(g.watchBusy)
 	g.spawn(g.watchPowerButton)
 
 	<-ctx.Done()

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
 // restartsFile lists, one a line, the containers that a freeze has stopped and
@@ -22,10 +24,18 @@ const restartsFile = dataDir + "/var/lib/hyve/restarts"
 // otherwise: dockerd's own at its shutdown.
 const stopGrace = 15 * time.Second
 
-// freeze brings the machine to where its VM can be frozen, with what runs if
-// keepRunning is set, else with an idle engine.
-func (g *guest) freeze(keepRunning bool) error {
-	if !keepRunning {
+// freeze brings the machine to where its VM can be frozen.
+func (g *guest) freeze(how guestapi.Freeze) error {
+	if how.IfQuiet {
+		running, err := anythingRuns()
+		if err != nil {
+			return err
+		}
+		if running {
+			return errors.New("something runs")
+		}
+	}
+	if !how.KeepRunning {
 		if err := g.endEverything(); err != nil {
 			return err
 		}
@@ -46,7 +56,7 @@ func (g *guest) endEverything() error {
 	if err := g.engine.stopContainers(); err != nil {
 		return err
 	}
-	for _, group := range []string{cgroupHyve + "/users", "/sys/fs/cgroup/docker"} {
+	for _, group := range userGroups {
 		err := os.WriteFile(filepath.Join(group, "cgroup.kill"), []byte("1"), 0)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("ending the processes of %s: %w", group, err)

@@ -152,7 +152,7 @@ func (g *guest) handle(req guestapi.Request) {
 		g.clock.learn(*req.Clock)
 		g.reply(req.ID, g.clock.apply)
 	case req.Freeze != nil:
-		g.reply(req.ID, func() error { return g.freeze(req.Freeze.KeepRunning) })
+		g.reply(req.ID, func() error { return g.freeze(*req.Freeze) })
 	case req.Unfreeze != nil:
 		g.unfreeze()
 		g.reply(req.ID, func() error { return nil })
@@ -188,6 +188,7 @@ func (g *guest) greeted(first bool) {
 	if g.unfreeze() {
 		g.spawn(g.rehearse)
 	}
+	g.tellBusy()
 	g.ports.repeat()
 	g.engine.repeat()
 }

@@ -208,8 +208,8 @@ func delegateCgroups() error {
 			os.WriteFile(dir+"/cgroup.subtree_control", []byte("+"+controller), 0)
 		}
 	}
-	for _, name := range []string{"init", "containerd", "dockerd", "users", "hooks"} {
-		if err := os.MkdirAll(filepath.Join(cgroupHyve, name), 0o755); err != nil {
+	for _, name := range []string{"hyve/init", "hyve/containerd", "hyve/dockerd", "hyve/users", "hyve/hooks", "docker"} {
+		if err := os.MkdirAll(filepath.Join(cgroupRoot, name), 0o755); err != nil {
 			return fmt.Errorf("making the cgroup %s: %w", name, err)
 		}
 	}

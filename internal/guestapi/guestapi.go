@@ -127,6 +127,8 @@ type PortAck struct {
 type Freeze struct {
 	// KeepRunning leaves containers and users as they are.
 	KeepRunning bool `json:"keepRunning,omitempty"`
+	// IfQuiet refuses where there are any, see Busy.
+	IfQuiet bool `json:"ifQuiet,omitempty"`
 }
 
 // Unfreeze takes a Freeze back of which nothing came.
@@ -152,6 +154,7 @@ type Event struct {
 	PortClosed  *PortClosed  `json:"portClosed,omitempty"`
 	OutOfMemory *OutOfMemory `json:"outOfMemory,omitempty"`
 	DiskFull    *DiskFull    `json:"diskFull,omitempty"`
+	Busy        *Busy        `json:"busy,omitempty"`
 	PowerOff    *PowerOff    `json:"powerOff,omitempty"`
 }
 
@@ -232,6 +235,13 @@ type OutOfMemory struct {
 // DiskFull says that the data disk has less than the room it needs.
 type DiskFull struct {
 	FreeBytes int64 `json:"freeBytes"`
+}
+
+// Busy says whether anything runs for the user: containers, steps of builds, commands
+// over SSH and what those have left running. It is told when it changes and after
+// every Hello.
+type Busy struct {
+	Running bool `json:"running"`
 }
 
 // PowerOff is the guest's last word. File systems are clean.

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/docker/go-units"
 )
@@ -39,6 +40,10 @@ type Spec struct {
 	InsecureRegistries []string `json:"insecureRegistries,omitempty"`
 	EngineOptions      []string `json:"engineOptions,omitempty"` // dockerd flags without dashes, "name=value"
 	Labels             []string `json:"labels,omitempty"`        // "key=value"
+
+	// Idle is how long nothing has to happen in the machine before it falls asleep, a
+	// Go duration of at least a second. Empty is never.
+	Idle string `json:"idle,omitempty"`
 
 	// Throwaway says that the machine is to go with the process that made it.
 	Throwaway bool `json:"throwaway,omitempty"`
@@ -91,6 +96,9 @@ func (s *Spec) Check(h Host) error {
 	if err := checkSize("disk", s.Disk, MinDisk, h.Disk); err != nil {
 		return err
 	}
+	if err := checkIdle(s.Idle); err != nil {
+		return err
+	}
 	for _, label := range s.Labels {
 		if key, _, ok := strings.Cut(label, "="); !ok || key == "" {
 			return fmt.Errorf("label %q is not of the form KEY=VALUE", label)
@@ -107,6 +115,19 @@ func (s *Spec) Check(h Host) error {
 		}
 	}
 	return nil
+}
+
+func checkIdle(idle string) error {
+	if after, err := time.ParseDuration(idle); idle != "" && (err != nil || after < time.Second) {
+		return fmt.Errorf("idle time %q is not a duration such as 15m, of at least 1s", idle)
+	}
+	return nil
+}
+
+// IdleAfter is Idle, 0 if that is never.
+func (s *Spec) IdleAfter() time.Duration {
+	after, _ := time.ParseDuration(s.Idle)
+	return after
 }
 
 var engineOption = regexp.MustCompile(`^[a-z][a-z0-9-]*(=[^\n\r\x00]*)?$`)

@@ -239,6 +239,21 @@ func (m *Machine) write(dir Dir) error {
 	return nil
 }
 
+// Set changes what can be set of a machine, and keeps it.
+func (m *Machine) Set(setting, value string) error {
+	if setting != "idle" {
+		return &hintedError{fmt.Errorf("%q cannot be set", setting), "what can be: idle=DURATION or idle=off"}
+	}
+	if value == "off" {
+		value = ""
+	}
+	if err := checkIdle(value); err != nil {
+		return err
+	}
+	m.Idle = value
+	return m.write(m.Dir())
+}
+
 // Remove deletes a machine's directory. The caller holds its lock, so that
 // nothing runs in it. The name is free as soon as Remove has begun.
 func (h Home) Remove(name string) error {

@@ -12,7 +12,7 @@ import (
 
 // A link is the gateway's network card: the lower end of the stack. Its cable,
 // the wire, comes and goes with the hypervisor; without one, packets are lost,
-// as on an unplugged card.
+// as on an unplugged card, unless the network is held.
 type link struct {
 	mtu uint32
 	mac tcpip.LinkAddress
@@ -20,6 +20,7 @@ type link struct {
 	ping func(frame []byte) // takes echo requests to the world
 
 	wire atomic.Pointer[wire]
+	hold atomic.Pointer[hold] // nil unless the network is held
 
 	mu         sync.RWMutex
 	dispatcher stack.NetworkDispatcher
@@ -44,7 +45,17 @@ func (l *link) attach(w *wire) *wire {
 	if old != nil {
 		old.close()
 	}
+	l.release(w)
 	return old
+}
+
+// release ends a hold; what was kept goes to w.
+func (l *link) release(w *wire) {
+	if h := l.hold.Swap(nil); h != nil {
+		kept := h.end()
+		w.send(kept)
+		release(kept)
+	}
 }
 
 // detach closes w and reports whether it was still the wire.
@@ -87,14 +98,18 @@ func (l *link) deliver(frame *buffer.View) {
 // lost without an error, as on a real Ethernet: TCP sends them again.
 func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	list := pkts.AsSlice()
-	w := l.wire.Load()
-	if w == nil {
+	w, h := l.wire.Load(), l.hold.Load()
+	if w == nil && h == nil {
 		return len(list), nil
 	}
 	for _, pkt := range list {
 		l.addEthernet(pkt)
 	}
-	w.send(list)
+	if h != nil {
+		h.keep(list)
+	} else {
+		w.send(list)
+	}
 	return len(list), nil
 }
 

@@ -136,6 +136,8 @@ type Network struct {
 	udp    udpTable
 	pings  pinger
 
+	traffic traffic
+
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // every goroutine that was started with spawn
@@ -151,7 +153,7 @@ func New(config Config) (*Network, error) {
 	if err := config.check(); err != nil {
 		return nil, fmt.Errorf("making the network: %w", err)
 	}
-	n := &Network{config: config, link: newLink(uint32(config.MTU)), udp: udpTable{start: time.Now(), limit: maxSessions}}
+	n := &Network{config: config, traffic: traffic{began: time.Now()}, link: newLink(uint32(config.MTU)), udp: udpTable{start: time.Now(), limit: maxSessions}}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.ports = newPublisher(n)
 	n.pings.n = n
@@ -177,7 +179,8 @@ func (n *Network) MTU() int { return n.config.MTU }
 // guest, so a second connection, which a new hypervisor process opens after a
 // thaw, replaces the first. When a connection ends or is replaced, every TCP
 // connection to and from that guest is reset: the next guest knows nothing of
-// it, and a client that hangs is worse off than one that is told.
+// it, and a client that hangs is worse off than one that is told. See Hold for a
+// guest that comes back.
 //
 // Serve closes l and returns nil when ctx is done or the Network is closed,
 // otherwise the error of Accept.
@@ -204,11 +207,15 @@ func (n *Network) Serve(ctx context.Context, l net.Listener) error {
 // serveGuest runs one connection of the hypervisor to its end.
 func (n *Network) serveGuest(conn net.Conn) {
 	w := newWire(conn)
+	held := n.held()
 	if old := n.link.attach(w); old != nil {
 		n.resetConnections()
 	}
+	if held {
+		n.setKeepAlive(true)
+	}
 	err := w.run(n.link.deliver)
-	if n.link.detach(w) {
+	if n.link.detach(w) && !n.held() {
 		n.resetConnections()
 	}
 	n.config.Log.Debug("the VM's network card went away", "cause", err)

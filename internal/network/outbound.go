@@ -60,7 +60,7 @@ func (n *Network) forwardTCP(r *tcp.ForwarderRequest) {
 		_ = host.Close()
 		return
 	}
-	relay(host, newGuestConn(ep, &wq))
+	relay(host, n.newGuestConn(ep, &wq))
 }
 
 // forwardUDP begins a session for a packet that belongs to none. If it returns

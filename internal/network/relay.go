@@ -128,6 +128,7 @@ func moveToHost(host net.Conn, guest *guestConn) (end, wait bool, err error) {
 	switch terr.(type) {
 	case nil:
 		guest.ep.ModerateRecvBuf(res.Count)
+		guest.spoke(false)
 		_, err = host.Write(b[:res.Count])
 		return false, false, err
 	case *tcpip.ErrWouldBlock:

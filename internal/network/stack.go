@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
@@ -85,17 +86,54 @@ func guestAddress(port uint16) tcpip.FullAddress {
 // A guestConn is a TCP connection with the guest.
 type guestConn struct {
 	*gonet.TCPConn
-	ep tcpip.Endpoint
-	wq *waiter.Queue
+	ep      tcpip.Endpoint
+	wq      *waiter.Queue
+	traffic *traffic
+	asked   atomic.Bool // the host has spoken last
 }
 
-func newGuestConn(ep tcpip.Endpoint, wq *waiter.Queue) *guestConn {
+func (n *Network) newGuestConn(ep tcpip.Endpoint, wq *waiter.Queue) *guestConn {
 	keepAlive(ep)
-	return &guestConn{TCPConn: gonet.NewTCPConn(wq, ep), ep: ep, wq: wq}
+	n.traffic.touch()
+	return &guestConn{TCPConn: gonet.NewTCPConn(wq, ep), ep: ep, wq: wq, traffic: &n.traffic}
+}
+
+func (c *guestConn) Read(b []byte) (int, error) {
+	read, err := c.TCPConn.Read(b)
+	if read > 0 {
+		c.spoke(false)
+	}
+	return read, err
+}
+
+func (c *guestConn) Write(b []byte) (int, error) {
+	c.spoke(true)
+	return c.TCPConn.Write(b)
+}
+
+func (c *guestConn) Close() error {
+	c.spoke(false)
+	return c.TCPConn.Close()
+}
+
+// spoke notes who has spoken last, the host or the guest.
+func (c *guestConn) spoke(host bool) {
+	c.traffic.touch()
+	if c.asked.Swap(host) == host {
+		return
+	}
+	if host {
+		c.traffic.asked.Add(1)
+	} else {
+		c.traffic.asked.Add(-1)
+	}
 }
 
 // abort ends the connection with a reset.
-func (c *guestConn) abort() { c.ep.Abort() }
+func (c *guestConn) abort() {
+	c.spoke(false)
+	c.ep.Abort()
+}
 
 // DialGuest connects to a TCP port of the guest. The connection has CloseWrite,
 // as *net.TCPConn has. The error is ErrNoGuest while no VM is connected, that
@@ -112,7 +150,7 @@ func (n *Network) dialGuest(ctx context.Context, port uint16) (*guestConn, error
 	if n.ctx.Err() != nil {
 		return nil, ErrClosed
 	}
-	if !n.link.connected() {
+	if !n.link.connected() && !n.held() {
 		return nil, ErrNoGuest
 	}
 	var wq waiter.Queue
@@ -140,7 +178,7 @@ func (n *Network) dialGuest(ctx context.Context, port uint16) (*guestConn, error
 		ep.Close()
 		return nil, dialError(port, terr)
 	}
-	return newGuestConn(ep, &wq), nil
+	return n.newGuestConn(ep, &wq), nil
 }
 
 func dialError(port uint16, err tcpip.Error) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/hyve-vm/hyve/internal/control"
@@ -65,11 +66,58 @@ func listenNear(address netip.Addr, port uint16) (net.Listener, error) {
 // dialEngine waits until the engine is ready, so that a client that comes early
 // is served late rather than refused.
 func (s *supervisor) dialEngine(ctx context.Context) (net.Conn, error) {
+	if s.idle.isAsleep() {
+		s.idle.wake()
+	}
+	if err := s.reachable.wait(ctx); err != nil {
+		return nil, err
+	}
+	return s.net.DialGuest(ctx, guestapi.EnginePort)
+}
+
+// A gate is shut at first.
+type gate struct {
+	mu     sync.Mutex
+	opened chan struct{} // closed when it is open; nil before anybody waits
+	free   bool
+}
+
+func (g *gate) open() { g.set(true) }
+func (g *gate) shut() { g.set(false) }
+
+func (g *gate) set(open bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.free = open
+	if open && g.opened != nil {
+		close(g.opened)
+		g.opened = nil
+	}
+}
+
+func (g *gate) isOpen() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.free
+}
+
+// wait waits until the gate is open.
+func (g *gate) wait(ctx context.Context) error {
+	g.mu.Lock()
+	if g.free {
+		g.mu.Unlock()
+		return nil
+	}
+	if g.opened == nil {
+		g.opened = make(chan struct{})
+	}
+	opened := g.opened
+	g.mu.Unlock()
 	select {
-	case <-s.reachable:
-		return s.net.DialGuest(ctx, guestapi.EnginePort)
+	case <-opened:
+		return nil
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return ctx.Err()
 	}
 }
 
@@ -89,7 +137,7 @@ func (s *supervisor) rehearse(ctx context.Context) {
 // client takes, and publishes that the machine runs. After a reboot of the guest
 // it is called again.
 func (s *supervisor) engineReady(ctx context.Context) {
-	s.openOnce.Do(func() { close(s.reachable) })
+	s.reachable.open()
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	version, err := dockerenv.Ping(ctx, s.machine.Dir().DockerSocket())

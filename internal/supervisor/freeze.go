@@ -55,7 +55,12 @@ func (s *supervisor) powerOn(ctx context.Context, lock *machine.Lock) (vm *qemu.
 	case !errors.Is(err, frozen.ErrNone):
 		return nil, nil, err
 	}
-	s.board.set(func(st *control.Status) { st.Thawed = false })
+	s.board.set(func(st *control.Status) {
+		st.Thawed = false
+		if st.State == control.Running { // it was asleep
+			st.State, st.Activity = control.Starting, "Booting"
+		}
+	})
 	vm, err = qemu.Start(ctx, s.parts.qemu, s.hardware(), options)
 	return vm, s.parts.configure, err
 }
@@ -105,14 +110,14 @@ func (s *supervisor) watchThaw(vm *qemu.VM) (stop func() bool) {
 	}).Stop
 }
 
-// freeze ends the VM so that the next start can go on from where it is, with an idle
-// engine or, suspended, with everything that runs. After an error the guest still
-// runs, or nothing does.
-func (s *supervisor) freeze(vm *qemu.VM, suspended bool) error {
+// freeze ends the VM so that the next start can go on from where it is: suspended, if
+// that is more than an idle engine. After an error the guest still runs, or nothing
+// does.
+func (s *supervisor) freeze(vm *qemu.VM, how guestapi.Freeze, suspended bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	dir := s.machine.Dir()
-	draft, err := s.capture(ctx, vm, dir, suspended)
+	draft, err := s.capture(ctx, vm, dir, how, suspended)
 	if err != nil {
 		return err
 	}
@@ -128,8 +133,8 @@ func (s *supervisor) freeze(vm *qemu.VM, suspended bool) error {
 
 // capture has the guest get ready, pauses the VM and writes its state to a draft for
 // the machine in dir. After an error the guest runs, but is not told so.
-func (s *supervisor) capture(ctx context.Context, vm *qemu.VM, dir machine.Dir, suspended bool) (*frozen.Draft, error) {
-	if err := s.guest.ask(ctx, guestapi.Request{Freeze: &guestapi.Freeze{KeepRunning: suspended}}); err != nil {
+func (s *supervisor) capture(ctx context.Context, vm *qemu.VM, dir machine.Dir, how guestapi.Freeze, suspended bool) (*frozen.Draft, error) {
+	if err := s.guest.ask(ctx, guestapi.Request{Freeze: &how}); err != nil {
 		return nil, err
 	}
 	draft, err := frozen.New(dir.Frozen())
@@ -168,7 +173,10 @@ func (s *supervisor) running() (*qemu.VM, error) {
 }
 
 // suspend freezes the machine with everything that runs in it, or lets it run on.
-func (s *supervisor) suspend() error {
+func (s *supervisor) suspend(ctx context.Context) error {
+	if err := s.awake(ctx); err != nil {
+		return err
+	}
 	s.freezing.Add(1)
 	defer s.freezing.Done()
 	s.copying.Lock()
@@ -188,7 +196,7 @@ func (s *supervisor) suspend() error {
 		s.board.set(func(st *control.Status) { st.State, st.Activity = state, activity })
 	}
 	stopping(true, control.Stopping, "Suspending")
-	if err := s.freeze(vm, true); err != nil {
+	if err := s.freeze(vm, guestapi.Freeze{KeepRunning: true}, true); err != nil {
 		s.log.Error("not suspended", "cause", err)
 		s.goOn()
 		stopping(false, control.Running, "")
@@ -201,6 +209,9 @@ func (s *supervisor) suspend() error {
 // disk are read, and goes on then; its copy will go on from there, or boot where
 // machines are not frozen.
 func (s *supervisor) Copy(ctx context.Context, request control.CopyRequest) error {
+	if err := s.awake(ctx); err != nil {
+		return err
+	}
 	s.copying.Lock()
 	defer s.copying.Unlock()
 	vm, err := s.running()
@@ -224,7 +235,7 @@ func (s *supervisor) copyPaused(ctx context.Context, vm *qemu.VM, to machine.Dir
 		return errors.Join(disk.Copy(ctx, to.Disk(), s.machine.Dir().Disk()), s.unpause(vm))
 	}
 	if s.parts.accel.Freezes() {
-		draft, err := s.capture(ctx, vm, to, true)
+		draft, err := s.capture(ctx, vm, to, guestapi.Freeze{KeepRunning: true}, true)
 		if err != nil {
 			return nil, err
 		}

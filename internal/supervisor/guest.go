@@ -29,6 +29,7 @@ type guest struct {
 	// rehearse is called when there is time before the engine is ready, engineReady
 	// when it is, giveUp when it never will be.
 	rehearse, engineReady, giveUp func()
+	busy                          func(bool) // is told whether anything runs
 
 	mu       sync.Mutex
 	out      *guestapi.Writer[guestapi.Request] // nil until the guest is connected
@@ -184,6 +185,8 @@ func (g *guest) handle(event guestapi.Event) {
 		g.trouble(describe(event.OutOfMemory))
 	case event.DiskFull != nil:
 		g.trouble(fmt.Sprintf("the machine's disk is almost full: %s free", machine.FormatSize(event.DiskFull.FreeBytes)))
+	case event.Busy != nil:
+		g.busy(event.Busy.Running)
 	case event.PowerOff != nil:
 		g.log.Info("guest powers off", "reboot", event.PowerOff.Reboot, "reason", event.PowerOff.Reason)
 		g.mu.Lock()

@@ -42,13 +42,13 @@ type supervisor struct {
 	guest   *guest
 	parts   parts
 
-	reachable chan struct{} // closed when the guest's services can be dialled
-	openOnce  sync.Once
+	reachable gate                    // open while the engine can be dialled
 	cancel    context.CancelCauseFunc // ends the run before the VM runs
 
 	found    *frozen.Find   // to thaw from
 	freezing sync.WaitGroup // a freeze that is going on
 	copying  sync.Mutex     // held by what keeps the machine from stopping in order
+	idle     *idle
 
 	mu       sync.Mutex
 	vm       *qemu.VM // nil before it runs
@@ -98,9 +98,9 @@ func Run(ctx context.Context, home machine.Home, name string, leash io.Reader, r
 		log:     slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		board:   newBoard(control.Status{PID: os.Getpid(), Activity: "Preparing"}),
 		sockets: sockets,
+		idle:    newIdle(m.IdleAfter()),
 
-		reachable: make(chan struct{}),
-		cancel:    cancel,
+		cancel: cancel,
 	}
 	told := s.answerWords()
 	defer told()
@@ -108,7 +108,7 @@ func Run(ctx context.Context, home machine.Home, name string, leash io.Reader, r
 	if leash != nil {
 		go func() {
 			io.Copy(io.Discard, leash)
-			s.Stop(control.StopRequest{Kill: true})
+			s.Stop(ctx, control.StopRequest{Kill: true})
 		}()
 	}
 	os.Remove(m.Dir().Failure())
@@ -143,7 +143,8 @@ func (s *supervisor) live(ctx context.Context, lock *machine.Lock) error {
 	}
 	s.guest.rehearse = func() { s.rehearse(ctx) }
 	s.guest.engineReady = func() { s.engineReady(ctx) }
-	s.guest.giveUp = func() { s.Stop(control.StopRequest{}) }
+	s.guest.busy = func(busy bool) { s.idle.update(func() { s.idle.busy = busy }) }
+	s.guest.giveUp = func() { s.Stop(ctx, control.StopRequest{}) }
 	defer s.guest.close()
 	go func() {
 		if err := parts.keepCertificates(ctx, renewal, s.tellIdentity); err != nil {
@@ -151,6 +152,9 @@ func (s *supervisor) live(ctx context.Context, lock *machine.Lock) error {
 			s.board.problem(err.Error())
 		}
 	}()
+	if s.parts.accel.Freezes() {
+		go s.watchIdle(ctx)
+	}
 	return s.boot(ctx, lock)
 }
 
@@ -189,6 +193,12 @@ func (s *supervisor) boot(ctx context.Context, lock *machine.Lock) error {
 			s.log.Warn("booting again", "cause", err)
 		} else if !again {
 			return err
+		}
+		if s.idle.isAsleep() {
+			if err := s.sleep(ctx); err != nil {
+				return s.orStopped(err)
+			}
+			continue
 		}
 		s.board.reboot()
 	}
@@ -275,6 +285,8 @@ func (s *supervisor) attend(ctx context.Context, vm *qemu.VM, opening func() (gu
 		return false, &control.Failure{Phase: failed.Phase, Cause: failed.Cause}
 	case stopping:
 		return false, nil
+	case s.idle.isAsleep():
+		return true, nil
 	case off != nil:
 		return off.Reboot, nil
 	case vm.Err() != nil:
@@ -317,9 +329,9 @@ func (s *supervisor) answerWords() (told func()) {
 func (s *supervisor) Status() (control.Status, <-chan struct{}) { return s.board.get() }
 
 // Stop implements control.Supervisor.
-func (s *supervisor) Stop(request control.StopRequest) error {
+func (s *supervisor) Stop(ctx context.Context, request control.StopRequest) error {
 	if request.Suspend {
-		return s.suspend()
+		return s.suspend(ctx)
 	}
 	s.mu.Lock()
 	vm, again := s.vm, s.stopping
@@ -344,7 +356,7 @@ func (s *supervisor) Stop(request control.StopRequest) error {
 			s.copying.Lock()
 			defer s.copying.Unlock()
 			if request.Freeze && ran && s.parts.accel.Freezes() {
-				err := s.freeze(vm, false)
+				err := s.freeze(vm, guestapi.Freeze{}, false)
 				if err == nil {
 					return
 				}
@@ -376,7 +388,7 @@ func (s *supervisor) stopOnSignal() {
 	signal.Ignore(syscall.SIGHUP)
 	go func() {
 		for range signals {
-			s.Stop(control.StopRequest{})
+			s.Stop(context.Background(), control.StopRequest{})
 		}
 	}()
 }
