@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -271,6 +272,58 @@ func TestThrowaway(t *testing.T) {
 		t.Errorf("the copy has %q", out)
 	}
 	none("at the end")
+}
+
+// What machines use is measured, not guessed.
+func TestStats(t *testing.T) {
+	type stats struct {
+		Name, State        string
+		CPUPercent         float64
+		DiskUsed, DiskSize int64
+		Live               struct {
+			HostMemoryOwn, GuestMemoryUsed, GuestMemoryTotal, NetworkIn int64
+		}
+	}
+	measure := func() (s stats) {
+		t.Helper()
+		var all []stats
+		if err := json.Unmarshal([]byte(hyve(t, "stats", "--no-stream", "--format", "json", shared)), &all); err != nil || len(all) != 1 {
+			t.Fatalf("%v, %v", all, err)
+		}
+		return all[0]
+	}
+	idle := measure()
+	if idle.Name != shared || idle.State != "Running" || idle.DiskUsed <= 0 || idle.DiskUsed > idle.DiskSize ||
+		idle.Live.HostMemoryOwn < 100<<20 || idle.Live.GuestMemoryUsed < 50<<20 || idle.Live.GuestMemoryUsed > idle.Live.GuestMemoryTotal {
+		t.Errorf("an idle machine uses %+v", idle)
+	}
+	id := strings.TrimSpace(dock(t, shared, "run", "-d", "--tmpfs", "/full", "busybox", "sh", "-c",
+		"dd if=/dev/urandom of=/full/file bs=1M count=100 && touch /full/done; while :; do :; done"))
+	t.Cleanup(func() { dock(t, shared, "rm", "-f", id) })
+	eventually(t, "the file is full", func() bool {
+		_, _, code := result(t, docker, "--context", "hyve-"+shared, "exec", id, "ls", "/full/done")
+		return code == 0
+	})
+	dockWith(t, strings.Repeat("x", 10<<20), "exec", "-i", id, "cp", "/dev/stdin", "/dev/null")
+	if busy := measure(); busy.CPUPercent < 30 || busy.Live.GuestMemoryUsed < idle.Live.GuestMemoryUsed+80<<20 ||
+		busy.Live.NetworkIn < idle.Live.NetworkIn+10<<20 {
+		t.Errorf("a busy machine uses %+v, idle it was %+v", busy, idle)
+	}
+	if _, text, code := result(t, binary, "stats", "nobody"); code == 0 || !strings.Contains(text, "does not exist") {
+		t.Errorf("exit status %d: %s", code, text)
+	}
+}
+
+// dockWith runs docker against the shared machine with that input.
+func dockWith(t *testing.T, input string, args ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	cmd := command(ctx, docker, append([]string{"--context", "hyve-" + shared}, args...)...)
+	cmd.Stdin = strings.NewReader(input)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("docker %v: %v\n%s", args, err, out)
+	}
 }
 
 // differ asserts that two machines share no secret.

@@ -7,9 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -103,15 +100,9 @@ func TestPublishedOnLoopback(t *testing.T) {
 }
 
 func TestPublishedUDP(t *testing.T) {
-	echo := filepath.Join(t.TempDir(), "udp-echo")
-	build := exec.Command("go", "build", "-o", echo, "./e2e/udp-echo")
-	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
 	id := strings.TrimSpace(dock(t, shared, "create", "-p", "18053:53/udp", "busybox", "/udp-echo"))
 	t.Cleanup(func() { dock(t, shared, "rm", "-f", id) })
-	dock(t, shared, "cp", echo, id+":/udp-echo")
+	dock(t, shared, "cp", buildForGuest(t, "udp-echo"), id+":/udp-echo")
 	dock(t, shared, "start", id)
 	conn, err := net.Dial("udp", "127.0.0.1:18053")
 	if err != nil {

@@ -27,6 +27,7 @@ func formatFlag(cmd *cobra.Command, format *string) {
 type listed struct {
 	Name    string        `json:"name"`
 	State   control.State `json:"state"`
+	Asleep  bool          `json:"asleep,omitempty"`
 	Address string        `json:"address,omitempty"`
 	Docker  string        `json:"docker,omitempty"` // DOCKER_HOST for the private socket
 	CPUs    int           `json:"cpus,omitempty"`
@@ -75,7 +76,7 @@ func (a *app) listCommand() *cobra.Command {
 }
 
 func listedOf(o lifecycle.Overview) listed {
-	l := listed{Name: o.Name, State: o.Status.State, Engine: o.Status.EngineVersion}
+	l := listed{Name: o.Name, State: o.Status.State, Asleep: o.Status.Asleep, Engine: o.Status.EngineVersion}
 	if o.Err != nil {
 		l.Error = o.Err.Error()
 	}
@@ -95,10 +96,18 @@ func (a *app) printTable(machines []listed) error {
 			fmt.Fprintf(w, "%s\t%s\t\t\t\t\t%s\n", m.Name, m.State, m.Error)
 			continue
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\n", m.Name, m.State, m.CPUs,
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\n", m.Name, stateOf(m.State, m.Asleep), m.CPUs,
 			machine.FormatSize(m.Memory), machine.FormatSize(m.Disk), m.Address, m.Engine)
 	}
 	return w.Flush()
+}
+
+// stateOf is a state for people.
+func stateOf(state control.State, asleep bool) string {
+	if asleep {
+		return "Asleep"
+	}
+	return string(state)
 }
 
 func (a *app) statusCommand() *cobra.Command {

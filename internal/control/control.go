@@ -135,8 +135,28 @@ type Supervisor interface {
 	Stop(context.Context, StopRequest) error
 	// Reload reads the machine's file again, for what can change while it runs.
 	Reload() error
+	// Stats measures what the machine uses.
+	Stats(context.Context) (Stats, error)
 	// Copy makes a copy of the running machine and waits for it; ctx ends the wait.
 	Copy(ctx context.Context, request CopyRequest) error
+}
+
+// Stats is what a running machine uses now. Sizes are in bytes.
+type Stats struct {
+	At time.Time `json:"at"`
+	// CPUTime is what its processes have used since they started. The hypervisor's is
+	// gone when it is: at a reboot, and when the machine falls asleep.
+	CPUTime time.Duration `json:"cpuTime"`
+	// HostMemoryOwn is what would be free without the machine, HostMemoryShared what
+	// its processes share with others.
+	HostMemoryOwn    int64 `json:"hostMemoryOwn"`
+	HostMemoryShared int64 `json:"hostMemoryShared"`
+	// GuestMemory as the guest sees it; 0 while it is asleep.
+	GuestMemoryTotal int64 `json:"guestMemoryTotal"`
+	GuestMemoryUsed  int64 `json:"guestMemoryUsed"`
+	// NetworkIn went to the guest, NetworkOut came from it, Ethernet frames counted.
+	NetworkIn  int64 `json:"networkIn"`
+	NetworkOut int64 `json:"networkOut"`
 }
 
 // CopyRequest says where a copy of a machine goes.
@@ -184,6 +204,15 @@ func Serve(ctx context.Context, l net.Listener, s Supervisor) error {
 				return
 			}
 		}
+	})
+	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, r *http.Request) {
+		stats, err := s.Stats(r.Context())
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusConflict)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(stats)
 	})
 	mux.HandleFunc("POST /stop", act(s.Stop))
 	mux.HandleFunc("POST /copy", act(s.Copy))
@@ -236,15 +265,28 @@ func NewClient(socket string) *Client {
 // Status returns the machine's status now.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	var status Status
-	body, err := c.do(ctx, "GET", "/status", nil)
-	if err != nil {
-		return status, fmt.Errorf("asking for the status: %w", err)
-	}
-	defer body.Close()
-	if err := json.NewDecoder(body).Decode(&status); err != nil {
+	if err := c.get(ctx, "/status", &status); err != nil {
 		return status, fmt.Errorf("asking for the status: %w", err)
 	}
 	return status, nil
+}
+
+// Stats returns what the machine uses now.
+func (c *Client) Stats(ctx context.Context) (Stats, error) {
+	var stats Stats
+	if err := c.get(ctx, "/stats", &stats); err != nil {
+		return stats, fmt.Errorf("asking what the machine uses: %w", err)
+	}
+	return stats, nil
+}
+
+func (c *Client) get(ctx context.Context, path string, into any) error {
+	body, err := c.do(ctx, "GET", path, nil)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	return json.NewDecoder(body).Decode(into)
 }
 
 // Watch calls f with the machine's status now and at every change, until f

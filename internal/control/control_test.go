@@ -28,6 +28,8 @@ func (f *fake) Status() (Status, <-chan struct{}) {
 	return f.status, f.changed
 }
 
+func (f *fake) Stats(context.Context) (Stats, error) { return Stats{NetworkIn: 7}, f.refuse }
+
 func (f *fake) Reload() error { return f.refuse }
 
 func (f *fake) Stop(_ context.Context, r StopRequest) error {
@@ -117,6 +119,17 @@ func TestStop(t *testing.T) {
 	}
 	if len(f.stopped) != 2 || !f.stopped[0].Kill || f.stopped[1].Kill {
 		t.Errorf("heard %v", f.stopped)
+	}
+}
+
+func TestStats(t *testing.T) {
+	f, client, _ := serve(t)
+	if stats, err := client.Stats(t.Context()); err != nil || stats.NetworkIn != 7 {
+		t.Errorf("Stats() = %v, %v", stats, err)
+	}
+	f.refuse = errors.New("no idea")
+	if _, err := client.Stats(t.Context()); err == nil || !strings.Contains(err.Error(), "no idea") {
+		t.Errorf("Stats() = %v", err)
 	}
 }
 

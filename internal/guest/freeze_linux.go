@@ -71,11 +71,10 @@ func (g *guest) endEverything() error {
 const warmCache = 128 << 20
 
 func dropCaches() error {
-	b, err := os.ReadFile("/proc/meminfo")
+	m, err := readMeminfo()
 	if err != nil {
-		return fmt.Errorf("looking at the caches: %w", err)
+		return err
 	}
-	m := meminfo(string(b))
 	if m["Cached"]+m["Buffers"]-m["Mapped"]-m["Shmem"] <= warmCache {
 		return nil
 	}

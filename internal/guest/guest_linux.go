@@ -156,6 +156,13 @@ func (g *guest) handle(req guestapi.Request) {
 	case req.Unfreeze != nil:
 		g.unfreeze()
 		g.reply(req.ID, func() error { return nil })
+	case req.Usage != nil:
+		usage, err := memoryUsage()
+		if err != nil {
+			g.reply(req.ID, func() error { return err })
+			return
+		}
+		g.out.put(guestapi.Event{Reply: &guestapi.Reply{ID: req.ID, Usage: &usage}})
 	case req.Shutdown != nil:
 		g.unfreeze()
 		g.askPower(guestapi.PowerOff{Reboot: req.Shutdown.Reboot, Reason: "the host asked"})

@@ -1,9 +1,27 @@
 package guest
 
 import (
+	"fmt"
+	"os"
 	"strconv"
 	"strings"
+
+	"github.com/hyve-vm/hyve/internal/guestapi"
 )
+
+// memoryUsage tells what memory there is and what of it is in use.
+func memoryUsage() (guestapi.Usage, error) {
+	m, err := readMeminfo()
+	return guestapi.Usage{MemoryTotal: m["MemTotal"], MemoryUsed: m["MemTotal"] - m["MemAvailable"]}, err
+}
+
+func readMeminfo() (map[string]int64, error) {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return nil, fmt.Errorf("looking at the memory: %w", err)
+	}
+	return meminfo(string(b)), nil
+}
 
 // meminfo returns the numbers in /proc/meminfo, in bytes.
 func meminfo(text string) map[string]int64 {

@@ -43,6 +43,7 @@ type Request struct {
 	Clock     *Clock    `json:"clock,omitempty"`
 	Freeze    *Freeze   `json:"freeze,omitempty"`
 	Unfreeze  *Unfreeze `json:"unfreeze,omitempty"`
+	Usage     *struct{} `json:"usage,omitempty"` // the Reply has it
 	Shutdown  *Shutdown `json:"shutdown,omitempty"`
 }
 
@@ -169,6 +170,13 @@ type GuestHello struct {
 type Reply struct {
 	ID    uint64 `json:"id"`
 	Error string `json:"error,omitempty"`
+	Usage *Usage `json:"usage,omitempty"`
+}
+
+// Usage is what the guest uses, in bytes.
+type Usage struct {
+	MemoryTotal int64 `json:"memoryTotal"`
+	MemoryUsed  int64 `json:"memoryUsed"` // what it could not give up at once
 }
 
 // Phase says that a step of the boot has ended; Event.Uptime says when.

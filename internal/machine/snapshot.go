@@ -23,10 +23,10 @@ type Snapshot struct {
 	Dir Dir `json:"-"` // with a disk and perhaps a frozen state
 }
 
-// snapshotsDir holds one directory per snapshot.
-func (d Dir) snapshotsDir() string { return filepath.Join(string(d), "snapshots") }
+// SnapshotsDir holds one directory per snapshot.
+func (d Dir) SnapshotsDir() string { return filepath.Join(string(d), "snapshots") }
 
-func (d Dir) snapshot(tag string) Dir { return Dir(filepath.Join(d.snapshotsDir(), tag)) }
+func (d Dir) snapshot(tag string) Dir { return Dir(filepath.Join(d.SnapshotsDir(), tag)) }
 
 // description is the snapshot's file; the snapshot exists when it does.
 func (d Dir) description() string { return filepath.Join(string(d), "snapshot.json") }
@@ -77,7 +77,7 @@ func (d Dir) Snapshot(tag string) (*Snapshot, error) {
 // Snapshots returns a machine's snapshots, the oldest first. One that cannot be read
 // is left out.
 func (d Dir) Snapshots() ([]*Snapshot, error) {
-	entries, err := os.ReadDir(d.snapshotsDir())
+	entries, err := os.ReadDir(d.SnapshotsDir())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("listing the snapshots: %w", err)
 	}
@@ -103,10 +103,10 @@ func (d Dir) DraftSnapshot(tag string) (*SnapshotDraft, error) {
 	if err := d.checkFree(tag); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(d.snapshotsDir(), 0o700); err != nil {
+	if err := os.MkdirAll(d.SnapshotsDir(), 0o700); err != nil {
 		return nil, fmt.Errorf("making the directory of the snapshots: %w", err)
 	}
-	draft, err := newDraft(d.snapshotsDir())
+	draft, err := newDraft(d.SnapshotsDir())
 	if err != nil {
 		return nil, fmt.Errorf("making the snapshot's directory: %w", err)
 	}

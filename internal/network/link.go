@@ -19,6 +19,8 @@ type link struct {
 
 	ping func(frame []byte) // takes echo requests to the world
 
+	in, out atomic.Int64 // bytes to and from the guest
+
 	wire atomic.Pointer[wire]
 	hold atomic.Pointer[hold] // nil unless the network is held
 
@@ -77,6 +79,7 @@ func (l *link) close() {
 
 // deliver takes over one frame from the wire.
 func (l *link) deliver(frame *buffer.View) {
+	l.out.Add(int64(frame.Size()))
 	protocol, verdict := ingress(frame.AsSlice())
 	if verdict == ping {
 		l.ping(frame.AsSlice())
@@ -104,6 +107,7 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	}
 	for _, pkt := range list {
 		l.addEthernet(pkt)
+		l.in.Add(int64(pkt.Size()))
 	}
 	if h != nil {
 		h.keep(list)

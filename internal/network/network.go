@@ -224,6 +224,9 @@ func (n *Network) serveGuest(conn net.Conn) {
 // Connected tells whether a VM is connected.
 func (n *Network) Connected() bool { return n.link.connected() }
 
+// Bytes returns how many bytes of Ethernet frames went to the guest and came from it.
+func (n *Network) Bytes() (in, out int64) { return n.link.in.Load(), n.link.out.Load() }
+
 // Close ends every connection and listener and waits for the Network's
 // goroutines.
 func (n *Network) Close() error {

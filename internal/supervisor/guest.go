@@ -222,6 +222,12 @@ func (g *guest) replied(reply guestapi.Reply) {
 
 // ask makes a request and waits for its reply.
 func (g *guest) ask(ctx context.Context, request guestapi.Request) error {
+	_, err := g.inquire(ctx, request)
+	return err
+}
+
+// inquire is ask for a request whose reply says more than that it went well.
+func (g *guest) inquire(ctx context.Context, request guestapi.Request) (guestapi.Reply, error) {
 	reply := make(chan guestapi.Reply, 1)
 	g.mu.Lock()
 	g.lastID++
@@ -234,16 +240,16 @@ func (g *guest) ask(ctx context.Context, request guestapi.Request) error {
 		g.mu.Unlock()
 	}()
 	if err := g.send(request); err != nil {
-		return err
+		return guestapi.Reply{}, err
 	}
 	select {
 	case r := <-reply:
 		if r.Error != "" {
-			return errors.New(r.Error)
+			return r, errors.New(r.Error)
 		}
-		return nil
+		return r, nil
 	case <-ctx.Done():
-		return fmt.Errorf("waiting for the guest: %w", context.Cause(ctx))
+		return guestapi.Reply{}, fmt.Errorf("waiting for the guest: %w", context.Cause(ctx))
 	}
 }
 

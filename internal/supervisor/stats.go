@@ -1,0 +1,47 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/guestapi"
+)
+
+// Stats implements control.Supervisor.
+func (s *supervisor) Stats(ctx context.Context) (control.Stats, error) {
+	status, _ := s.board.get()
+	stats := control.Stats{At: time.Now()}
+	if s.net != nil {
+		stats.NetworkIn, stats.NetworkOut = s.net.Bytes()
+	}
+	for _, pid := range []int{os.Getpid(), status.HypervisorID} {
+		if pid == 0 {
+			continue
+		}
+		p, err := usageOf(pid)
+		if err != nil {
+			return stats, fmt.Errorf("looking at process %d: %w", pid, err)
+		}
+		stats.CPUTime += p.cpu
+		stats.HostMemoryOwn += p.own
+		stats.HostMemoryShared += p.shared
+	}
+	if status.State != control.Running || status.Asleep {
+		return stats, nil
+	}
+	reply, err := s.guest.inquire(ctx, guestapi.Request{Usage: &struct{}{}})
+	if err == nil && reply.Usage != nil {
+		stats.GuestMemoryTotal, stats.GuestMemoryUsed = reply.Usage.MemoryTotal, reply.Usage.MemoryUsed
+	}
+	return stats, err
+}
+
+// processUsage is what a process uses: processor time and, in bytes, memory that is its
+// own or that it shares with others.
+type processUsage struct {
+	cpu         time.Duration
+	own, shared int64
+}
