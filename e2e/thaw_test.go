@@ -3,6 +3,7 @@ package e2e
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -110,7 +111,15 @@ func TestStopAndThaw(t *testing.T) {
 // No disk runs under a state that is not its own.
 func TestStaleStates(t *testing.T) {
 	needsFreezing(t)
-	create(t, "stale")
+	system, err := exec.LookPath("qemu-system-x86_64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	qemu := filepath.Join(t.TempDir(), "qemu")
+	if err := os.WriteFile(qemu, []byte("#!/bin/sh\nexec "+system+" \"$@\"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	create(t, "stale", "--qemu", qemu)
 	dir := filepath.Join(home, "machines", "stale")
 	backup := filepath.Join(t.TempDir(), "backup")
 	run := func(args ...string) {
@@ -153,6 +162,10 @@ func TestStaleStates(t *testing.T) {
 			hyve(t, "stop", "stale")
 			run("sed", "-i", `s/"cpus": 2/"cpus": 1/`, filepath.Join(dir, "machine.json"))
 		}},
+		{"the hypervisor is another", "are others now", func() {
+			hyve(t, "stop", "stale")
+			run("sed", "-i", "$ a # upgraded", qemu)
+		}},
 		{"the state is cut off", "it is damaged", func() {
 			hyve(t, "stop", "stale")
 			if err := os.Truncate(filepath.Join(frozenDir("stale"), "state"), 1<<20); err != nil {
@@ -188,6 +201,106 @@ func TestStaleStates(t *testing.T) {
 	dock(t, "stale", "run", "--rm", "busybox", "true")
 	hyve(t, "stop", "--cold", "stale")
 	checkDisk(t, "stale")
+}
+
+// A machine that was frozen for a month finds itself in today.
+func TestFrozenForAMonth(t *testing.T) {
+	needsFreezing(t)
+	create(t, "winter")
+	dock(t, "winter", "run", "-d", "--name", "kept", "--restart", "always", "busybox", "sleep", "100000")
+	for _, word := range []string{"suspend", "stop"} {
+		// It is the guest that lags: the host's clock is not ours to set.
+		inGuest(t, "winter", "sudo date -s '-30 days' > /dev/null")
+		hyve(t, word, "winter")
+		hyve(t, "start", "winter")
+		thaws(t, "winter")
+		var guest float64
+		before := time.Now()
+		fmt.Sscan(inGuest(t, "winter", "date +%s.%N"), &guest)
+		if off := guest - float64(before.UnixMilli())/1e3; off < -0.5 || off > 1.5 {
+			t.Errorf("after %s the clock is off by %f s", word, off)
+		}
+		if got := dock(t, "winter", "ps", "-q", "-f", "name=kept"); got == "" {
+			t.Errorf("after %s the container does not run", word)
+		}
+		began := time.Now()
+		dock(t, "winter", "exec", "kept", "sleep", "2")
+		if took := time.Since(began); took < 2*time.Second || took > 20*time.Second {
+			t.Errorf("after %s two seconds took %v", word, took)
+		}
+		ip := strings.TrimSpace(hyve(t, "ip", "winter"))
+		if certificateOf(t, ip+":2376") == "" {
+			t.Error("no certificate")
+		}
+	}
+}
+
+// A host without room for the state costs the thaw, and nothing else.
+func TestFullDiskWhileFreezing(t *testing.T) {
+	needsFreezing(t)
+	dir := smallDisk(t, 2600)
+	copyImages(t, dir)
+	t.Cleanup(func() { at(t, dir, "rm", "-f", "full") })
+	run := func(args ...string) string {
+		t.Helper()
+		out, code := at(t, dir, args...)
+		if code != 0 {
+			t.Fatalf("hyve %v: exit status %d: %s", args, code, out)
+		}
+		return out
+	}
+	run("create", "full", "--memory", "1GiB", "--disk", "2GiB")
+	run("ssh", "full", "--", "echo 1 | sudo tee "+countFile+" > /dev/null; sync")
+	filler := fill(t, dir, 100)
+	for _, word := range []string{"suspend", "snapshot"} {
+		if out, code := at(t, dir, word, "full"); code != 1 || !strings.Contains(out, "o space left") || strings.Contains(out, "panic") {
+			t.Errorf("%s: exit status %d: %s", word, code, out)
+		}
+		run("ssh", "full", "--", "true")
+	}
+	if out := run("snapshot", "ls", "full", "--format", "json"); strings.TrimSpace(out) != "[]" {
+		t.Errorf("a snapshot is left: %s", out)
+	}
+	run("stop", "full")
+	if out := run("status", "full"); !strings.HasPrefix(out, "Stopped") || strings.Contains(out, "frozen") {
+		t.Errorf("it is %s", out)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "machines", "full", "frozen*")); len(left) > 0 {
+		t.Errorf("left of the frozen state: %v", left)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	run("start", "full")
+	if out := run("ssh", "full", "--", "cat "+countFile); out != "1\n" {
+		t.Errorf("the file holds %q", out)
+	}
+}
+
+// A template whose maker is killed goes with it.
+func TestKilledTemplate(t *testing.T) {
+	needsFreezing(t)
+	t.Cleanup(func() { try(limit, binary, "rm", "-f", "orphan") })
+	cmd := command(t.Context(), binary, "create", "orphan", "--memory", "777MiB")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var vm int
+	eventually(t, "the template boots", func() bool {
+		drafts, _ := filepath.Glob(filepath.Join(home, "templates", ".draft-*"))
+		for _, draft := range drafts {
+			out, err := try(limit, "env", "HYVE_HOME="+draft, binary, "status", "--format", "json", "template")
+			var s status
+			if err == nil && json.Unmarshal([]byte(out), &s) == nil && s.HypervisorPid > 0 {
+				vm = s.HypervisorPid
+			}
+		}
+		return vm > 0
+	})
+	cmd.Process.Kill()
+	cmd.Wait()
+	eventually(t, "its VM is gone", func() bool { return syscall.Kill(vm, 0) != nil })
+	gone(t, "orphan")
 }
 
 // Whenever hyve is killed while it freezes or thaws, what was written is there and

@@ -60,7 +60,7 @@ func (vm *VM) migrate(ctx context.Context, command string, state *os.File) error
 	select {
 	case status := <-vm.migrated:
 		if status != migrationCompleted {
-			return fmt.Errorf("the migration %s", status)
+			return vm.migrationError(ctx, status)
 		}
 		return nil
 	case <-vm.done:
@@ -68,6 +68,17 @@ func (vm *VM) migrate(ctx context.Context, command string, state *os.File) error
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// migrationError says why a migration did not end well, as far as QEMU knows.
+func (vm *VM) migrationError(ctx context.Context, status string) error {
+	var answer struct {
+		Cause string `json:"error-desc"`
+	}
+	if err := vm.monitor.Execute(ctx, "query-migrate", nil, &answer); err != nil || answer.Cause == "" {
+		return fmt.Errorf("the migration %s", status)
+	}
+	return fmt.Errorf("the migration %s: %s", status, answer.Cause)
 }
 
 // The ends of a migration.
