@@ -303,6 +303,24 @@ func TestKilledTemplate(t *testing.T) {
 	gone(t, "orphan")
 }
 
+// A template can be made before there is a machine.
+func TestTemplateBeforehand(t *testing.T) {
+	needsFreezing(t)
+	hyve(t, "image", "build", "--freeze", "--memory", "888MiB", "--cpus", "1")
+	t.Cleanup(func() { try(limit, binary, "rm", "-f", "prepared") })
+	out, text, code := result(t, binary, "create", "prepared", "--memory", "888MiB", "--cpus", "1", "--timing")
+	if code != 0 {
+		t.Fatalf("%s%s", out, text)
+	}
+	thaws(t, "prepared")
+	if strings.Contains(text, "containerd") {
+		t.Errorf("a template was booted: %s", text)
+	}
+	if out := strings.TrimSpace(hyve(t, "ls", "-q")); strings.Contains(out, "template") {
+		t.Errorf("there are %s", out)
+	}
+}
+
 // Whenever hyve is killed while it freezes or thaws, what was written is there and
 // the machine starts.
 func TestKilledFreeze(t *testing.T) {

@@ -65,10 +65,8 @@ type creation struct {
 }
 
 func (c *creation) flags(f *pflag.FlagSet) {
+	c.sizeFlags(f)
 	spec := &c.options.Spec
-	f.IntVar(&spec.CPUs, "cpus", 0, "virtual CPUs (default: the host's, at most 4)")
-	f.Var(&c.memory, "memory", "memory, such as 4GiB (default: half the host's, at most 4GiB)")
-	f.Var(&c.disk, "disk", "greatest size of the disk, which takes only what is used (default 64GiB)")
 	f.StringArrayVar(&spec.RegistryMirrors, "registry-mirror", nil, "`URL` of a registry mirror (repeatable)")
 	f.StringArrayVar(&spec.InsecureRegistries, "insecure-registry", nil, "`HOST` or network of registries without TLS (repeatable)")
 	f.StringArrayVar(&spec.EngineOptions, "engine-opt", nil, "option of dockerd, NAME=`VALUE` without dashes (repeatable)")
@@ -78,6 +76,12 @@ func (c *creation) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.options.Mirror, "mirror", "", "Debian `URL` to build the image from (default: $HYVE_MIRROR, or what the host's apt uses)")
 	f.StringVar(&spec.QEMU, "qemu", "", "`PATH` of the QEMU to use (default: the one on PATH)")
 	f.BoolVar(&c.options.Cold, "cold", false, "boot the machine, even where it could be thawed")
+}
+
+func (c *creation) sizeFlags(f *pflag.FlagSet) {
+	f.IntVar(&c.options.Spec.CPUs, "cpus", 0, "virtual CPUs (default: the host's, at most 4)")
+	f.Var(&c.memory, "memory", "memory, such as 4GiB (default: half the host's, at most 4GiB)")
+	f.Var(&c.disk, "disk", "greatest size of the disk, which takes only what is used (default 64GiB)")
 }
 
 // creation returns what the flags of cmd have said.

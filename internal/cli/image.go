@@ -41,10 +41,14 @@ func (a *app) store() (machine.Home, *image.Store, error) {
 
 func (a *app) imageBuildCommand() *cobra.Command {
 	var arch, mirror string
+	var freeze bool
+	var template creation
 	cmd := &cobra.Command{
 		Use:   "build",
 		Short: "Build the guest image from Debian's packages",
-		Args:  noArgs,
+		Long: `Build the guest image from Debian's packages. With --freeze, also boot and freeze what
+new machines of that size are then thawed from, as the first hyve create would.`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			home, store, err := a.store()
 			if err != nil {
@@ -63,11 +67,26 @@ func (a *app) imageBuildCommand() *cobra.Command {
 				return err
 			}
 			show.done()
+			if freeze {
+				home, options, err := a.creation(cmd, &template)
+				if err != nil {
+					return err
+				}
+				options.Spec.Image = img.Digest
+				follow := show.follower("")
+				follow.Machine = show.follow("Freezing a machine")
+				if err := lifecycle.MakeTemplate(cmd.Context(), home, options, follow); err != nil {
+					return err
+				}
+				show.done()
+			}
 			show.close()
 			_, err = fmt.Fprintln(a.stdout, img.Digest)
 			return err
 		},
 	}
+	template.sizeFlags(cmd.Flags())
+	cmd.Flags().BoolVar(&freeze, "freeze", false, "also freeze a machine of it")
 	cmd.Flags().StringVar(&arch, "arch", runtime.GOARCH, "amd64 or arm64")
 	cmd.Flags().StringVar(&mirror, "mirror", "", "Debian `URL` (default: $HYVE_MIRROR, or what the host's apt uses)")
 	return cmd

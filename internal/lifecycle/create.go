@@ -103,6 +103,12 @@ func Plan(home machine.Home, options CreateOptions) (*machine.Machine, error) {
 	if err := home.CheckFree(spec.Name); err != nil {
 		return nil, err
 	}
+	return design(home, options)
+}
+
+// design is Plan for a name that is good.
+func design(home machine.Home, options CreateOptions) (*machine.Machine, error) {
+	spec := options.Spec
 	host, err := machine.ThisHost(string(home))
 	if err != nil {
 		return nil, err
@@ -194,6 +200,9 @@ func finish(draft *machine.Draft, m *machine.Machine) error {
 
 // undo removes a machine that is not to stay, because of err, which it returns.
 func undo(m *machine.Machine, err error) error {
+	if failed := (*StartError)(nil); errors.As(err, &failed) && failed.Failure.Hint == "" {
+		failed.Failure.Hint = fmt.Sprintf("it was removed; to see more, make it with --no-start, then: hyve start %s, hyve logs %s", m.Name, m.Name)
+	}
 	// Whatever ended ctx must not keep this from its work.
 	return errors.Join(err, Remove(context.Background(), m.Home(), m.Name, true))
 }

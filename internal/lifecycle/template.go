@@ -53,6 +53,25 @@ func ensureTemplate(ctx context.Context, m *machine.Machine, q *qemu.QEMU, build
 	return existing(dir), nil
 }
 
+// MakeTemplate makes the template of machines of a Spec, unless there is one. It is
+// an error where machines are not frozen.
+func MakeTemplate(ctx context.Context, home machine.Home, options CreateOptions, follow Follower) error {
+	options.Spec.Name = templateName
+	m, err := design(home, options)
+	if err != nil {
+		return err
+	}
+	q, err := qemu.Find(ctx, m.QEMU, home.CacheDir())
+	if err != nil {
+		return err
+	}
+	dir, err := ensureTemplate(ctx, m, q, true, follow.Machine)
+	if err == nil && dir == "" {
+		err = fmt.Errorf("machines are not frozen with %s yet", q.Accelerator(ctx).Name)
+	}
+	return err
+}
+
 func existing(dir string) string {
 	if exists, _ := frozen.Exists(machine.Dir(dir).Frozen()); !exists {
 		return ""

@@ -16,7 +16,7 @@ func TestCheckName(t *testing.T) {
 			t.Errorf("CheckName(%q) = %v", name, err)
 		}
 	}
-	for _, name := range []string{"", ".", "..", "a..b", "-a", "a-", ".a", "a.", "a/b", "../a", "a b", "a\n", "a_b", "ä", "日本",
+	for _, name := range []string{"", ".", "..", "a..b", "-a", "a-", ".a", "a.", "a/b", "../a", "a b", "a\n", "a_b", "ä", "日本", "127.0.0.1",
 		strings.Repeat("a", MaxName+1), strings.Repeat("a", 200)} {
 		if CheckName(name) == nil {
 			t.Errorf("CheckName(%q) accepts", name)

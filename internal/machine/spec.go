@@ -4,6 +4,7 @@ package machine
 
 import (
 	"fmt"
+	"net/netip"
 	"regexp"
 	"runtime"
 	"strconv"
@@ -153,10 +154,17 @@ func CheckName(name string) error {
 		return fmt.Errorf("a machine's name is empty")
 	case len(name) > MaxName:
 		return fmt.Errorf("a machine's name of %d characters is too long: at most %d", len(name), MaxName)
+	case isAddress(name):
+		return fmt.Errorf("%q is no machine's name but an address", name)
 	case !namePattern.MatchString(name) || strings.Contains(name, ".."):
 		return fmt.Errorf("%q is no machine's name: letters, digits, and - or . between them", name)
 	}
 	return nil
+}
+
+func isAddress(name string) bool {
+	_, err := netip.ParseAddr(name)
+	return err == nil
 }
 
 // ParseSize reads a size such as "4GiB", "4g" or "512M" (all powers of 1024);
