@@ -32,7 +32,7 @@ unit:
 
 # With QEMU=10, on Debian 13's.
 e2e: build
-	PATH="$(if $(filter 10,$(QEMU)),$$(scripts/unpack.sh trixie):)$$PATH" $(GO) test -count=1 -timeout 28m ./internal/hypervisor/qemu ./e2e
+	PATH="$(if $(filter 10,$(QEMU)),$$(scripts/unpack.sh trixie):)$$PATH" $(GO) test -count=1 -timeout 28m -v ./internal/hypervisor/qemu ./e2e
 
 # A container that writes, over a hundred freezes and thaws.
 soak: build

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-var soakRounds = flag.Int("soak", 8, "how often TestSoak freezes and thaws its machine")
+var soakRounds = flag.Int("soak", 4, "how often TestSoak freezes and thaws its machine")
 
 // buildForGuest builds one of the tests' programs.
 func buildForGuest(t *testing.T, name string) (path string) {

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -151,5 +152,8 @@ func (s *supervisor) Reload() error {
 		return err
 	}
 	s.idle.update(func() { s.idle.after = m.IdleAfter() })
+	if status, _ := s.board.get(); m.IdleAfter() > 0 && status.Accelerator != "" && !s.parts.accel.Freezes() {
+		return fmt.Errorf("it is kept, but machines do not fall asleep with %s yet", status.Accelerator)
+	}
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 func (s *supervisor) Stats(ctx context.Context) (control.Stats, error) {
 	status, _ := s.board.get()
 	stats := control.Stats{At: time.Now()}
-	if s.net != nil {
+	if status.Endpoints.TCP != "" { // the network is there
 		stats.NetworkIn, stats.NetworkOut = s.net.Bytes()
 	}
 	for _, pid := range []int{os.Getpid(), status.HypervisorID} {
