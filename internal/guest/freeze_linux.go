@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -40,7 +42,11 @@ func (g *guest) freeze(how guestapi.Freeze) error {
 			return err
 		}
 	}
-	if err := dropCaches(); err != nil {
+	keep := int64(0)
+	if how.KeepRunning { // somebody waits for it, and for what runs to go on
+		keep = warmCache
+	}
+	if err := forgetCaches(keep); err != nil {
 		return err
 	}
 	// The file system is clean on the disk then, with nothing in its journal.
@@ -65,22 +71,49 @@ func (g *guest) endEverything() error {
 	return nil
 }
 
-// warmCache is how much may be kept of what could be read again, in bytes: a machine
-// that did little keeps its programs at hand, one that read much is not written out
-// whole.
+// warmCache is how much may be kept, in bytes, of what a machine that stays as it is
+// could read again.
 const warmCache = 128 << 20
 
-func dropCaches() error {
+// forgetCaches drops what could be read again, if that is more than keep, and wipes what
+// was free and is now: neither is to be written to the host's disk. What is mapped,
+// programs that run, stays.
+func forgetCaches(keep int64) error {
 	m, err := readMeminfo()
 	if err != nil {
 		return err
 	}
-	if m["Cached"]+m["Buffers"]-m["Mapped"]-m["Shmem"] <= warmCache {
+	if m["Cached"]+m["Buffers"]-m["Mapped"]-m["Shmem"] <= keep {
 		return nil
 	}
+	unix.Sync() // what is dirty would stay
 	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
 		return fmt.Errorf("dropping caches: %w", err)
 	}
+	b, err := os.ReadFile("/proc/buddyinfo")
+	if err != nil {
+		return fmt.Errorf("looking for free memory: %w", err)
+	}
+	return wipe(min(fragments(string(b))*os.Getpagesize(), maxWipe))
+}
+
+// maxWipe bounds what is wiped, in bytes: after much has happened it is everywhere, and
+// takes seconds under emulation.
+const maxWipe = 64 << 20
+
+// wipe has the kernel hand out that much memory, which it clears for that. It takes the
+// smallest free pieces first.
+func wipe(size int) error {
+	if size == 0 {
+		return nil
+	}
+	free, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return fmt.Errorf("wiping free memory: %w", err)
+	}
+	defer unix.Munmap(free)
+	unix.Madvise(free, unix.MADV_NOHUGEPAGE)
+	unix.Madvise(free, unix.MADV_POPULATE_WRITE) // without which it is not wiped, and that is all
 	return nil
 }
 
@@ -111,16 +144,6 @@ func (g *guest) unfreeze() bool {
 	}
 	g.note(freezeFS(fiThaw))
 	return true
-}
-
-// rehearse has the engine do what a client's first request will have it do, while
-// the machine gets its identity. A thawed guest under emulation is slow at
-// everything that it does for the first time.
-func (g *guest) rehearse() {
-	if body, err := askEngine(dockerSocket, "GET", "/version", time.Minute); err == nil {
-		io.Copy(io.Discard, body)
-		body.Close()
-	}
 }
 
 // wake starts what a freeze has stopped, once the engine is there.

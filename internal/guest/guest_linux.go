@@ -192,9 +192,7 @@ func (g *guest) greeted(first bool) {
 	if first {
 		return
 	}
-	if g.unfreeze() {
-		g.spawn(g.rehearse)
-	}
+	g.unfreeze()
 	g.tellBusy()
 	g.ports.repeat()
 	g.engine.repeat()

@@ -38,7 +38,12 @@ func (g *guest) applyIdentity(id guestapi.Identity) error {
 	err := g.together(
 		func() error { return errors.Join(g.clock.apply(), addEntropy(id.Seed)) },
 		func() error { return applyName(id) },
-		func() error { return applyNetwork(ctx, g.devices, id.Network) },
+		func() error {
+			if now, ok := g.identity.now.get(); ok && now.Network == id.Network {
+				return nil // nothing in the kernel has changed over a freeze
+			}
+			return applyNetwork(ctx, g.devices, id.Network)
+		},
 		func() error { return g.front.identify(id) },
 		func() error { return g.ssh.identify(id) },
 	)

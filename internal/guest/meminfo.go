@@ -38,3 +38,25 @@ func meminfo(text string) map[string]int64 {
 	}
 	return m
 }
+
+// reportedOrder is the size, as a power of two of pages, from which on free memory is
+// given back to the host: pageblock_order on machines with pages of 4 KiB.
+const reportedOrder = 9
+
+// fragments counts, in /proc/buddyinfo, the free pages that are in smaller pieces than
+// the host is given back. Each line is "Node 0, zone Normal", then how many pieces of
+// each size there are.
+func fragments(buddyinfo string) (pages int) {
+	for line := range strings.Lines(buddyinfo) {
+		_, zone, ok := strings.Cut(line, ", zone ")
+		fields := strings.Fields(zone)
+		if !ok || len(fields) == 0 {
+			continue
+		}
+		for order, field := range fields[1:min(len(fields), 1+reportedOrder)] {
+			count, _ := strconv.Atoi(field)
+			pages += count << order
+		}
+	}
+	return pages
+}

@@ -253,3 +253,14 @@ func TestMeminfo(t *testing.T) {
 		t.Errorf("got %v", m)
 	}
 }
+
+func TestFragments(t *testing.T) {
+	const buddyinfo = `Node 0, zone      DMA      1      0      0      0      0      0      1      1      0      1      3
+Node 0, zone    DMA32      0      2      2      2      0      2      2      2      2      1    422
+nonsense
+Node 0, zone
+`
+	if got, want := fragments(buddyinfo), 1+64+128+2*(2+4+8+32+64+128+256); got != want {
+		t.Errorf("%d pages, want %d", got, want)
+	}
+}
