@@ -21,6 +21,7 @@ type status struct {
 	Problems      []string
 	Asleep        bool
 	Thawed        bool
+	MemoryShared  bool
 	BootReason    string
 	Endpoints     struct{ SSH string }
 	Ports         []struct {

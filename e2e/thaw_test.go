@@ -27,8 +27,8 @@ func needsFreezing(t *testing.T) {
 // thaws asserts that a machine's start was a thaw, and that its state is used up.
 func thaws(t *testing.T, name string) {
 	t.Helper()
-	if s := statusOf(t, name); !s.Thawed {
-		t.Errorf("%s was not thawed: %s", name, s.BootReason)
+	if s := statusOf(t, name); !s.Thawed || !s.MemoryShared {
+		t.Errorf("%s: thawed %t, with memory that it shares %t: %s", name, s.Thawed, s.MemoryShared, s.BootReason)
 	}
 	if left, _ := filepath.Glob(frozenDir(name) + "*"); len(left) > 0 {
 		t.Errorf("left of the frozen state: %v", left)
@@ -168,11 +168,11 @@ func TestStaleStates(t *testing.T) {
 		}},
 		{"the state is damaged", "it is damaged", func() {
 			hyve(t, "stop", "stale")
-			file, err := os.OpenFile(filepath.Join(frozenDir("stale"), "state"), os.O_WRONLY, 0)
+			file, err := os.OpenFile(filepath.Join(frozenDir("stale"), "memory"), os.O_WRONLY, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
-			file.WriteAt([]byte{1, 2, 3}, 100<<20)
+			file.WriteAt([]byte{1, 2, 3}, 20<<20)
 			file.Close()
 		}},
 		{"a machine that was thawed was killed", "", func() {
@@ -386,6 +386,45 @@ func TestTwinsOfOneTemplate(t *testing.T) {
 		}
 		seen[id] = name
 	}
+}
+
+// What a machine gives back goes back to the host, and is not taken from the template of
+// which other machines' memory is made.
+func TestSharedMemory(t *testing.T) {
+	needsFreezing(t)
+	create(t, "giver")
+	thaws(t, "giver")
+	templates, err := filepath.Glob(filepath.Join(home, "templates", "*", "frozen", "memory"))
+	if err != nil || len(templates) == 0 {
+		t.Fatal(templates, err)
+	}
+	sums := func() string { return stdout(t, "sha256sum", templates...) }
+	before := sums()
+	own := func() int64 {
+		t.Helper()
+		var stats []struct {
+			Live struct{ HostMemoryOwn int64 }
+		}
+		out := hyve(t, "stats", "--no-stream", "--format", "json", "giver")
+		if err := json.Unmarshal([]byte(out), &stats); err != nil || len(stats) != 1 {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return stats[0].Live.HostMemoryOwn
+	}
+	const touched = 400 << 20
+	dock(t, "giver", "run", "-d", "--name", "full", "--tmpfs", "/touched:size=500m", "busybox", "sh", "-c",
+		"yes | dd of=/touched/file bs=1M count=400 iflag=fullblock && sleep 100000")
+	eventually(t, "it takes memory", func() bool { return own() > touched })
+	full := own()
+	dock(t, "giver", "rm", "-f", "full")
+	eventually(t, "it gives memory back", func() bool { return own() < full-touched/2 })
+	if sums() != before {
+		t.Error("templates have changed")
+	}
+	hyve(t, "stop", "giver")
+	hyve(t, "start", "giver")
+	thaws(t, "giver")
+	dock(t, "giver", "run", "--rm", "busybox", "true")
 }
 
 // sshKeyscan returns the host key of an SSH server.

@@ -183,8 +183,10 @@ func (a *app) printStatus(m *machine.Machine, s control.Status) error {
 // begun says how the machine came up.
 func begun(s control.Status) string {
 	switch {
+	case s.MemoryShared:
+		return "thawed, sharing memory"
 	case s.Thawed:
-		return "thawed"
+		return "thawed, from a copy of the memory"
 	case s.BootReason != "":
 		return "booted: " + s.BootReason
 	}

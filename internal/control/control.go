@@ -59,8 +59,11 @@ type Status struct {
 	Frozen bool `json:"frozen"`
 	// Thawed says that the machine went on from a frozen state instead of booting.
 	// BootReason says why not, where there was one to go on from, or it cannot be.
-	Thawed     bool   `json:"thawed"`
-	BootReason string `json:"bootReason,omitempty"`
+	Thawed bool `json:"thawed"`
+	// MemoryShared says of a thawed machine that it has in memory of its own only what
+	// its guest has changed since, and shares the rest with those thawed from the same.
+	MemoryShared bool   `json:"memoryShared,omitempty"`
+	BootReason   string `json:"bootReason,omitempty"`
 
 	Endpoints Endpoints `json:"endpoints"`
 	Ports     []Port    `json:"ports"`    // published now, in order

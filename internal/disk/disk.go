@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/hyve-vm/hyve/internal/sparse"
 )
 
 // Make makes an empty disk of that many bytes, which take no room yet.
@@ -66,7 +68,7 @@ func copySparse(ctx context.Context, to, from string) (err error) {
 	}
 	copiers, ctx := errgroup.WithContext(ctx)
 	copiers.SetLimit(runtime.NumCPU())
-	err = eachExtent(in, func(start, end int64) {
+	err = sparse.Extents(in, 0, info.Size(), func(start, end int64) error {
 		for ; start < end; start += piece {
 			from := io.NewSectionReader(in, start, min(piece, end-start))
 			to := io.NewOffsetWriter(out, start)
@@ -78,25 +80,9 @@ func copySparse(ctx context.Context, to, from string) (err error) {
 				return err
 			})
 		}
+		return nil
 	})
 	return errors.Join(err, copiers.Wait())
-}
-
-// eachExtent calls f with the bounds of each part of a file that is not a hole.
-func eachExtent(file *os.File, f func(start, end int64)) error {
-	for at := int64(0); ; {
-		data, err := file.Seek(at, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) {
-			return nil // a hole to the end
-		}
-		if err != nil {
-			return err
-		}
-		if at, err = file.Seek(data, unix.SEEK_HOLE); err != nil {
-			return err
-		}
-		f(data, at)
-	}
 }
 
 // Replace puts a fresh disk in the place of another one, whole and for good.

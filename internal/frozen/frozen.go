@@ -8,8 +8,9 @@
 //
 // In the directory that the caller names are at most
 //
-//	state        what the hypervisor wrote
-//	frozen.json  what it is good for; a state exists when this does
+//	devices      what the hypervisor wrote of processors and devices
+//	memory       and of the guest's memory, sparse
+//	frozen.json  what they are good for; a state exists when this does
 //
 // and beside it, of one that is being written or being thawed, the same directory
 // with ".new" or ".taken" at its end, which mean nothing to anybody later.
@@ -19,16 +20,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/google/renameio/v2"
+
+	"github.com/hyve-vm/hyve/internal/sparse"
 )
 
-const format = 1
+const format = 2
 
 // manifest is frozen.json.
 type manifest struct {
@@ -36,9 +37,19 @@ type manifest struct {
 	Shape  string `json:"shape"` // of the VM
 	Disk   stamp  `json:"disk"`
 	// Suspended says that containers run in it.
-	Suspended bool   `json:"suspended"`
-	Size      int64  `json:"size"` // of the state, in bytes
-	Sum       uint32 `json:"sum"`  // CRC-32C of the state
+	Suspended bool    `json:"suspended"`
+	Content   content `json:"content"`
+}
+
+// content is the size and the checksum of each file of a state.
+type content struct {
+	Devices summary `json:"devices"`
+	Memory  summary `json:"memory"`
+}
+
+type summary struct {
+	Size int64  `json:"size"` // in bytes
+	Sum  uint32 `json:"sum"`
 }
 
 // ErrNone says that there is no state.
@@ -53,21 +64,22 @@ func (e *MisfitError) Error() string { return "the frozen state does not fit: " 
 type Draft struct {
 	Suspended bool // containers run in it
 
-	dir  string // its final place
-	file *os.File
+	dir    string         // its final place
+	memory *sparse.Writer // of New
 }
 
 func (d *Draft) path() string        { return d.dir + ".new" }
-func statePath(dir string) string    { return filepath.Join(dir, "state") }
+func devicesPath(dir string) string  { return filepath.Join(dir, "devices") }
+func memoryPath(dir string) string   { return filepath.Join(dir, "memory") }
 func manifestPath(dir string) string { return filepath.Join(dir, "frozen.json") }
 
-// New begins a state; dir is where it will be.
-func New(dir string) (*Draft, error) {
+// New begins the state of a VM with so many bytes of memory; dir is where it will be.
+func New(dir string, memory int64) (*Draft, error) {
 	d, err := begin(dir)
 	if err != nil {
 		return nil, err
 	}
-	if d.file, err = os.OpenFile(statePath(d.path()), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
+	if d.memory, err = sparse.Create(memoryPath(d.path()), memory); err != nil {
 		d.Discard()
 		return nil, fmt.Errorf("making a frozen state: %w", err)
 	}
@@ -84,6 +96,11 @@ func begin(dir string) (*Draft, error) {
 	}
 	return d, nil
 }
+
+// Devices is the path of the file, and Memory the other one, that the hypervisor is to
+// write.
+func (d *Draft) Devices() string        { return devicesPath(d.path()) }
+func (d *Draft) Memory() *sparse.Writer { return d.memory }
 
 // Link gives a machine the state of another one that is frozen, fromDisk's, for
 // disk, a copy of that. The state itself is shared. The error is ErrNone or a
@@ -102,35 +119,32 @@ func Link(dir, disk, from, fromDisk string) error {
 	}
 	defer d.Discard()
 	d.Suspended = m.Suspended
-	if err := os.Link(statePath(from), statePath(d.path())); err != nil {
+	if err := errors.Join(os.Link(devicesPath(from), d.Devices()), os.Link(memoryPath(from), memoryPath(d.path()))); err != nil {
 		return fmt.Errorf("linking a frozen state: %w", err)
 	}
-	return d.commit(m.Shape, disk, m.Size, m.Sum)
+	return d.commit(m.Shape, disk, m.Content)
 }
 
-// File is where the hypervisor writes the state.
-func (d *Draft) File() *os.File { return d.file }
-
 // Commit keeps the state, for a VM of that shape with that disk, which nobody has
-// open any more.
+// open any more. It is on the host's disk when the host sees fit: nobody waits for a
+// gigabyte to be written, and what a crash of the host cuts off has another sum.
 func (d *Draft) Commit(shape, disk string) error {
-	defer d.Discard()
-	if err := d.file.Sync(); err != nil {
-		return fmt.Errorf("keeping a frozen state: %w", err)
-	}
-	size, sum, err := sumOf(statePath(d.path()))
+	size, sum, err := sparse.Sum(d.Devices())
 	if err != nil {
 		return fmt.Errorf("keeping a frozen state: %w", err)
 	}
-	return d.commit(shape, disk, size, sum)
+	return d.commit(shape, disk, content{
+		Devices: summary{size, sum},
+		Memory:  summary{d.memory.Size(), d.memory.Sum()},
+	})
 }
 
-func (d *Draft) commit(shape, disk string, size int64, sum uint32) error {
+func (d *Draft) commit(shape, disk string, content content) error {
 	stamp, err := stampOf(disk)
 	if err != nil {
 		return fmt.Errorf("keeping a frozen state: %w", err)
 	}
-	data, err := json.Marshal(manifest{format, shape, stamp, d.Suspended, size, sum})
+	data, err := json.Marshal(manifest{format, shape, stamp, d.Suspended, content})
 	if err != nil {
 		return err
 	}
@@ -144,23 +158,18 @@ func (d *Draft) commit(shape, disk string, size int64, sum uint32) error {
 	return nil
 }
 
-// sumOf returns a file's size and checksum. It is there for disks that forget, not
-// against anybody: who can write the state can write the sum.
-func sumOf(path string) (size int64, sum uint32, err error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return 0, 0, err
+func sumUp(dir string) (c content, err error) {
+	if c.Devices.Size, c.Devices.Sum, err = sparse.Sum(devicesPath(dir)); err != nil {
+		return c, err
 	}
-	defer file.Close()
-	hash := crc32.New(crc32.MakeTable(crc32.Castagnoli))
-	size, err = io.CopyBuffer(struct{ io.Writer }{hash}, struct{ io.Reader }{file}, make([]byte, 1<<20))
-	return size, hash.Sum32(), err
+	c.Memory.Size, c.Memory.Sum, err = sparse.Sum(memoryPath(dir))
+	return c, err
 }
 
-// Discard removes what Commit has not kept.
+// Discard removes what Commit has not kept, and closes the rest.
 func (d *Draft) Discard() {
-	if d.file != nil {
-		d.file.Close()
+	if d.memory != nil {
+		d.memory.Close()
 	}
 	os.RemoveAll(d.path())
 }
@@ -206,19 +215,19 @@ func fits(dir, shape, disk string) (m manifest, err error) {
 	return m, nil
 }
 
-// A State is one that was taken and can be thawed.
+// A State is one that was taken and can be thawed, of which the fields are the files.
 type State struct {
-	File *os.File
-	path string
+	Devices, Memory string
+
+	dir string
 }
 
 // A Find is a state, if there is one, whose content is being looked at.
 type Find struct {
-	dir  string
-	done chan struct{}
-	size int64
-	sum  uint32
-	err  error
+	dir     string
+	done    chan struct{}
+	content content
+	err     error
 }
 
 // Look begins to look at the state in dir, which takes a moment. The machine's lock
@@ -227,7 +236,7 @@ func Look(dir string) *Find {
 	f := &Find{dir: dir, done: make(chan struct{})}
 	go func() {
 		defer close(f.done)
-		f.size, f.sum, f.err = sumOf(statePath(dir))
+		f.content, f.err = sumUp(dir)
 	}()
 	return f
 }
@@ -246,12 +255,7 @@ func (f *Find) Take(shape, disk string) (*State, error) {
 	if err := errors.Join(os.RemoveAll(taken), os.Rename(f.dir, taken), syncDir(filepath.Dir(f.dir))); err != nil {
 		return nil, fmt.Errorf("taking the frozen state: %w", err)
 	}
-	file, err := os.Open(statePath(taken))
-	if err != nil {
-		os.RemoveAll(taken)
-		return nil, &MisfitError{err.Error()}
-	}
-	return &State{file, taken}, nil
+	return &State{devicesPath(taken), memoryPath(taken), taken}, nil
 }
 
 func (f *Find) fits(shape, disk string) error {
@@ -262,17 +266,15 @@ func (f *Find) fits(shape, disk string) error {
 		return err
 	case f.err != nil:
 		return &MisfitError{f.err.Error()}
-	case f.size != m.Size || f.sum != m.Sum:
+	case f.content != m.Content:
 		return &MisfitError{"it is damaged"}
 	}
 	return nil
 }
 
-// Discard removes the state; it is thawed, or could not be.
-func (s *State) Discard() {
-	s.File.Close()
-	os.RemoveAll(s.path)
-}
+// Discard removes the state; it is thawed, or could not be. A VM that has its memory
+// open keeps that for itself.
+func (s *State) Discard() { os.RemoveAll(s.dir) }
 
 // Drop removes whatever there is of states. An error means that a state may still
 // be there, and the disk must not run.

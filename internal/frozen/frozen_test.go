@@ -1,6 +1,7 @@
 package frozen
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -31,15 +32,26 @@ func (f *fixture) write(path, text string) {
 	}
 }
 
-func (f *fixture) freeze() {
+// memory is what the VM remembers.
+var memory = append(bytes.Repeat([]byte("memory.."), 1<<15), make([]byte, 1<<20)...)
+
+func (f *fixture) begin() *Draft {
 	f.t.Helper()
-	d, err := New(f.dir)
+	d, err := New(f.dir, int64(len(memory)))
+	if err == nil {
+		err = d.Memory().WriteAt(memory, 0)
+	}
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	if _, err := d.File().WriteString("state"); err != nil {
-		f.t.Fatal(err)
-	}
+	return d
+}
+
+func (f *fixture) freeze() {
+	f.t.Helper()
+	d := f.begin()
+	defer d.Discard()
+	f.write(d.Devices(), "devices")
 	if err := d.Commit("shape", f.disk); err != nil {
 		f.t.Fatal(err)
 	}
@@ -63,9 +75,10 @@ func TestTakeOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := make([]byte, 9)
-	if n, _ := s.File.Read(text); string(text[:n]) != "state" {
-		t.Errorf("the state is %q", text[:n])
+	for path, want := range map[string]string{s.Devices: "devices", s.Memory: string(memory)} {
+		if text, _ := os.ReadFile(path); string(text) != want {
+			t.Errorf("%s holds %d bytes, not what was written", path, len(text))
+		}
 	}
 	if exists, _ := Exists(f.dir); exists {
 		t.Error("the state is still there")
@@ -96,9 +109,9 @@ func TestMisfits(t *testing.T) {
 			os.Chtimes(f.disk, time.Now(), info.ModTime())
 		}, "has changed"},
 		"no disk":             {func(f *fixture) { os.Remove(f.disk) }, "no such file"},
-		"cut off":             {func(f *fixture) { os.Truncate(statePath(f.dir), 2) }, "it is damaged"},
-		"bits turned":         {func(f *fixture) { f.write(statePath(f.dir), "stade") }, "it is damaged"},
-		"no state":            {func(f *fixture) { os.Remove(statePath(f.dir)) }, "no such file"},
+		"cut off":             {func(f *fixture) { os.Truncate(devicesPath(f.dir), 2) }, "it is damaged"},
+		"bits turned":         {func(f *fixture) { f.write(memoryPath(f.dir), "M"+string(memory[1:])) }, "it is damaged"},
+		"no memory":           {func(f *fixture) { os.Remove(memoryPath(f.dir)) }, "no such file"},
 		"damaged description": {func(f *fixture) { f.write(manifestPath(f.dir), "{") }, "description is damaged"},
 		"another version":     {func(f *fixture) { f.write(manifestPath(f.dir), `{"format":99}`) }, "another version"},
 	} {
@@ -122,11 +135,7 @@ func TestMisfits(t *testing.T) {
 // Whatever a process that was killed has left is nothing.
 func TestHalfMade(t *testing.T) {
 	f := newFixture(t)
-	d, err := New(f.dir) // drops the one that was
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.File().WriteString("half")
+	f.begin() // drops the one that was
 	if _, err := Look(f.dir).Take("shape", f.disk); !errors.Is(err, ErrNone) {
 		t.Errorf("a half-made state: %v", err)
 	}

@@ -19,8 +19,12 @@ type Config struct {
 	// Console is the file to which the guest's console is appended.
 	Console string
 
-	// Incoming has the VM wait for the state of a frozen one instead of booting.
+	// Incoming has the VM wait for the state of a frozen one instead of booting: kernel,
+	// initrd and command line are in that.
 	Incoming bool
+	// MemoryFile, if it is set, is what the memory begins as, a file of its size: what
+	// the guest changes is the VM's own, the file stays as it is.
+	MemoryFile string
 
 	// Generation is the VM generation ID, a UUID: a new one tells the guest's
 	// kernel that it was cloned or taken back in time, and it reseeds.

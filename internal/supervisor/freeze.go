@@ -56,7 +56,7 @@ func (s *supervisor) powerOn(ctx context.Context, lock *machine.Lock) (vm *qemu.
 		return nil, nil, err
 	}
 	s.board.set(func(st *control.Status) {
-		st.Thawed = false
+		st.Thawed, st.MemoryShared = false, false
 		if st.State == control.Running { // it was asleep
 			st.State, st.Activity = control.Starting, "Booting"
 		}
@@ -85,14 +85,15 @@ func (s *supervisor) thaw(ctx context.Context, options qemu.Options) (*qemu.VM, 
 		return nil, err
 	}
 	defer state.Discard()
-	config := s.hardware()
-	config.Incoming = true
-	options.Thaw = state.File
-	vm, err := qemu.Start(ctx, s.parts.qemu, config, options)
+	options.Thaw = &qemu.State{Devices: state.Devices, Memory: state.Memory}
+	vm, err := qemu.Start(ctx, s.parts.qemu, s.hardware(), options)
 	if err != nil && ctx.Err() == nil {
 		return nil, &frozen.MisfitError{Reason: err.Error()}
 	}
-	s.board.set(func(st *control.Status) { st.Thawed = err == nil })
+	s.board.set(func(st *control.Status) {
+		st.Thawed = err == nil
+		st.MemoryShared = st.Thawed && vm.SharesMemory()
+	})
 	return vm, err
 }
 
@@ -137,12 +138,12 @@ func (s *supervisor) capture(ctx context.Context, vm *qemu.VM, dir machine.Dir, 
 	if err := s.guest.ask(ctx, guestapi.Request{Freeze: &how}); err != nil {
 		return nil, err
 	}
-	draft, err := frozen.New(dir.Frozen())
+	draft, err := frozen.New(dir.Frozen(), s.machine.Memory)
 	if err != nil {
 		return nil, err
 	}
 	draft.Suspended = suspended
-	if err := vm.Freeze(ctx, draft.File()); err != nil {
+	if err := vm.Freeze(ctx, draft.Devices(), draft.Memory()); err != nil {
 		draft.Discard()
 		return nil, err
 	}
@@ -225,6 +226,7 @@ func (s *supervisor) Copy(ctx context.Context, request control.CopyRequest) erro
 	if err != nil || draft == nil {
 		return err
 	}
+	defer draft.Discard()
 	return draft.Commit(s.shape(), to.Disk())
 }
 

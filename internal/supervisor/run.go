@@ -78,30 +78,25 @@ func Run(ctx context.Context, home machine.Home, name string, leash io.Reader, r
 		ready(err)
 		return err
 	}
+	s := &supervisor{
+		machine: m,
+		log:     slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		board:   newBoard(control.Status{PID: os.Getpid(), Activity: "Preparing"}),
+		idle:    newIdle(m.IdleAfter()),
+	}
 	lock, err := m.Dir().Acquire()
 	if err != nil {
 		ready(err)
 		return err
 	}
 	defer lock.Release()
-	sockets, err := listen(m.Dir())
-	if err != nil {
+	if s.sockets, err = listen(m.Dir()); err != nil {
 		ready(err)
 		return err
 	}
-	defer sockets.close()
-
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	s := &supervisor{
-		machine: m,
-		log:     slog.New(slog.NewTextHandler(os.Stderr, nil)),
-		board:   newBoard(control.Status{PID: os.Getpid(), Activity: "Preparing"}),
-		sockets: sockets,
-		idle:    newIdle(m.IdleAfter()),
-
-		cancel: cancel,
-	}
+	defer s.sockets.close()
+	ctx, s.cancel = context.WithCancelCause(ctx)
+	defer s.cancel(nil)
 	told := s.answerWords()
 	defer told()
 	s.stopOnSignal()

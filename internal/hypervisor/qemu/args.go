@@ -18,8 +18,7 @@ const (
 	// socket pair, so no monitor listens anywhere.
 	monitorFD = 3
 
-	// memoryID names the guest's memory. A frozen VM is thawed only into a VM
-	// whose memory has the same name.
+	// memoryID names the guest's memory.
 	memoryID = "ram"
 
 	sandboxArg = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -45,17 +44,8 @@ func Args(cfg hypervisor.Config, f Features) []string {
 	if f.Sandbox {
 		a = append(a, "-sandbox", sandboxArg)
 	}
-	if cfg.Incoming {
-		a = append(a, "-incoming", "defer")
-	}
 	a = append(a, machineArgs(cfg, f)...)
-	a = append(a, "-kernel", cfg.Kernel)
-	if cfg.Initrd != "" {
-		a = append(a, "-initrd", cfg.Initrd)
-	}
-	if cfg.Cmdline != "" {
-		a = append(a, "-append", cfg.Cmdline)
-	}
+	a = append(a, kernelArgs(cfg)...)
 	a = append(a,
 		"-chardev", "socket,id=monitor,fd="+strconv.Itoa(monitorFD),
 		"-mon", "chardev=monitor,mode=control",
@@ -66,12 +56,28 @@ func Args(cfg hypervisor.Config, f Features) []string {
 	return append(a, comfortArgs(cfg, f)...)
 }
 
+// kernelArgs are what the guest begins with. What Freeze has written has no section
+// that names the machine, which QEMU would want to see first.
+func kernelArgs(cfg hypervisor.Config) []string {
+	if cfg.Incoming {
+		return []string{"-incoming", "defer", "-global", "migration.send-configuration=off"}
+	}
+	a := []string{"-kernel", cfg.Kernel}
+	if cfg.Initrd != "" {
+		a = append(a, "-initrd", cfg.Initrd)
+	}
+	if cfg.Cmdline != "" {
+		a = append(a, "-append", cfg.Cmdline)
+	}
+	return a
+}
+
 // Shape names everything about a VM and its emulator that must be the same for a
 // frozen state to be thawed. The content of kernel, initrd and disks is the
 // caller's to compare.
 func (q *QEMU) Shape(cfg hypervisor.Config, accel string) string {
 	cfg.Name, cfg.Kernel, cfg.Initrd, cfg.Console = "", "kernel", "initrd", "console"
-	cfg.Incoming, cfg.Generation = false, "00000000-0000-0000-0000-000000000000"
+	cfg.Incoming, cfg.MemoryFile, cfg.Generation = false, "", "00000000-0000-0000-0000-000000000000"
 	cfg.Network.Socket = "network"
 	cfg.Disks, cfg.Channels = slices.Clone(cfg.Disks), slices.Clone(cfg.Channels)
 	for i := range cfg.Disks {
@@ -86,12 +92,12 @@ func (q *QEMU) Shape(cfg hypervisor.Config, accel string) string {
 
 // machineArgs are the board, the processor and the memory.
 func machineArgs(cfg hypervisor.Config, f Features) []string {
+	memory := opts{"qom-type": "memory-backend-ram", "id": memoryID, "size": cfg.Memory}
+	if cfg.MemoryFile != "" {
+		memory["qom-type"], memory["mem-path"], memory["share"] = "memory-backend-file", cfg.MemoryFile, false
+	}
 	return []string{
-		"-object", object(opts{
-			"qom-type": "memory-backend-ram",
-			"id":       memoryID,
-			"size":     cfg.Memory,
-		}),
+		"-object", object(memory),
 		"-machine", machineType(cfg, f) + ",memory-backend=" + memoryID,
 		"-accel", accelArg(cfg, f),
 		"-cpu", cpuModel(f),

@@ -6,43 +6,78 @@ import (
 	"errors"
 	"fmt"
 	"os"
+
+	"github.com/hyve-vm/hyve/internal/sparse"
 )
 
-// eventMigration tells of a migration's state. QEMU's word for freezing and
-// thawing is migration: out to a file, in from a file.
+// eventMigration tells of a migration's state. QEMU's word for thawing is an incoming
+// migration.
 const eventMigration = "MIGRATION"
 
-// migrationRate bounds a migration, in bytes a second; QEMU's default is 128 MiB.
-const migrationRate = 64 << 30
+// State is where a frozen VM is: the paths of two files, neither of which means anything
+// without the other.
+type State struct {
+	Devices string // processors and devices, as QEMU writes them
+	Memory  string // the guest's memory, as long as that is; what is zero are holes
+}
 
-// Freeze pauses the VM and writes what it consists of, all but its disks, to
-// state, an empty file. Its disks have been flushed then and are not written to,
-// until Continue lets it go on or Quit ends it. After an error it runs on.
+// Freeze pauses the VM and writes what it consists of, all but its disks, to files: to
+// the path devices and to memory, which is of the size of the VM's. Its disks have been
+// flushed then and are not written to, until Continue lets it go on or Quit ends it.
+// After an error it runs on.
 //
 // What is written can be thawed by the same QEMU, with a Config that differs in
 // nothing but host paths and the generation: see Shape.
-func (vm *VM) Freeze(ctx context.Context, state *os.File) error {
+//
+// QEMU's own migration would write the memory, too, but has to look at each page for it,
+// also at those that are nowhere yet. So it is asked for the rest alone, by a command
+// that was made for Xen, and what it says is loaded as the migration that it is.
+func (vm *VM) Freeze(ctx context.Context, devices string, memory *sparse.Writer) error {
 	if err := vm.Stop(ctx); err != nil {
 		return fmt.Errorf("pausing the VM: %w", err)
 	}
-	if err := vm.migrate(ctx, "migrate", state); err != nil {
+	// The disks stay this VM's: it may go on.
+	err := vm.monitor.Execute(ctx, "xen-save-devices-state", opts{"filename": devices, "live": false}, nil)
+	if err == nil {
+		err = vm.saveMemory(ctx, memory, vm.origin)
+	}
+	if err != nil {
 		return errors.Join(fmt.Errorf("freezing the VM: %w", err), vm.Continue(context.WithoutCancel(ctx)))
 	}
 	return nil
 }
 
+// SharesMemory tells whether the VM was thawed and has in memory of its own only what
+// its guest has changed since.
+func (vm *VM) SharesMemory() bool { return vm.origin != nil }
+
 // thaw reads what Freeze has written; the VM is still paused then.
-func (vm *VM) thaw(ctx context.Context, state *os.File) error {
-	if err := vm.migrate(ctx, "migrate-incoming", state); err != nil {
+func (vm *VM) thaw(ctx context.Context, state State) error {
+	if vm.origin == nil {
+		memory, err := os.Open(state.Memory)
+		if err != nil {
+			return err
+		}
+		defer memory.Close()
+		if err := vm.loadMemory(ctx, memory); err != nil {
+			return fmt.Errorf("thawing the VM: %w", err)
+		}
+	}
+	devices, err := os.Open(state.Devices)
+	if err != nil {
+		return err
+	}
+	defer devices.Close()
+	if err := vm.migrate(ctx, devices); err != nil {
 		return fmt.Errorf("thawing the VM: %w", err)
 	}
 	return nil
 }
 
-// migrate runs a migration to or from a file and waits for its end.
-func (vm *VM) migrate(ctx context.Context, command string, state *os.File) error {
+// migrate runs a migration from a file and waits for its end.
+func (vm *VM) migrate(ctx context.Context, from *os.File) error {
 	const fd = "state"
-	if err := vm.monitor.ExecuteWithFile(ctx, "getfd", opts{"fdname": fd}, state, nil); err != nil {
+	if err := vm.monitor.ExecuteWithFile(ctx, "getfd", opts{"fdname": fd}, from, nil); err != nil {
 		return err
 	}
 	for _, step := range []struct {
@@ -50,8 +85,7 @@ func (vm *VM) migrate(ctx context.Context, command string, state *os.File) error
 		arguments opts
 	}{
 		{"migrate-set-capabilities", opts{"capabilities": []opts{{"capability": "events", "state": true}}}},
-		{"migrate-set-parameters", opts{"max-bandwidth": int64(migrationRate)}},
-		{command, opts{"uri": "fd:" + fd}},
+		{"migrate-incoming", opts{"uri": "fd:" + fd}},
 	} {
 		if err := vm.monitor.Execute(ctx, step.command, step.arguments, nil); err != nil {
 			return err

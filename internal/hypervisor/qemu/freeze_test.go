@@ -4,66 +4,97 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hyve-vm/hyve/internal/sparse"
 )
 
-// A frozen guest goes on in another QEMU, where it was.
+// A frozen guest goes on in another QEMU, where it was, be its memory shared with what
+// was frozen or a copy; and can be frozen again. What was frozen stays as it was.
 func TestFreezeAndThaw(t *testing.T) {
 	onEach(t, func(t *testing.T, q *QEMU) {
 		cfg := fullConfig(t, guestPowerButton)
-		frozen := start(t, q, cfg, Options{})
-		path := filepath.Join(t.TempDir(), "state")
-		state, err := os.Create(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(200 * time.Millisecond) // to where it listens
-		if err := frozen.Freeze(t.Context(), state); err != nil {
-			t.Fatal(err)
-		}
-		state.Close()
-		if err := frozen.Quit(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-
-		thaw := func(options Options) (*VM, error) {
-			cfg := cfg
-			cfg.Incoming, cfg.Generation = true, "00000000-9abc-def0-1234-56789abcdef0"
-			file, err := os.Open(path)
+		dir := t.TempDir()
+		freeze := func(vm *VM, name string) State {
+			t.Helper()
+			state := State{filepath.Join(dir, name+" devices"), filepath.Join(dir, name+" memory, 1")}
+			memory, err := sparse.Create(state.Memory, cfg.Memory)
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer file.Close()
-			options.Thaw = file
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-			defer cancel()
-			return Start(ctx, q, cfg, options)
+			if err := vm.Freeze(t.Context(), state.Devices, memory); err != nil {
+				t.Fatal(err)
+			}
+			memory.Close()
+			if sums := sumOf(t, state); memory.Sum() != sums[1] {
+				t.Error("the memory is summed up wrongly")
+			}
+			if err := vm.Quit(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			return state
 		}
-		vm, err := thaw(Options{})
-		if err != nil {
-			t.Fatal(err)
+		vm := start(t, q, cfg, Options{})
+		time.Sleep(200 * time.Millisecond) // to where it listens
+		state := freeze(vm, "first")
+		before := sumOf(t, state)
+
+		cfg.Generation = "00000000-9abc-def0-1234-56789abcdef0"
+		vm = start(t, q, cfg, Options{Thaw: &state})
+		if shares := vm.SharesMemory(); shares != (runtime.GOOS == "linux") {
+			t.Errorf("it shares its memory: %t", shares)
 		}
-		t.Cleanup(func() { vm.Kill(); <-vm.Done() })
-		if status, err := vm.Status(t.Context()); err != nil || status != "running" {
-			t.Errorf("status %q, %v", status, err)
+		again := freeze(vm, "second")
+		vm = start(t, q, cfg, Options{Thaw: &state, copyMemory: true})
+		if vm.SharesMemory() {
+			t.Error("it shares a copied memory")
 		}
-		if err := vm.PowerButton(t.Context()); err != nil {
-			t.Fatal(err)
+		copied := freeze(vm, "third")
+		for _, state := range []State{state, again, copied} {
+			vm := start(t, q, cfg, Options{Thaw: &state})
+			if status, err := vm.Status(t.Context()); err != nil || status != "running" {
+				t.Errorf("status %q, %v", status, err)
+			}
+			if err := vm.PowerButton(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			wait(t, vm)
+			if s := vm.Shutdown(); !s.Guest || s.Reason != ReasonGuestShutdown {
+				t.Errorf("shutdown %+v", s)
+			}
 		}
-		wait(t, vm)
-		if s := vm.Shutdown(); !s.Guest || s.Reason != ReasonGuestShutdown {
-			t.Errorf("shutdown %+v", s)
+		if after := sumOf(t, state); after != before {
+			t.Error("what was frozen has changed")
+		}
+		if info, err := os.Stat(state.Memory); err != nil || info.Size() != cfg.Memory ||
+			info.Sys().(*syscall.Stat_t).Blocks*512 > cfg.Memory/4 {
+			t.Errorf("the memory's file is no sparse one: %+v, %v", info.Sys(), err)
 		}
 
-		if err := os.Truncate(path, 1000); err != nil {
+		if err := os.Truncate(state.Devices, 1000); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := thaw(Options{}); err == nil || !strings.Contains(err.Error(), "thaw") && !strings.Contains(err.Error(), "QEMU") {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		if _, err := Start(ctx, q, cfg, Options{Thaw: &state}); err == nil || !strings.Contains(err.Error(), "thaw") && !strings.Contains(err.Error(), "QEMU") {
 			t.Errorf("a state that is cut off: %v", err)
 		}
 	})
+}
+
+func sumOf(t *testing.T, state State) (sums [2]uint32) {
+	t.Helper()
+	for i, path := range []string{state.Devices, state.Memory} {
+		var err error
+		if _, sums[i], err = sparse.Sum(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return sums
 }
 
 // What may differ between freeze and thaw is in no shape, everything else is.

@@ -42,10 +42,14 @@ func TestArgsGolden(t *testing.T) {
 		"arm64-tcg": {Version: v10, Arch: "arm64", Accel: "tcg", Sandbox: true},
 		"arm64-kvm": {Version: v10, Arch: "arm64", Accel: "kvm", Sandbox: true},
 		"arm64-hvf": {Version: v10, Arch: "arm64", Accel: "hvf"},
+		"thaw":      {Version: v7, Arch: "amd64", Accel: "tcg", Sandbox: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := goldenConfig()
 			cfg.Cmdline += " " + KernelCmdline(f)
+			if name == "thaw" {
+				cfg.Incoming, cfg.MemoryFile = true, "/home/zoé, z/frozen.taken/memory"
+			}
 			var b strings.Builder
 			for _, arg := range Args(cfg, f) {
 				// An option and its value share a line.

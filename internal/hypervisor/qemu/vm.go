@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -32,8 +33,10 @@ type Options struct {
 	Stderr io.Writer
 
 	// Thaw is what Freeze has written, if the VM shall go on from there rather than
-	// boot. Config.Incoming must be set.
-	Thaw *os.File
+	// boot.
+	Thaw *State
+
+	copyMemory bool // in a test: as where nothing can be shared
 
 	// RunDir is QEMU's working directory, where a core file would land, and
 	// holds nothing that is needed. Empty is "/".
@@ -51,6 +54,8 @@ type Options struct {
 type VM struct {
 	cmd     *exec.Cmd
 	cfg     hypervisor.Config
+	arch    string
+	origin  *os.File // what the memory began as; nil where that was nothing
 	monitor *Client
 	stderr  *tailWriter
 	events  chan Event
@@ -72,6 +77,7 @@ func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o Options) (*VM,
 	if o.Accel == "" {
 		o.Accel = accelTCG
 	}
+	cfg.Incoming = o.Thaw != nil
 	if err := Check(cfg); err != nil {
 		return nil, err
 	}
@@ -87,22 +93,14 @@ func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o Options) (*VM,
 	}
 	vm := &VM{
 		cfg:    cfg,
+		arch:   q.Arch,
 		stderr: &tailWriter{max: 16 << 10, next: o.Stderr},
 		events: make(chan Event, eventBacklog),
 		done:   make(chan struct{}),
 
 		migrated: make(chan string, 1),
 	}
-	vm.cmd = exec.Command(q.Path, Args(cfg, q.Features(o.Accel))...)
-	vm.cmd.Dir = o.RunDir
-	if o.RunDir == "" {
-		vm.cmd.Dir = "/"
-	}
-	vm.cmd.Stderr = vm.stderr
-	vm.cmd.WaitDelay = time.Second
-	vm.cmd.ExtraFiles = append([]*os.File{theirs}, o.ExtraFiles...)
-	vm.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	err = vm.cmd.Start()
+	err = vm.launch(q, o, theirs)
 	theirs.Close()
 	if err != nil {
 		ours.Close()
@@ -114,7 +112,7 @@ func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o Options) (*VM,
 		return nil, vm.startFailed(ctx, err)
 	}
 	if o.Thaw != nil {
-		if err := vm.thaw(ctx, o.Thaw); err != nil {
+		if err := vm.thaw(ctx, *o.Thaw); err != nil {
 			return nil, vm.startFailed(ctx, err)
 		}
 	}
@@ -122,6 +120,36 @@ func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o Options) (*VM,
 		return nil, vm.startFailed(ctx, err)
 	}
 	return vm, nil
+}
+
+// launch starts the process, with the monitor's other end. One that is thawed shares
+// with the file that its memory begins as what the guest does not change, where this
+// system can guard that.
+func (vm *VM) launch(q *QEMU, o Options, monitor *os.File) error {
+	prepare := func() {
+		vm.cmd = exec.Command(q.Path, Args(vm.cfg, q.Features(o.Accel))...)
+		vm.cmd.Dir = cmp.Or(o.RunDir, "/")
+		vm.cmd.Stderr = vm.stderr
+		vm.cmd.WaitDelay = time.Second
+		vm.cmd.ExtraFiles = append([]*os.File{monitor}, o.ExtraFiles...)
+		vm.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	}
+	if o.Thaw != nil {
+		origin, err := os.Open(o.Thaw.Memory)
+		if err != nil {
+			return err
+		}
+		vm.cfg.MemoryFile = o.Thaw.Memory
+		prepare()
+		if !o.copyMemory && startGuarded(vm.cmd, origin) == nil {
+			vm.origin = origin
+			return nil
+		}
+		origin.Close()
+		vm.cfg.MemoryFile = ""
+	}
+	prepare()
+	return vm.cmd.Start()
 }
 
 func (vm *VM) startFailed(ctx context.Context, err error) error {
@@ -159,6 +187,9 @@ func (vm *VM) watch() {
 	vm.mu.Lock()
 	vm.err = vm.exitCause(err)
 	vm.mu.Unlock()
+	if vm.origin != nil {
+		vm.origin.Close()
+	}
 	close(vm.events)
 	close(vm.done)
 }
