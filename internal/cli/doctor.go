@@ -85,10 +85,17 @@ func diagnoseHypervisor(ctx context.Context, home machine.Home) []finding {
 		findings = append(findings, finding{"acceleration", "note",
 			fmt.Sprintf("none, software emulation: %s (%s)", verdict.Reason, how), verdict.Hint})
 	}
-	if verdict.Freezes() {
-		return append(findings, finding{"freezing", "ok", "machines are thawed where they would boot", ""})
+	return append(findings, diagnoseFreezing(verdict))
+}
+
+func diagnoseFreezing(verdict qemu.Verdict) finding {
+	if !verdict.Freezes() {
+		return finding{"freezing", "note", "machines boot: " + verdict.NoFreeze, ""}
 	}
-	return append(findings, finding{"freezing", "note", "not verified with " + verdict.Name + ": machines boot", ""})
+	if err := qemu.CanShareMemory(); err != nil {
+		return finding{"freezing", "note", "machines are thawed, but share no memory: " + err.Error(), ""}
+	}
+	return finding{"freezing", "ok", "machines are thawed where they would boot, and share memory", ""}
 }
 
 func diagnoseData(home machine.Home) []finding {

@@ -67,7 +67,7 @@ func MakeTemplate(ctx context.Context, home machine.Home, options CreateOptions,
 	}
 	dir, err := ensureTemplate(ctx, m, q, true, follow.Machine)
 	if err == nil && dir == "" {
-		err = fmt.Errorf("machines are not frozen with %s yet", q.Accelerator(ctx).Name)
+		err = fmt.Errorf("freezing a machine: %s", q.Accelerator(ctx).NoFreeze)
 	}
 	return err
 }

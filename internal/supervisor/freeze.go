@@ -187,7 +187,7 @@ func (s *supervisor) suspend(ctx context.Context) error {
 		return err
 	}
 	if !s.parts.accel.Freezes() {
-		return fmt.Errorf("machines cannot be suspended with %s yet", s.parts.accel.Name)
+		return fmt.Errorf("suspending the machine: %s", s.parts.accel.NoFreeze)
 	}
 	s.log.Info("asked to suspend")
 	stopping := func(yes bool, state control.State, activity string) {

@@ -153,7 +153,7 @@ func (s *supervisor) Reload() error {
 	}
 	s.idle.update(func() { s.idle.after = m.IdleAfter() })
 	if status, _ := s.board.get(); m.IdleAfter() > 0 && status.Accelerator != "" && !s.parts.accel.Freezes() {
-		return fmt.Errorf("it is kept, but machines do not fall asleep with %s yet", status.Accelerator)
+		return fmt.Errorf("it is kept, but the machine does not fall asleep: %s", s.parts.accel.NoFreeze)
 	}
 	return nil
 }

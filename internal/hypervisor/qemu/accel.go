@@ -22,12 +22,13 @@ type Verdict struct {
 	Hint   string        // the way out of Reason; may be empty
 	Took   time.Duration // of this call
 	Cached bool          // the hardware was tested earlier since the host's boot
+
+	// NoFreeze is why VMs cannot be frozen and thawed; empty if they can.
+	NoFreeze string
 }
 
-// Freezes says whether VMs are to be frozen and thawed. Under emulation that is
-// tested; hardware has clocks and processor features of its own, with which nobody
-// has tried it yet.
-func (v Verdict) Freezes() bool { return v.Name == accelTCG }
+// Freezes says whether VMs are to be frozen and thawed.
+func (v Verdict) Freezes() bool { return v.NoFreeze == "" }
 
 func (v Verdict) String() string {
 	if v.Reason == "" {
@@ -68,6 +69,10 @@ func (q *QEMU) Accelerator(ctx context.Context) Verdict {
 		} else {
 			v.Reason, v.Hint = h.Reason, h.Hint
 		}
+	}
+	if v.NoFreeze = memoryHidden(); v.Name != accelTCG {
+		// Hardware has clocks and processor features of its own.
+		v.NoFreeze = "freezing is not verified with " + v.Name + " yet"
 	}
 	v.Took = time.Since(began)
 	return v

@@ -49,6 +49,20 @@ func startGuarded(cmd *exec.Cmd, file *os.File) error {
 	return nil
 }
 
+// CanShareMemory says why thawed VMs cannot share memory; they can if it is nil.
+func CanShareMemory() error {
+	tried := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		listener, err := filterPunches()
+		if err == nil {
+			unix.Close(listener)
+		}
+		tried <- err
+	}()
+	return <-tried
+}
+
 // filterPunches sets this thread's filter, and returns where it asks.
 func filterPunches() (listener int, err error) {
 	const (

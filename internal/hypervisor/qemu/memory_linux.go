@@ -14,6 +14,16 @@ import (
 	"github.com/hyve-vm/hyve/internal/sparse"
 )
 
+// memoryHidden says why a guest's memory cannot be read, if so. Where the security module
+// Yama lets a process look into its own children alone, QEMU is one; it can forbid more.
+func memoryHidden() string {
+	const scope = "/proc/sys/kernel/yama/ptrace_scope"
+	if b, err := os.ReadFile(scope); err == nil && len(b) > 0 && b[0] >= '2' {
+		return fmt.Sprintf("this host lets nobody read a guest's memory (%s is %c)", scope, b[0])
+	}
+	return ""
+}
+
 // memoryPiece is how much of a guest's memory is looked at at a time, in bytes. It is a
 // multiple of every page size.
 const memoryPiece = 2 << 20
