@@ -1,18 +1,23 @@
 package e2e
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hyve-vm/hyve/internal/sparse"
 )
 
 func frozenDir(name string) string { return filepath.Join(home, "machines", name, "frozen") }
@@ -175,6 +180,10 @@ func TestStaleStates(t *testing.T) {
 			file.WriteAt([]byte{1, 2, 3}, 20<<20)
 			file.Close()
 		}},
+		{"what is thawed is nobody's memory", "", func() {
+			hyve(t, "stop", "stale")
+			forget(t, frozenDir("stale"))
+		}},
 		{"a machine that was thawed was killed", "", func() {
 			hyve(t, "stop", "stale")
 			hyve(t, "start", "stale")
@@ -195,6 +204,34 @@ func TestStaleStates(t *testing.T) {
 	dock(t, "stale", "run", "--rm", "busybox", "true")
 	hyve(t, "stop", "--cold", "stale")
 	checkDisk(t, "stale")
+}
+
+// forget wipes the memory of a frozen machine, and has it be right.
+func forget(t *testing.T, dir string) {
+	t.Helper()
+	memory, description := filepath.Join(dir, "memory"), filepath.Join(dir, "frozen.json")
+	info, err := os.Stat(memory)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Truncate(memory, 0), os.Truncate(memory, info.Size())); err != nil {
+		t.Fatal(err)
+	}
+	size, sum, err := sparse.Sum(memory)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(description)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := regexp.MustCompile(`"memory":\{.*?\}`).ReplaceAll(data, fmt.Appendf(nil, `"memory":{"size":%d,"sum":%d}`, size, sum))
+	if bytes.Equal(changed, data) {
+		t.Fatalf("no memory in %s", data)
+	}
+	if err := os.WriteFile(description, changed, 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // A machine that was frozen for a month finds itself in today.

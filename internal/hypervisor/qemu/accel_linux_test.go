@@ -127,6 +127,9 @@ func TestAcceleratorIsKept(t *testing.T) {
 		if v.Cached != believed || (v.Name == first.Name) == believed {
 			t.Errorf("boot %s: %+v", id, v)
 		}
+		if v.Freezes() != (v.Name == accelTCG && memoryHidden() == "") {
+			t.Errorf("with %s VMs are frozen: %t", v.Name, v.Freezes())
+		}
 	}
 	for what, other := range map[string]QEMU{
 		"another QEMU":  {Path: "/q", Version: q.Version, Accels: q.Accels, key: "/q 2", cacheDir: cache},

@@ -57,10 +57,11 @@ func Args(cfg hypervisor.Config, f Features) []string {
 }
 
 // kernelArgs are what the guest begins with. What Freeze has written has no section
-// that names the machine, which QEMU would want to see first.
+// that names the machine, which QEMU would want to see first, and none that describes
+// the others, which it would look for at the end.
 func kernelArgs(cfg hypervisor.Config) []string {
 	if cfg.Incoming {
-		return []string{"-incoming", "defer", "-global", "migration.send-configuration=off"}
+		return []string{"-incoming", "defer", "-global", "migration.send-configuration=off", "-machine", "suppress-vmdesc=on"}
 	}
 	a := []string{"-kernel", cfg.Kernel}
 	if cfg.Initrd != "" {
