@@ -9,7 +9,7 @@ PAYLOAD := internal/image/build/payload
 GUEST_FLAGS := -trimpath -buildvcs=false -ldflags='-s -w'
 HOST_FLAGS  := -trimpath -ldflags='-s -w -X github.com/hyve-vm/hyve/internal/cli.version=$(VERSION)'
 
-.PHONY: build guest demo test unit e2e soak bench lint cross clean deps
+.PHONY: build guest demo test unit e2e long soak bench lint cross clean deps
 
 build: guest
 	$(GO) build $(HOST_FLAGS) -o bin/hyve ./cmd/hyve
@@ -32,11 +32,16 @@ unit:
 
 # With QEMU=10, on Debian 13's.
 e2e: build
-	PATH="$(if $(filter 10,$(QEMU)),$$(scripts/unpack.sh trixie):)$$PATH" $(GO) test -count=1 -timeout 28m -v ./internal/hypervisor/qemu ./e2e
+	export PATH="$(if $(filter 10,$(QEMU)),$$(scripts/unpack.sh trixie):)$$PATH"; \
+	$(GO) test -count=1 -v ./internal/hypervisor/qemu && $(GO) test -count=1 -timeout 50m -v ./e2e $(E2E)
+
+# And what is seldom, or takes long.
+long: E2E := -args -long
+long: e2e
 
 # A container that writes, over a hundred freezes and thaws.
 soak: build
-	$(GO) test -count=1 -timeout 60m -v -run TestSoak ./e2e -soak 100
+	$(GO) test -count=1 -timeout 60m -v -run TestSoak ./e2e -args -long -soak 100
 
 bench: deps build
 	$(GO) run ./e2e/bench

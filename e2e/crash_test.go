@@ -55,9 +55,12 @@ func TestDataSurvives(t *testing.T) {
 		t.Log(e.name)
 		e.end()
 		hyve(t, "start", "survivor")
-		if out := volume("cat /data/file"); out != "kept\n" {
+		if out := inGuest(t, "survivor", "sudo cat /var/lib/docker/volumes/data/_data/file"); out != "kept\n" {
 			t.Fatalf("after %s: the volume holds %q", e.name, out)
 		}
+	}
+	if out := volume("cat /data/file"); out != "kept\n" {
+		t.Errorf("a container sees %q in the volume", out)
 	}
 	if _, errText, code := result(t, binary, "start", "survivor"); code != 0 || !strings.Contains(errText, "already running") {
 		t.Errorf("starting what runs: exit status %d: %s", code, errText)

@@ -36,6 +36,7 @@ func checkDisk(t *testing.T, name string) {
 
 // What the user asked of the engine reaches it.
 func TestEngineOptions(t *testing.T) {
+	takesLong(t)
 	create(t, "asked", "--engine-opt", "default-shm-size=32m", "--label", "who=me", "--insecure-registry", "registry.test:5000")
 	info := dock(t, "asked", "info", "-f", "{{.Labels}} {{.CgroupDriver}} {{.CgroupVersion}} {{.Driver}} {{.RegistryConfig.InsecureRegistryCIDRs}} {{json .RegistryConfig.IndexConfigs}}")
 	for _, want := range []string{"[who=me]", "2 overlay2", "registry.test:5000"} {
@@ -60,6 +61,7 @@ func TestEngineOptions(t *testing.T) {
 
 // An engine that dies is told of and comes back, and its containers with it.
 func TestEngineCrash(t *testing.T) {
+	takesLong(t)
 	create(t, "crashing")
 	id := strings.TrimSpace(dock(t, "crashing", "run", "-d", "--restart", "always", "busybox", "sleep", "100000"))
 	inGuest(t, "crashing", "sudo kill -9 $(cat /var/run/docker.pid)")
@@ -81,6 +83,7 @@ func TestEngineCrash(t *testing.T) {
 // made larger is used whole; what has a restart policy is up after a power cut;
 // an end from inside leaves the disk clean.
 func TestHooksAndGrownDisk(t *testing.T) {
+	takesLong(t)
 	create(t, "grown", "--disk", "4GiB")
 	inGuest(t, "grown", `cd /var/lib/boot2docker && echo 'echo "sync before $(ls /var/run/docker.sock 2>&1)" >> /run/hooks' | sudo tee bootsync.sh &&
 		echo 'echo local >> /run/hooks' | sudo tee bootlocal.sh &&
@@ -128,6 +131,7 @@ func TestHooksAndGrownDisk(t *testing.T) {
 
 // A machine that reboots itself is the same again.
 func TestReboot(t *testing.T) {
+	takesLong(t)
 	create(t, "again")
 	before := inGuest(t, "again", "cat /proc/sys/kernel/random/boot_id")
 	result(t, binary, "ssh", "again", "--", "sudo reboot")
@@ -140,6 +144,7 @@ func TestReboot(t *testing.T) {
 
 // A kernel that panics ends its machine, and the host says why.
 func TestKernelPanic(t *testing.T) {
+	takesLong(t)
 	create(t, "panicking")
 	go try(limit, binary, "ssh", "panicking", "--", "echo 1 | sudo tee /proc/sys/kernel/sysrq; echo c | sudo tee /proc/sysrq-trigger")
 	eventually(t, "the machine is off", func() bool { return statusOf(t, "panicking").State == "Stopped" })
@@ -155,6 +160,7 @@ func TestKernelPanic(t *testing.T) {
 // A damaged file system is mended at the start; a disk on which something else is
 // is left alone; one that boot2docker made is taken as it is.
 func TestDisks(t *testing.T) {
+	takesLong(t)
 	const name = "disky"
 	create(t, name, "--disk", "2GiB", "--no-start", "--cold")
 	write := func(at int64, data string) {

@@ -169,6 +169,7 @@ func TestFullDiskWhileCreating(t *testing.T) {
 // A host whose disk is full pauses the machine; when there is room again it goes
 // on, and nothing is lost.
 func TestFullDiskWhileRunning(t *testing.T) {
+	takesLong(t)
 	dir := smallDisk(t, 2200)
 	copyImages(t, dir)
 	t.Cleanup(func() { at(t, dir, "rm", "-f", "tight") })
@@ -180,7 +181,7 @@ func TestFullDiskWhileRunning(t *testing.T) {
 	}
 	filler := fill(t, dir, 100)
 	id, code := at(t, dir, "docker", "-m", "tight", "run", "-d", "busybox", "sh", "-c",
-		"dd if=/dev/urandom of=/file bs=1M count=200 && sync && wc -c < /file")
+		"yes | dd of=/file bs=1M count=200 iflag=fullblock && sync && wc -c < /file")
 	if code != 0 {
 		t.Fatalf("run: %s", id)
 	}

@@ -265,6 +265,7 @@ func (g *rawGuest) run(k keys, command string) (string, error) {
 // A running guest becomes another machine: name, keys and certificates, labels
 // and proxies, while its containers run on.
 func TestIdentity(t *testing.T) {
+	takesLong(t)
 	first, second := newKeys(t, "alpha"), newKeys(t, "beta")
 	g := bootRaw(t, guestapi.Config{Identity: first.identity("alpha"), Engine: guestapi.Engine{Options: []string{"label=from=option"}}})
 	g.await(0, "the engine", func(e guestapi.Event) bool { return e.EngineReady != nil })

@@ -32,6 +32,16 @@ var (
 	docker   string // the docker client
 )
 
+var long = flag.Bool("long", false, "run those tests, too, that take long for how seldom it is what they are about")
+
+// takesLong skips a test that not every commit has to pass.
+func takesLong(t *testing.T) {
+	t.Helper()
+	if !*long {
+		t.Skip("takes long: make long")
+	}
+}
+
 // shared is the machine that most tests use.
 const shared = "shared"
 
@@ -188,7 +198,7 @@ func create(t *testing.T, name string, args ...string) {
 // eventually waits for something that is told to nobody, such as a process' end.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(limit); !ok(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("in vain: %s", what)
 		}

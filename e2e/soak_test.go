@@ -28,6 +28,7 @@ func buildForGuest(t *testing.T, name string) (path string) {
 // A container that writes all the time loses nothing over many freezes and thaws, and
 // neither does the file system.
 func TestSoak(t *testing.T) {
+	takesLong(t)
 	needsFreezing(t)
 	create(t, "soaked")
 	dock(t, "soaked", "create", "--name", "keeper", "--restart", "always", "-v", "kept:/data", "busybox", "/keeper", "/data")

@@ -107,9 +107,13 @@ func TestStopAndThaw(t *testing.T) {
 	}
 	hyve(t, "restart", "icy")
 	boots(t, "icy", "")
-	hyve(t, "stop", "--cold", "icy")
-	if _, err := os.Stat(frozenDir("icy")); err == nil {
-		t.Error("a cold stop has frozen the machine")
+	dock(t, "icy", "swarm", "init", "--advertise-addr", "127.0.0.1")
+	for _, stop := range [][]string{{"stop", "icy"}, {"stop", "--cold", "icy"}} {
+		hyve(t, "start", "icy")
+		hyve(t, stop...)
+		if _, err := os.Stat(frozenDir("icy")); err == nil {
+			t.Errorf("%v of a machine in a swarm has frozen it", stop)
+		}
 	}
 }
 
