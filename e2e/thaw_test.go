@@ -194,7 +194,7 @@ func TestStaleStates(t *testing.T) {
 			file.WriteAt([]byte{1, 2, 3}, 20<<20)
 			file.Close()
 		}},
-		{"what is thawed is nobody's memory", "", func() {
+		{"what is thawed is nobody's memory", "load of migration failed", func() {
 			hyve(t, "stop", "stale")
 			forget(t, frozenDir("stale"))
 		}},

@@ -88,6 +88,7 @@ func (s *supervisor) thaw(ctx context.Context, options qemu.Options) (*qemu.VM, 
 	options.Thaw = &qemu.State{Devices: state.Devices, Memory: state.Memory}
 	vm, err := qemu.Start(ctx, s.parts.qemu, s.hardware(), options)
 	if err != nil && ctx.Err() == nil {
+		s.sockets.guest.forget()
 		return nil, &frozen.MisfitError{Reason: err.Error()}
 	}
 	s.board.set(func(st *control.Status) {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"time"
 
 	"github.com/hyve-vm/hyve/internal/machine"
 )
@@ -44,7 +45,7 @@ func listen(dir machine.Dir) (*sockets, error) {
 			return nil, err
 		}
 	}
-	s.guest = &channel{guest}
+	s.guest = &channel{guest.(*net.UnixListener)}
 	return &s, nil
 }
 
@@ -77,23 +78,36 @@ func (s *sockets) close() {
 }
 
 // channel accepts the hypervisor's connection, one for each VM.
-type channel struct{ net.Listener }
+type channel struct{ *net.UnixListener }
 
 // accept returns the next connection, or ctx's error.
 func (c *channel) accept(ctx context.Context) (net.Conn, error) {
-	type result struct {
-		conn net.Conn
-		err  error
+	interrupted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		c.SetDeadline(time.Unix(1, 0))
+		close(interrupted)
+	})
+	conn, err := c.Accept()
+	if stop() {
+		return conn, err
 	}
-	results := make(chan result, 1)
-	go func() {
-		conn, err := c.Accept()
-		results <- result{conn, err}
-	}()
-	select {
-	case r := <-results:
-		return r.conn, r.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	<-interrupted
+	c.SetDeadline(time.Time{})
+	if err == nil {
+		conn.Close()
+	}
+	return nil, ctx.Err()
+}
+
+// forget hangs up on whoever has connected: a hypervisor that is no more.
+func (c *channel) forget() {
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+		conn, err := c.accept(ctx)
+		cancel()
+		if err != nil {
+			return
+		}
+		conn.Close()
 	}
 }
