@@ -21,7 +21,8 @@ func TestComposeEngineConfig(t *testing.T) {
 		"mtu": 16384.0, "default-network-opts": map[string]any{"bridge": map[string]any{"com.docker.network.driver.mtu": "16384"}},
 		"labels": []any{"a=1"}, "registry-mirrors": []any{"https://m"}, "insecure-registries": []any{"r:5000"},
 		"proxies": map[string]any{"http-proxy": "http://p"}, "userland-proxy-path": shimPath,
-		"live-restore": false,
+		"live-restore": false, "default-runtime": "crun",
+		"runtimes": map[string]any{"crun": map[string]any{"path": "/usr/bin/crun"}},
 	}
 	with := func(change func(map[string]any)) map[string]any {
 		m := map[string]any{}
@@ -65,6 +66,12 @@ func TestComposeEngineConfig(t *testing.T) {
 		"flag against a file's key": {user: `{"log-opts":{"max-size":"1m"},"default-ulimits":{}}`,
 			engine: guestapi.Engine{Options: []string{"log-opt=max-size=2m"}}, flags: []string{"--log-opt=max-size=2m"},
 			file: with(func(m map[string]any) { m["default-ulimits"] = map[string]any{} })},
+		"other runtimes": {user: `{"runtimes":{"a":{"path":"/a"}}}`, engine: guestapi.Engine{Options: []string{"add-runtime=b=/b", "default-runtime=runc"}},
+			flags: []string{"--default-runtime=runc"},
+			file: with(func(m map[string]any) {
+				delete(m, "default-runtime")
+				m["runtimes"] = map[string]any{"a": map[string]any{"path": "/a"}, "b": map[string]any{"path": "/b"}, "crun": map[string]any{"path": "/usr/bin/crun"}}
+			})},
 		"proxy as an option": {engine: guestapi.Engine{Options: []string{"http-proxy=http://q"}}, flags: []string{"--http-proxy=http://q"}, notes: 1,
 			file: with(func(m map[string]any) { delete(m, "proxies") })},
 	} {

@@ -9,7 +9,8 @@ func wanted(arch string) []string {
 		// The engine.
 		"docker.io",
 		"containerd",
-		"runc",
+		"runc",          // BuildKit uses it
+		"crun",          // dockerd does, see engineconfig.go
 		"tini",          // docker-init
 		"iptables",      // its nft variant
 		"pigz",          // dockerd unpacks layers with unpigz where it finds it, in parallel
