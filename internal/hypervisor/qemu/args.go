@@ -143,16 +143,15 @@ func (f Features) cx16Broken() bool {
 	return f.Accel == accelTCG && f.Arch == "amd64" && f.Version.Less(Version{Major: 8})
 }
 
-// Bounds of QEMU's translation cache, in MiB of host memory. Its default is
-// 1024, and a guest that starts many processes fills it with translations that
-// nobody needs again: 1.6 GiB for a machine that half of that serves. With two
-// CPUs, booting to Docker and a mix of programs took no more processor time
-// with 128 than with 1024, and a little more with 64. What is full is emptied
-// and translated again, so more CPUs, which run more at once, get more.
+// Bounds of QEMU's translation cache, in MiB of host memory. Its default is 1024, which
+// a guest that starts many processes fills with translations that nobody needs again.
+// What is full is emptied and translated again: with two CPUs, booting to Docker needs
+// 110 and running one container after another 250, without which each empties it twice
+// and takes half as long again. More CPUs run more at once and get more.
 const (
-	minTranslations    = 128
+	minTranslations    = 256
 	maxTranslations    = 512
-	translationsPerCPU = 64
+	translationsPerCPU = 128
 )
 
 // retranslates says that code is translated anew wherever it is mapped: before

@@ -115,7 +115,7 @@ func TestKernelCmdline(t *testing.T) {
 }
 
 func TestTranslationCache(t *testing.T) {
-	for cpus, want := range map[int]string{1: "128", 2: "128", 4: "256", 8: "512", 64: "512"} {
+	for cpus, want := range map[int]string{1: "256", 2: "256", 3: "384", 4: "512", 64: "512"} {
 		got := accelArg(hypervisor.Config{CPUs: cpus}, Features{Accel: accelTCG})
 		if got != "tcg,thread=multi,tb-size="+want {
 			t.Errorf("%d CPUs: %s", cpus, got)
