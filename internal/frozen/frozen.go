@@ -106,10 +106,7 @@ func (d *Draft) Memory() *sparse.Writer { return d.memory }
 // disk, a copy of that. The state itself is shared. The error is ErrNone or a
 // *MisfitError if there is none that could be used.
 func Link(dir, disk, from, fromDisk string) error {
-	m, err := read(from)
-	if err == nil {
-		_, err = fits(from, m.Shape, fromDisk)
-	}
+	m, err := check(from, fromDisk)
 	if err != nil {
 		return fmt.Errorf("linking a frozen state: %w", err)
 	}
@@ -125,10 +122,28 @@ func Link(dir, disk, from, fromDisk string) error {
 	return d.commit(m.Shape, disk, m.Content)
 }
 
+// Check tells whether the state in dir could be linked, given the disk that it is of.
+// The error is ErrNone or a *MisfitError.
+func Check(dir, disk string) error {
+	_, err := check(dir, disk)
+	return err
+}
+
+func check(dir, disk string) (manifest, error) {
+	m, err := read(dir)
+	if err != nil {
+		return m, err
+	}
+	return fits(dir, m.Shape, disk)
+}
+
 // Commit keeps the state, for a VM of that shape with that disk, which nobody has
 // open any more. It is on the host's disk when the host sees fit: nobody waits for a
 // gigabyte to be written, and what a crash of the host cuts off has another sum.
 func (d *Draft) Commit(shape, disk string) error {
+	if err := d.memory.Close(); err != nil {
+		return fmt.Errorf("keeping a frozen state: %w", err)
+	}
 	size, sum, err := sparse.Sum(d.Devices())
 	if err != nil {
 		return fmt.Errorf("keeping a frozen state: %w", err)
@@ -148,11 +163,14 @@ func (d *Draft) commit(shape, disk string, content content) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(
-		renameio.WriteFile(manifestPath(d.path()), data, 0o600),
-		os.Rename(d.path(), d.dir),
-		syncDir(filepath.Dir(d.dir)),
-	); err != nil {
+	err = renameio.WriteFile(manifestPath(d.path()), data, 0o600)
+	if err == nil {
+		err = os.Rename(d.path(), d.dir)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(d.dir))
+	}
+	if err != nil {
 		return fmt.Errorf("keeping a frozen state: %w", err)
 	}
 	return nil
@@ -252,7 +270,14 @@ func (f *Find) Take(shape, disk string) (*State, error) {
 		return nil, err
 	}
 	taken := f.dir + ".taken"
-	if err := errors.Join(os.RemoveAll(taken), os.Rename(f.dir, taken), syncDir(filepath.Dir(f.dir))); err != nil {
+	err := os.RemoveAll(taken)
+	if err == nil {
+		err = os.Rename(f.dir, taken)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(f.dir))
+	}
+	if err != nil {
 		return nil, fmt.Errorf("taking the frozen state: %w", err)
 	}
 	return &State{devicesPath(taken), memoryPath(taken), taken}, nil

@@ -36,6 +36,12 @@ func Extents(file *os.File, start, end int64, f func(start, end int64) error) er
 	return nil
 }
 
+// HasData tells whether not all between start and end is holes.
+func HasData(file *os.File, start, end int64) (has bool, err error) {
+	err = Extents(file, start, end, func(int64, int64) error { has = true; return nil })
+	return has, err
+}
+
 // Each calls f for one piece of a file of that size after another, side by side on all
 // processors. The buffers belong to f until it returns.
 func Each(size int64, piece int, f func(buf []byte, offset int64) error) error {
@@ -102,9 +108,8 @@ func Sum(path string) (size int64, sum uint32, err error) {
 	size = info.Size()
 	sums := newSums(size)
 	err = Each(size, piece, func(buf []byte, offset int64) error {
-		read := len(buf) < piece
-		err := Extents(file, offset, offset+int64(len(buf)), func(int64, int64) error { read = true; return nil })
-		if err != nil || !read {
+		has, err := HasData(file, offset, offset+int64(len(buf)))
+		if err != nil || !has && len(buf) == piece { // which is known
 			return err
 		}
 		if _, err := file.ReadAt(buf, offset); err != nil {

@@ -33,13 +33,16 @@ type State struct {
 // also at those that are nowhere yet. So it is asked for the rest alone, by a command
 // that was made for Xen, and what it says is loaded as the migration that it is.
 func (vm *VM) Freeze(ctx context.Context, devices string, memory *sparse.Writer) error {
-	if err := vm.Stop(ctx); err != nil {
-		return fmt.Errorf("pausing the VM: %w", err)
-	}
-	// The disks stay this VM's: it may go on.
-	err := vm.monitor.Execute(ctx, "xen-save-devices-state", opts{"filename": devices, "live": false}, nil)
+	err := vm.Stop(ctx)
 	if err == nil {
-		err = vm.saveMemory(ctx, memory, vm.origin)
+		// The disks stay this VM's: it may go on.
+		err = vm.monitor.Execute(ctx, "xen-save-devices-state", opts{"filename": devices, "live": false}, nil)
+	}
+	if err == nil {
+		err = vm.saveMemory(ctx, memory)
+	}
+	if err == nil {
+		err = vm.isPaused(ctx) // still
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("freezing the VM: %w", err), vm.Continue(context.WithoutCancel(ctx)))

@@ -132,7 +132,10 @@ func (g *guard) serve(pid int) {
 			continue // whoever asked was killed
 		}
 		answer := response{id: n.id}
-		if !g.guards(pid, n.arguments[0]) {
+		switch guarded, err := g.guards(pid, n.arguments[0]); {
+		case err != nil:
+			answer.err = -int32(unix.EOPNOTSUPP) // QEMU does without
+		case !guarded:
 			answer.flags = unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE
 		}
 		control(g.listener, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&answer))
@@ -140,10 +143,10 @@ func (g *guard) serve(pid int) {
 }
 
 // guards tells whether a descriptor of QEMU's is the file.
-func (g *guard) guards(pid int, fd uint64) bool {
+func (g *guard) guards(pid int, fd uint64) (bool, error) {
 	var stat unix.Stat_t
 	err := unix.Stat(fmt.Sprintf("/proc/%d/fd/%d", pid, int32(fd)), &stat)
-	return err != nil || stat.Dev == g.file.Dev && stat.Ino == g.file.Ino
+	return stat.Dev == g.file.Dev && stat.Ino == g.file.Ino, err
 }
 
 func control(fd int, request uintptr, argument unsafe.Pointer) bool {

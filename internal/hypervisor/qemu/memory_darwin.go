@@ -13,9 +13,9 @@ func memoryHidden() string { return "this system lets nobody read a guest's memo
 
 var errNoMemory = errors.New(memoryHidden())
 
-func (vm *VM) saveMemory(context.Context, *sparse.Writer, *os.File) error { return errNoMemory }
-func (vm *VM) loadMemory(context.Context, *os.File) error                 { return errNoMemory }
-func startGuarded(*exec.Cmd, *os.File) error                              { return errNoMemory }
+func (vm *VM) saveMemory(context.Context, *sparse.Writer) error { return errNoMemory }
+func (vm *VM) loadMemory(context.Context, *os.File) error       { return errNoMemory }
+func startGuarded(*exec.Cmd, *os.File) error                    { return errNoMemory }
 
 // CanShareMemory says why thawed VMs cannot share memory.
 func CanShareMemory() error { return errNoMemory }

@@ -36,10 +36,10 @@ const (
 )
 
 // saveMemory writes the memory of the paused guest to a file of its size. The kernel
-// says which pages the guest has touched; those that it only read of origin, if that is
-// not nil, the file that the memory began as, are taken from there. Nothing is touched
-// that was not before, so that it costs what the guest has used.
-func (vm *VM) saveMemory(ctx context.Context, to *sparse.Writer, origin *os.File) error {
+// says which pages the guest has touched; those that it only read are taken from the file
+// that the memory began as. Nothing is touched that was not before, so that it costs what
+// the guest has used.
+func (vm *VM) saveMemory(ctx context.Context, to *sparse.Writer) error {
 	base, err := vm.memoryAddress(ctx)
 	if err != nil {
 		return err
@@ -58,7 +58,7 @@ func (vm *VM) saveMemory(ctx context.Context, to *sparse.Writer, origin *os.File
 		if err != nil {
 			return fmt.Errorf("looking at the guest's pages: %w", err)
 		}
-		has, err := readOrigin(origin, buf, offset)
+		has, err := vm.readOrigin(buf, offset)
 		if err != nil || !has && len(own) == 0 {
 			return err
 		}
@@ -97,16 +97,17 @@ func ownPages(pages *os.File, address uintptr, size int) ([]span, error) {
 	return own, nil
 }
 
-// readOrigin fills buf if the origin has anything there, and tells whether it has.
-func readOrigin(origin *os.File, buf []byte, offset int64) (has bool, err error) {
-	if origin == nil {
+// readOrigin fills buf if the file that the memory began as has anything there, and tells
+// whether it has.
+func (vm *VM) readOrigin(buf []byte, offset int64) (has bool, err error) {
+	if vm.origin == nil {
 		return false, nil
 	}
-	err = sparse.Extents(origin, offset, offset+int64(len(buf)), func(int64, int64) error { has = true; return nil })
+	has, err = sparse.HasData(vm.origin, offset, offset+int64(len(buf)))
 	if err != nil || !has {
 		return false, err
 	}
-	_, err = origin.ReadAt(buf, offset)
+	_, err = vm.origin.ReadAt(buf, offset)
 	return true, err
 }
 

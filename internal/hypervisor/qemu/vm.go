@@ -233,6 +233,12 @@ func (vm *VM) PowerButton(ctx context.Context) error {
 	return vm.monitor.Execute(ctx, "system_powerdown", nil, nil)
 }
 
+// What a VM may do, in QEMU's words.
+const (
+	statusPaused  = "paused"
+	statusIOError = "io-error"
+)
+
 // Status is QEMU's word for what the VM does: "running", "paused", "io-error",
 // "shutdown", "internal-error", …
 func (vm *VM) Status(ctx context.Context) (string, error) {
@@ -243,15 +249,40 @@ func (vm *VM) Status(ctx context.Context) (string, error) {
 	return s.Status, err
 }
 
-// Stop pauses the VM.
+// Stop pauses the VM. After an error it may be paused nevertheless.
 func (vm *VM) Stop(ctx context.Context) error {
-	return vm.monitor.Execute(ctx, "stop", nil, nil)
+	err := vm.monitor.Execute(ctx, "stop", nil, nil)
+	if err == nil {
+		err = vm.isPaused(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("pausing the VM: %w", err)
+	}
+	return nil
 }
 
-// Continue lets a paused VM go on, also one that QEMU paused because the host's
-// disk was full.
+// isPaused makes sure that the VM does nothing. One that QEMU has paused is another
+// matter: there is a write that it has yet to do.
+func (vm *VM) isPaused(ctx context.Context) error {
+	status, err := vm.Status(ctx)
+	if err == nil && status != statusPaused {
+		err = fmt.Errorf("it is in state %q", status)
+	}
+	return err
+}
+
+// Continue lets a paused VM go on.
 func (vm *VM) Continue(ctx context.Context) error {
 	return vm.monitor.Execute(ctx, "cont", nil, nil)
+}
+
+// Retry lets a VM go on that QEMU has paused because the host's disk was full, and no
+// other.
+func (vm *VM) Retry(ctx context.Context) error {
+	if status, err := vm.Status(ctx); err != nil || status != statusIOError {
+		return err
+	}
+	return vm.Continue(ctx)
 }
 
 // Quit pulls the plug, through QEMU: its disks are flushed and closed. It
