@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,9 +18,9 @@ import (
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
-// restartsFile lists, one a line, the containers that a freeze has stopped and
-// the next start, be it a thaw or a boot, is to start. dockerd takes a container
-// that was stopped over its API for one that its user has stopped.
+// restartsFile lists, one a line, the containers that the next start, be it a thaw or
+// a boot, is to start: those that a freeze has stopped, which dockerd takes for stopped
+// by their user, and those that dockerd would start when it starts.
 const restartsFile = dataDir + "/var/lib/hyve/restarts"
 
 // stopGrace is what containers get between SIGTERM and SIGKILL where nobody says
@@ -28,13 +29,11 @@ const stopGrace = 15 * time.Second
 
 // freeze brings the machine to where its VM can be frozen.
 func (g *guest) freeze(how guestapi.Freeze) error {
+	g.freezing.Lock()
+	defer g.freezing.Unlock()
 	if how.IfQuiet {
-		running, err := anythingRuns()
-		if err != nil {
+		if err := g.checkQuiet(); err != nil {
 			return err
-		}
-		if running {
-			return errors.New("something runs")
 		}
 	}
 	if !how.KeepRunning {
@@ -53,7 +52,24 @@ func (g *guest) freeze(how guestapi.Freeze) error {
 	if err := freezeFS(fiFreeze); err != nil {
 		return err
 	}
-	g.frozen.Store(true)
+	g.frozen = true
+	return nil
+}
+
+// checkQuiet is an error if anything runs. The engine knows also of containers that
+// somebody has put into another control group.
+func (g *guest) checkQuiet() error {
+	running, err := anythingRuns()
+	if err != nil {
+		return err
+	}
+	containers, err := g.engine.containers(false)
+	if err != nil {
+		return err
+	}
+	if running || len(containers) > 0 {
+		return errors.New("something runs")
+	}
 	return nil
 }
 
@@ -136,14 +152,15 @@ func freezeFS(request uint) error {
 	return nil
 }
 
-// unfreeze lets a machine go on that was made ready for a freeze, be it that it was
-// thawed or that nothing came of it. It tells whether there was anything to do.
-func (g *guest) unfreeze() bool {
-	if !g.frozen.CompareAndSwap(true, false) {
-		return false
+// unfreeze lets a machine go on that was made ready for a freeze, or still is, be it
+// that it was thawed or that nothing came of it.
+func (g *guest) unfreeze() {
+	g.freezing.Lock()
+	defer g.freezing.Unlock()
+	if g.frozen {
+		g.frozen = false
+		g.note(freezeFS(fiThaw))
 	}
-	g.note(freezeFS(fiThaw))
-	return true
 }
 
 // wake starts what a freeze has stopped, once the engine is there.
@@ -162,21 +179,47 @@ type container struct {
 		Running  bool
 		ExitCode int
 	}
-	HostConfig struct {
-		RestartPolicy struct{ Name string }
+	RestartCount int
+	HostConfig   struct {
+		RestartPolicy struct {
+			Name              string
+			MaximumRetryCount int // 0: no bound
+		}
 	}
+
+	due bool // it ran, or was to be started and could not
 }
 
 // restarts says whether the container would be started by a boot that follows on
 // a shutdown.
 func (c *container) restarts() bool {
-	switch c.HostConfig.RestartPolicy.Name {
-	case "always", "unless-stopped":
-		return true
+	switch policy := c.HostConfig.RestartPolicy; policy.Name {
+	case "always":
+		return true // also if its user had stopped it
+	case "unless-stopped":
+		return c.due
 	case "on-failure":
-		return c.State.Running || c.State.ExitCode != 0
+		bound := policy.MaximumRetryCount
+		return c.State.Running || c.State.ExitCode != 0 && (bound == 0 || c.RestartCount < bound)
 	}
 	return false
+}
+
+// containers returns those that run, or all.
+func (e *engine) containers(all bool) ([]container, error) {
+	var listed []struct {
+		ID string `json:"Id"`
+	}
+	if err := e.read(fmt.Sprintf("/containers/json?all=%t", all), &listed); err != nil {
+		return nil, err
+	}
+	containers := make([]container, len(listed))
+	for i, c := range listed {
+		if err := e.read("/containers/"+c.ID+"/json", &containers[i]); err != nil {
+			return nil, err
+		}
+	}
+	return containers, nil
 }
 
 // stopContainers stops what runs, as dockerd's shutdown would, and notes what is to
@@ -191,17 +234,17 @@ func (e *engine) stopContainers() error {
 	if state := info.Swarm.LocalNodeState; state != "" && state != "inactive" {
 		return errors.New("the machine is part of a swarm, which does not let go of its containers")
 	}
-	var listed []struct {
-		ID string `json:"Id"`
-	}
-	if err := e.read("/containers/json", &listed); err != nil {
+	containers, err := e.containers(true)
+	if err != nil {
 		return err
 	}
-	containers := make([]container, len(listed))
-	for i, c := range listed {
-		if err := e.read("/containers/"+c.ID+"/json", &containers[i]); err != nil {
-			return err
-		}
+	failed, err := readRestarts()
+	if err != nil {
+		return err
+	}
+	for i := range containers {
+		c := &containers[i]
+		c.due = c.State.Running || slices.Contains(failed, c.ID)
 	}
 	if err := keepRestarts(containers); err != nil {
 		return err
@@ -213,7 +256,9 @@ func (e *engine) stopContainers() error {
 	errs := make([]error, len(containers))
 	var all sync.WaitGroup
 	for i := range containers {
-		all.Go(func() { errs[i] = e.stopContainer(&containers[i], grace) })
+		if containers[i].State.Running {
+			all.Go(func() { errs[i] = e.stopContainer(&containers[i], grace) })
+		}
 	}
 	all.Wait()
 	return errors.Join(append(errs, keepRestarts(containers))...)
@@ -248,13 +293,25 @@ func (e *engine) read(path string, into any) error {
 
 // keepRestarts notes which of the containers are to run again.
 func keepRestarts(containers []container) error {
-	var list strings.Builder
+	var ids []string
 	for _, c := range containers {
 		if c.restarts() {
-			list.WriteString(c.ID + "\n")
+			ids = append(ids, c.ID)
 		}
 	}
-	if list.Len() == 0 {
+	return writeRestarts(ids)
+}
+
+func readRestarts() ([]string, error) {
+	list, err := os.ReadFile(restartsFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading which containers are to run again: %w", err)
+	}
+	return strings.Fields(string(list)), nil
+}
+
+func writeRestarts(ids []string) error {
+	if len(ids) == 0 {
 		if err := os.Remove(restartsFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("noting which containers are to run again: %w", err)
 		}
@@ -263,21 +320,20 @@ func keepRestarts(containers []container) error {
 	if err := os.MkdirAll(filepath.Dir(restartsFile), 0o700); err != nil {
 		return fmt.Errorf("noting which containers are to run again: %w", err)
 	}
-	return writeChanged(restartsFile, []byte(list.String()), 0o600)
+	return writeChanged(restartsFile, []byte(strings.Join(ids, "\n")+"\n"), 0o600)
 }
 
 // restartContainers starts those that were noted. One that does not start keeps
-// none of the others from it, as at dockerd's own start.
+// none of the others from it, as at dockerd's own start, and stays noted.
 func (e *engine) restartContainers() error {
-	list, err := os.ReadFile(restartsFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+	ids, err := readRestarts()
 	if err != nil {
-		return fmt.Errorf("reading which containers are to run again: %w", err)
+		return err
 	}
+	failed := slices.Clone(ids)
+	var mu sync.Mutex
 	var all sync.WaitGroup
-	for id := range strings.FieldsSeq(string(list)) {
+	for _, id := range ids {
 		all.Go(func() {
 			body, err := askEngine(dockerSocket, "POST", "/containers/"+id+"/start", dockerdStart)
 			if err != nil {
@@ -285,11 +341,11 @@ func (e *engine) restartContainers() error {
 				return
 			}
 			body.Close()
+			mu.Lock()
+			failed = slices.DeleteFunc(failed, func(f string) bool { return f == id })
+			mu.Unlock()
 		})
 	}
 	all.Wait()
-	if err := os.Remove(restartsFile); err != nil {
-		return fmt.Errorf("forgetting which containers were to run again: %w", err)
-	}
-	return nil
+	return writeRestarts(failed)
 }

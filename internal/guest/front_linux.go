@@ -3,6 +3,7 @@ package guest
 import (
 	"bufio"
 	"bytes"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -101,6 +102,11 @@ func (f *front) rebuild() {
 		ClientCAs:  x509.NewCertPool(),
 		NextProtos: []string{"http/1.1"},
 	}
+	// Of its own for each identity: what crypto/tls draws once for all was drawn before
+	// a freeze, and machines that were thawed from one state would share it.
+	var ticketKey [32]byte
+	rand.Read(ticketKey[:]) // never fails
+	config.SetSessionTicketKeys([][32]byte{ticketKey})
 	// crypto/tls takes the first that fits the name which the client asks for,
 	// and the very first for a client that asks for none.
 	for _, face := range []*face{f.second, f.own} {

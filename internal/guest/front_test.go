@@ -220,3 +220,37 @@ func TestRewriteOldVersion(t *testing.T) {
 		}
 	}
 }
+
+// Machines that were thawed from one state have that front in common, and none may read
+// the tickets of another's sessions.
+func TestFrontForgetsSessions(t *testing.T) {
+	pki := newTestPKI(t, "first")
+	f, address := startFront(t, pki, func(c *net.UnixConn) { io.WriteString(c, "HTTP/1.0 200 OK\r\n\r\n"); c.Close() })
+	pool := x509.NewCertPool()
+	pool.AddCert(pki.ca)
+	config := &tls.Config{RootCAs: pool, ServerName: "first", ClientSessionCache: tls.NewLRUClientSessionCache(1),
+		Certificates: []tls.Certificate{pki.client}}
+	resumes := func() bool {
+		t.Helper()
+		conn, err := tls.Dial("tcp", address, config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		io.WriteString(conn, "GET /x HTTP/1.0\r\n\r\n")
+		if _, err := io.ReadAll(conn); err != nil { // the ticket comes with it
+			t.Fatal(err)
+		}
+		return conn.ConnectionState().DidResume
+	}
+	resumes()
+	if !resumes() {
+		t.Error("a session is not resumed")
+	}
+	if err := f.identify(pki.identity("first")); err != nil {
+		t.Fatal(err)
+	}
+	if resumes() {
+		t.Error("a session of an earlier identity is resumed")
+	}
+}

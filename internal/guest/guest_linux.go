@@ -29,7 +29,8 @@ type guest struct {
 	configured chan struct{} // closed once config is there
 	config     guestapi.Config
 
-	frozen   atomic.Bool // it is quiet for a freeze, see unfreeze
+	freezing sync.Mutex // held while it gets ready for a freeze, or goes on
+	frozen   bool       // it is ready for one
 	clock    clock
 	identity identity
 	engine   *engine
@@ -141,7 +142,12 @@ func (g *guest) handle(req guestapi.Request) {
 		g.reply(req.ID, func() error {
 			select {
 			case <-g.configured:
-				return errors.Join(g.applyIdentity(*req.Identity), g.wake())
+				if err := g.applyIdentity(*req.Identity); err != nil {
+					return err
+				}
+				g.phase(guestapi.PhaseIdentity)
+				g.note(g.wake())
+				return nil
 			default:
 				return errors.New("applying an identity: the machine is not configured yet")
 			}
@@ -154,8 +160,7 @@ func (g *guest) handle(req guestapi.Request) {
 	case req.Freeze != nil:
 		g.reply(req.ID, func() error { return g.freeze(*req.Freeze) })
 	case req.Unfreeze != nil:
-		g.unfreeze()
-		g.reply(req.ID, func() error { return nil })
+		g.reply(req.ID, func() error { g.unfreeze(); return nil })
 	case req.Usage != nil:
 		usage, err := memoryUsage()
 		if err != nil {
@@ -164,9 +169,11 @@ func (g *guest) handle(req guestapi.Request) {
 		}
 		g.out.put(guestapi.Event{Reply: &guestapi.Reply{ID: req.ID, Usage: &usage}})
 	case req.Shutdown != nil:
-		g.unfreeze()
-		g.askPower(guestapi.PowerOff{Reboot: req.Shutdown.Reboot, Reason: "the host asked"})
-		g.reply(req.ID, func() error { return nil })
+		g.reply(req.ID, func() error {
+			g.unfreeze()
+			g.askPower(guestapi.PowerOff{Reboot: req.Shutdown.Reboot, Reason: "the host asked"})
+			return nil
+		})
 	default: // a newer host's
 		g.reply(req.ID, func() error { return fmt.Errorf("handling request %d of the host: unknown kind", req.ID) })
 	}

@@ -194,6 +194,7 @@ const (
 	PhaseDisk       = "disk"       // data disk is mounted
 	PhaseContainerd = "containerd" // its socket answers
 	PhaseEngine     = "engine"     // dockerd's socket answers
+	PhaseIdentity   = "identity"   // a guest that was thawed is its machine
 )
 
 // EngineReady says that the engine answers on EnginePort.
