@@ -97,6 +97,10 @@ func TestIdle(t *testing.T) {
 	hyve(t, "start", "drowsy")
 	thaws(t, "drowsy")
 	fallsAsleep()
+	hyve(t, "stop", "--cold", "drowsy")
+	hyve(t, "start", "drowsy")
+	boots(t, "drowsy", "")
+	fallsAsleep()
 	hyve(t, "kill", "drowsy")
 	checkDisk(t, "drowsy")
 	// A sleep whose state is lost costs a boot.

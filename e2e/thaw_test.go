@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -67,20 +68,24 @@ func TestStopAndThaw(t *testing.T) {
 			"trap 'echo "+policy+" >> /data/ended; exit 3' TERM; sleep 100000 & wait")
 	}
 	dock(t, "icy", "run", "-d", "--name", "stopped", "--restart", "unless-stopped", "busybox", "sleep", "100000")
-	dock(t, "icy", "stop", "-t", "0", "stopped")
+	dock(t, "icy", "run", "-d", "--name", "stopped-always", "--restart", "always", "busybox", "sleep", "100000")
+	dock(t, "icy", "stop", "-t", "0", "stopped", "stopped-always")
+	dock(t, "icy", "create", "--name", "created", "--restart", "always", "busybox", "sleep", "100000")
 	server := serveIn(t, "icy", "18087:80", "served")
 	dock(t, "icy", "update", "--restart", "always", server)
 	running := func() string {
-		return strings.Join(strings.Fields(dock(t, "icy", "ps", "--format", "{{.Names}}", "-f", "name=no", "-f", "name=always",
-			"-f", "name=unless-stopped", "-f", "name=on-failure", "-f", "name=stopped")), " ")
+		names := slices.Sorted(slices.Values(strings.Fields(dock(t, "icy", "ps", "--format", "{{.Names}}"))))
+		return strings.Join(names, " ")
 	}
+	dock(t, "icy", "rename", server, "server")
+	const run = "always created on-failure server stopped-always unless-stopped"
 	hyve(t, "stop", "icy")
 	if _, err := os.Stat(filepath.Join(frozenDir("icy"), "frozen.json")); err != nil {
 		t.Fatal(err)
 	}
 	hyve(t, "start", "icy")
 	thaws(t, "icy")
-	if got := running(); got != "on-failure unless-stopped always" {
+	if got := running(); got != run {
 		t.Errorf("%q run", got)
 	}
 	if text := get(t, "127.0.0.1:18087"); text != "served" {
@@ -100,7 +105,7 @@ func TestStopAndThaw(t *testing.T) {
 	}
 	hyve(t, "start", "icy")
 	boots(t, "icy", "")
-	eventually(t, "the same containers run", func() bool { return running() == "on-failure unless-stopped always" })
+	eventually(t, "the same containers run", func() bool { return running() == run })
 	ended := dock(t, "icy", "run", "--rm", "-v", "data:/data", "busybox", "sort", "-u", "/data/ended")
 	if ended != "always\nno\non-failure\nunless-stopped\n" {
 		t.Errorf("these handled their signal: %q", ended)

@@ -21,7 +21,9 @@ const (
 )
 
 // serveEngine opens the ways to the engine and to the SSH server: Docker's API
-// on the private socket, mutual TLS on the machine's address, SSH on both.
+// on the private socket, mutual TLS on the machine's address, SSH on both. All but the
+// first lead straight to the guest, which nobody is to meet before it is this machine: who
+// comes earlier than openDoors is called waits.
 func (s *supervisor) serveEngine(ctx context.Context) error {
 	tcp, err := listenNear(s.machine.Address, enginePort)
 	if err != nil {
@@ -32,14 +34,13 @@ func (s *supervisor) serveEngine(ctx context.Context) error {
 		tcp.Close()
 		return err
 	}
-	for _, f := range []struct {
-		l    net.Listener
-		port uint16
-	}{{tcp, guestapi.EnginePort}, {ssh, guestapi.SSHPort}, {s.sockets.ssh, guestapi.SSHPort}} {
-		if _, err := s.net.ForwardTCP(f.l, f.port); err != nil {
-			return err
+	s.openDoors = sync.OnceFunc(func() {
+		for l, port := range map[net.Listener]uint16{tcp: guestapi.EnginePort, ssh: guestapi.SSHPort, s.sockets.ssh: guestapi.SSHPort} {
+			if _, err := s.net.ForwardTCP(l, port); err != nil {
+				s.log.Error("letting clients in", "error", err)
+			}
 		}
-	}
+	})
 	go forward(ctx, s.sockets.docker, s.overTLS(s.dialEngine), s.log)
 	s.board.set(func(st *control.Status) {
 		st.Endpoints = control.Endpoints{
@@ -66,9 +67,6 @@ func listenNear(address netip.Addr, port uint16) (net.Listener, error) {
 // dialEngine waits until the engine is ready, so that a client that comes early
 // is served late rather than refused.
 func (s *supervisor) dialEngine(ctx context.Context) (net.Conn, error) {
-	if s.idle.isAsleep() {
-		s.idle.wake()
-	}
 	if err := s.reachable.wait(ctx); err != nil {
 		return nil, err
 	}
@@ -77,6 +75,8 @@ func (s *supervisor) dialEngine(ctx context.Context) (net.Conn, error) {
 
 // A gate is shut at first.
 type gate struct {
+	knock func() // is called when somebody has to wait
+
 	mu     sync.Mutex
 	opened chan struct{} // closed when it is open; nil before anybody waits
 	free   bool
@@ -113,6 +113,7 @@ func (g *gate) wait(ctx context.Context) error {
 	}
 	opened := g.opened
 	g.mu.Unlock()
+	g.knock()
 	select {
 	case <-opened:
 		return nil
@@ -152,5 +153,5 @@ func (s *supervisor) engineReady(ctx context.Context) {
 		}
 		st.EngineVersion = version
 	})
-	s.log.Info("ready", "engine", version, "after", time.Since(s.board.began).Round(time.Millisecond))
+	s.log.Info("ready", "engine", version, "after", time.Since(s.board.start()).Round(time.Millisecond))
 }

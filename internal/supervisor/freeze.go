@@ -74,6 +74,7 @@ func (s *supervisor) thaw(ctx context.Context, options qemu.Options) (*qemu.VM, 
 		if err := frozen.Drop(dir.Frozen()); err != nil {
 			return nil, err
 		}
+		s.board.set(func(st *control.Status) { st.BootReason = s.parts.accel.NoFreeze })
 		return nil, frozen.ErrNone
 	}
 	if s.found == nil { // at a boot after a boot
@@ -102,14 +103,23 @@ func (s *supervisor) thaw(ctx context.Context, options qemu.Options) (*qemu.VM, 
 // fraction of a second. Starting its containers comes later and takes what it takes.
 const thawPatience = time.Minute
 
-// watchThaw kills a VM whose guest does not come to itself; it is booted then.
-func (s *supervisor) watchThaw(vm *qemu.VM) (stop func() bool) {
+// watchThaw boots a machine whose guest does not come to itself.
+func (s *supervisor) watchThaw() (stop func() bool) {
 	return time.AfterFunc(thawPatience, func() {
 		if !s.guest.met() {
 			s.log.Warn("the thawed guest says nothing", "after", thawPatience)
-			vm.Kill()
+			s.bootInstead()
 		}
 	}).Stop
+}
+
+// bootInstead ends a VM that was thawed in vain: it has not come up, and so is booted.
+func (s *supervisor) bootInstead() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.vm != nil {
+		s.vm.Kill()
+	}
 }
 
 // freeze ends the VM so that the next start can go on from where it is: suspended, if
@@ -129,23 +139,37 @@ func (s *supervisor) freeze(vm *qemu.VM, how guestapi.Freeze, suspended bool) er
 	}
 	if err := draft.Commit(s.shape(), dir.Disk()); err != nil {
 		s.log.Warn("the next start boots", "cause", err)
+		if suspended {
+			return &lostError{err}
+		}
 	}
 	return nil
 }
 
+// A lostError says why a suspended machine, which has ended, will not go on.
+type lostError struct{ cause error }
+
+func (e *lostError) Error() string {
+	return fmt.Sprintf("its containers are lost, its next start boots: %v", e.cause)
+}
+
 // capture has the guest get ready, pauses the VM and writes its state to a draft for
-// the machine in dir. After an error the guest runs, but is not told so.
+// the machine in dir. After an error the guest runs, but is not told so. Nobody speaks to
+// it before goOn.
 func (s *supervisor) capture(ctx context.Context, vm *qemu.VM, dir machine.Dir, how guestapi.Freeze, suspended bool) (*frozen.Draft, error) {
 	if err := s.guest.ask(ctx, guestapi.Request{Freeze: &how}); err != nil {
 		return nil, err
 	}
+	s.guest.hush(true)
 	draft, err := frozen.New(dir.Frozen(), s.machine.Memory)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		draft.Suspended = suspended
+		if err = vm.Freeze(ctx, draft.Devices(), draft.Memory()); err != nil {
+			draft.Discard()
+		}
 	}
-	draft.Suspended = suspended
-	if err := vm.Freeze(ctx, draft.Devices(), draft.Memory()); err != nil {
-		draft.Discard()
+	if err != nil {
+		s.guest.hush(false)
 		return nil, err
 	}
 	return draft, nil
@@ -153,6 +177,7 @@ func (s *supervisor) capture(ctx context.Context, vm *qemu.VM, dir machine.Dir, 
 
 // goOn has a guest go on that got ready for a freeze.
 func (s *supervisor) goOn() {
+	s.guest.hush(false)
 	clock := guestapi.ClockNow()
 	err := errors.Join(
 		s.guest.send(guestapi.Request{Clock: &clock}),
@@ -193,23 +218,33 @@ func (s *supervisor) suspend(ctx context.Context) error {
 	s.log.Info("asked to suspend")
 	stopping := func(yes bool, state control.State, activity string) {
 		s.mu.Lock()
+		if yes {
+			s.last = nil
+		}
 		s.stopping = yes
 		s.mu.Unlock()
 		s.board.set(func(st *control.Status) { st.State, st.Activity = state, activity })
 	}
 	stopping(true, control.Stopping, "Suspending")
-	if err := s.freeze(vm, guestapi.Freeze{KeepRunning: true}, true); err != nil {
-		s.log.Error("not suspended", "cause", err)
-		s.goOn()
-		stopping(false, control.Running, "")
-		return fmt.Errorf("suspending the machine, which runs on: %w", err)
+	err = s.freeze(vm, guestapi.Freeze{KeepRunning: true}, true)
+	if lost := (*lostError)(nil); err == nil || errors.As(err, &lost) {
+		return err
 	}
-	return nil
+	s.log.Error("not suspended", "cause", err)
+	s.goOn()
+	stopping(false, control.Running, "")
+	s.mu.Lock()
+	last := s.last
+	s.mu.Unlock()
+	if last != nil { // somebody asked for the end meanwhile
+		go s.Stop(context.Background(), *last)
+	}
+	return fmt.Errorf("suspending the machine, which runs on: %w", err)
 }
 
 // Copy implements control.Supervisor. The machine is paused while its memory and its
 // disk are read, and goes on then; its copy will go on from there, or boot where
-// machines are not frozen.
+// machines are not frozen. It goes on also if nobody waits for the copy any more.
 func (s *supervisor) Copy(ctx context.Context, request control.CopyRequest) error {
 	if err := s.awake(ctx); err != nil {
 		return err
@@ -237,8 +272,10 @@ func (s *supervisor) copyPaused(ctx context.Context, vm *qemu.VM, to machine.Dir
 	copyDisk := func() error {
 		return errors.Join(disk.Copy(ctx, to.Disk(), s.machine.Dir().Disk()), s.unpause(vm))
 	}
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
 	if s.parts.accel.Freezes() {
-		draft, err := s.capture(ctx, vm, to, guestapi.Freeze{KeepRunning: true}, true)
+		draft, err := s.capture(bounded, vm, to, guestapi.Freeze{KeepRunning: true}, true)
 		if err != nil {
 			return nil, err
 		}
@@ -248,11 +285,11 @@ func (s *supervisor) copyPaused(ctx context.Context, vm *qemu.VM, to machine.Dir
 		}
 		return draft, nil
 	}
-	if err := s.guest.ask(ctx, guestapi.Request{Freeze: &guestapi.Freeze{KeepRunning: true}}); err != nil {
+	if err := s.guest.ask(bounded, guestapi.Request{Freeze: &guestapi.Freeze{KeepRunning: true}}); err != nil {
 		return nil, err
 	}
-	if err := vm.Stop(ctx); err != nil {
-		return nil, err
+	if err := vm.Stop(bounded); err != nil {
+		return nil, errors.Join(err, s.unpause(vm))
 	}
 	return nil, copyDisk()
 }

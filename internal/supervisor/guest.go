@@ -29,13 +29,17 @@ type guest struct {
 	// rehearse is called when there is time before the engine is ready, engineReady
 	// when it is, giveUp when it never will be.
 	rehearse, engineReady, giveUp func()
+	known, unknown                func()     // a guest that was thawed is its machine, or cannot be
 	busy                          func(bool) // is told whether anything runs
 
 	mu       sync.Mutex
 	out      *guestapi.Writer[guestapi.Request] // nil until the guest is connected
 	services map[string]*logFile
+	born     time.Time          // when its clock began
 	greeted  bool               // the guest of this boot has said hello
-	thawing  bool               // it was frozen and does not know yet who it is
+	thawing  bool               // it was frozen and is not ready yet
+	nameless bool               // nor does it know yet who it is
+	hushed   bool               // nothing is to be said to it
 	poweroff *guestapi.PowerOff // the guest's last word
 	failed   *guestapi.Failed   // the last fatal failure
 	lastID   uint64             // of a request
@@ -66,7 +70,7 @@ func (g *guest) close() {
 // disconnected forgets a VM that has ended.
 func (g *guest) disconnected() {
 	g.mu.Lock()
-	g.out = nil
+	g.out, g.hushed = nil, false
 	g.mu.Unlock()
 	g.ports.clear()
 }
@@ -117,7 +121,9 @@ func (g *guest) converse(ctx context.Context, conn net.Conn, opening func() (gue
 				return fmt.Errorf("configuring the guest: %w", err)
 			}
 			g.mu.Lock()
-			g.out, g.greeted, g.thawing = out, true, request.Identity != nil
+			g.out, g.greeted, g.born = out, true, time.Now().Add(-event.Uptime)
+			g.thawing = request.Identity != nil
+			g.nameless = g.thawing
 			g.mu.Unlock()
 			if request.Identity != nil {
 				go g.rehearse()
@@ -132,12 +138,30 @@ func (g *guest) converse(ctx context.Context, conn net.Conn, opening func() (gue
 // send asks the guest for something, if it is there to be asked.
 func (g *guest) send(request guestapi.Request) error {
 	g.mu.Lock()
-	out := g.out
+	out, hushed := g.out, g.hushed
 	g.mu.Unlock()
-	if out == nil {
+	switch {
+	case out == nil:
 		return errors.New("the guest is not connected")
+	case hushed:
+		return errors.New("the guest is being frozen")
 	}
 	return out.Write(request)
+}
+
+func (g *guest) isConnected() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.out != nil
+}
+
+// hush keeps everybody from speaking to a guest that is ready for a freeze, or lets them
+// speak again. The channel's device takes a message into the guest's memory also while
+// that is being saved, and does not count it any more.
+func (g *guest) hush(on bool) {
+	g.mu.Lock()
+	g.hushed = on
+	g.mu.Unlock()
 }
 
 func (g *guest) keepClock(ctx context.Context) {
@@ -149,9 +173,7 @@ func (g *guest) keepClock(ctx context.Context) {
 			return
 		case <-tick.C:
 			now := guestapi.ClockNow()
-			if g.send(guestapi.Request{Clock: &now}) != nil {
-				return
-			}
+			g.send(guestapi.Request{Clock: &now}) // or the next time
 		}
 	}
 }
@@ -161,9 +183,18 @@ func (g *guest) handle(event guestapi.Event) {
 	case event.Log != nil:
 		g.record(event.Log.Service, event.Log.Line)
 	case event.Phase != nil:
-		g.board.step(event.Phase.Name, activityAfter[event.Phase.Name])
-		if event.Phase.Name == guestapi.PhaseContainerd {
+		g.mu.Lock()
+		at := g.born.Add(event.Uptime)
+		g.mu.Unlock()
+		g.board.stepAt(event.Phase.Name, activityAfter[event.Phase.Name], at)
+		switch event.Phase.Name {
+		case guestapi.PhaseContainerd:
 			go g.rehearse()
+		case guestapi.PhaseIdentity:
+			g.mu.Lock()
+			g.nameless = false
+			g.mu.Unlock()
+			g.known()
 		}
 	case event.EngineReady != nil:
 		g.mu.Lock()
@@ -211,10 +242,10 @@ func (g *guest) replied(reply guestapi.Reply) {
 	case waiting != nil:
 		waiting <- reply
 	case woken && reply.Error == "":
-		g.board.step("identity", "")
 		go g.engineReady()
 	case woken:
-		g.fail(&guestapi.Failed{Phase: "identity", Cause: reply.Error})
+		g.log.Error("the thawed guest cannot be this machine", "cause", reply.Error)
+		g.unknown()
 	case reply.Error != "":
 		g.log.Warn("guest refused a request", "id", reply.ID, "error", reply.Error)
 	}
@@ -295,11 +326,11 @@ func (g *guest) last() (*guestapi.PowerOff, *guestapi.Failed) {
 	return g.poweroff, g.failed
 }
 
-// met tells whether the guest of the last boot came up.
+// met tells whether the guest of the last boot or thaw came up.
 func (g *guest) met() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.greeted
+	return g.greeted && !g.nameless
 }
 
 // record writes a line of a guest's service into its log.

@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -112,30 +111,34 @@ const renewal = 12 * time.Hour
 
 // keepCertificates renews the certificates of a machine that runs for long:
 // clients find theirs in the machine's directory, and tell is called when the
-// guest needs a new one.
-func (id *identity) keepCertificates(ctx context.Context, every time.Duration, tell func() error) error {
+// guest needs a new one. What failed is tried again at the next time.
+func (id *identity) keepCertificates(ctx context.Context, every time.Duration, tell func() error, failed func(error)) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-tick.C:
 		}
-		if err := id.ca.Export(string(id.machine.Dir())); err != nil {
-			return err
-		}
-		now, err := id.server()
-		if err != nil {
-			return err
-		}
-		if shown := id.shown.Load(); shown != nil && bytes.Equal(now.CertPEM, shown.CertPEM) {
-			continue
-		}
-		if err := tell(); err != nil {
-			return err
+		if err := id.renew(tell); err != nil {
+			failed(fmt.Errorf("renewing certificates: %w", err))
 		}
 	}
+}
+
+func (id *identity) renew(tell func() error) error {
+	if err := id.ca.Export(string(id.machine.Dir())); err != nil {
+		return err
+	}
+	now, err := id.server()
+	if err != nil {
+		return err
+	}
+	if shown := id.shown.Load(); shown != nil && bytes.Equal(now.CertPEM, shown.CertPEM) {
+		return nil
+	}
+	return tell()
 }
 
 // hostProxies returns the host's proxies as the guest has to see them: one on
@@ -171,12 +174,22 @@ func newGeneration() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-// lastWords returns what a console log says of a kernel's end, or its last line.
-func lastWords(path string) string {
+func fileSize(path string) int64 {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// lastWords returns what a console log says, after so many bytes that were there before,
+// of a kernel's end, or its last line.
+func lastWords(path string, before int64) string {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return "its console cannot be read"
 	}
+	data = data[min(before, int64(len(data))):]
 	lines := strings.Split(strings.TrimRight(string(data), "\r\n"), "\n")
 	lines = lines[max(0, len(lines)-100):]
 	for _, line := range lines {
@@ -187,5 +200,5 @@ func lastWords(path string) string {
 	if last := strings.TrimSpace(lines[len(lines)-1]); last != "" {
 		return "its console ends with: " + last
 	}
-	return filepath.Base(path) + " says nothing"
+	return "its console says nothing"
 }

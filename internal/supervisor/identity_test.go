@@ -2,9 +2,11 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -47,7 +49,7 @@ func testMachine(t *testing.T) *machine.Machine {
 }
 
 // A certificate that is due is renewed, and the guest told of it, without a
-// restart. A damaged one is due.
+// restart, again if that failed. A damaged one is due.
 func TestCertificatesAreRenewed(t *testing.T) {
 	id, err := openIdentity(testMachine(t))
 	if err != nil {
@@ -60,14 +62,17 @@ func TestCertificatesAreRenewed(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	told := make(chan string, 1)
-	ended := make(chan error, 1)
-	go func() {
-		ended <- id.keepCertificates(ctx, 10*time.Millisecond, func() error {
-			now, err := id.guestIdentity()
-			told <- now.ServerCert
-			return err
-		})
-	}()
+	failed := make(chan error, 1)
+	deaf := true
+	go id.keepCertificates(ctx, 10*time.Millisecond, func() error {
+		if deaf {
+			deaf = false
+			return errors.New("it does not hear")
+		}
+		now, err := id.guestIdentity()
+		told <- now.ServerCert
+		return err
+	}, func(err error) { failed <- err })
 	if err := os.WriteFile(filepath.Join(id.machine.Dir().ServerDir(), "server.pem"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -76,9 +81,31 @@ func TestCertificatesAreRenewed(t *testing.T) {
 		if cert == first.ServerCert {
 			t.Error("the guest was told the old certificate")
 		}
-	case err := <-ended:
-		t.Fatalf("it ended with %v", err)
 	case <-ctx.Done():
 		t.Fatal("the guest was not told")
+	}
+	if err := <-failed; !strings.HasSuffix(err.Error(), "it does not hear") {
+		t.Errorf("before that: %v", err)
+	}
+}
+
+// What an earlier boot has said is not taken for this one's end.
+func TestLastWords(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "console.log")
+	const before, after = "[1.0] Kernel panic - old\r\nend\r\n", "[1.0] Linux\r\nbye\r\n"
+	if err := os.WriteFile(path, []byte(before+after), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for from, want := range map[int64]string{
+		0:                                  "kernel panic - old",
+		fileSize(path) - int64(len(after)): "its console ends with: bye",
+		fileSize(path) + 1:                 "its console says nothing",
+	} {
+		if got := lastWords(path, from); got != want {
+			t.Errorf("from %d: %q, want %q", from, got, want)
+		}
+	}
+	if got := lastWords(path+"x", 0); got != "its console cannot be read" {
+		t.Error(got)
 	}
 }

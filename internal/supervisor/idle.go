@@ -136,12 +136,23 @@ func (s *supervisor) sleep(ctx context.Context) error {
 	return nil
 }
 
-// awake wakes the machine if it is asleep, and waits for it.
-func (s *supervisor) awake(ctx context.Context) error {
-	if !s.idle.isAsleep() {
+// dropIfCold drops the state of a machine that was shut down in its sleep: nothing ran
+// in it, so that is all there is to do.
+func (s *supervisor) dropIfCold() error {
+	s.mu.Lock()
+	cold := s.last != nil && !s.last.Freeze && !s.last.Kill
+	s.mu.Unlock()
+	if !cold {
 		return nil
 	}
-	s.idle.wake()
+	return frozen.Drop(s.machine.Dir().Frozen())
+}
+
+// awake waits for a machine that is asleep, or just waking up.
+func (s *supervisor) awake(ctx context.Context) error {
+	if status, _ := s.board.get(); status.State != control.Running {
+		return nil
+	}
 	return s.reachable.wait(ctx)
 }
 

@@ -42,6 +42,7 @@ type supervisor struct {
 	guest   *guest
 	parts   parts
 
+	openDoors func()                  // lets clients in that go straight to the guest
 	reachable gate                    // open while the engine can be dialled
 	cancel    context.CancelCauseFunc // ends the run before the VM runs
 
@@ -51,8 +52,9 @@ type supervisor struct {
 	idle     *idle
 
 	mu       sync.Mutex
-	vm       *qemu.VM // nil before it runs
-	stopping bool     // somebody asked for the end
+	vm       *qemu.VM             // nil before it runs
+	stopping bool                 // somebody asked for the end
+	last     *control.StopRequest // what was asked for last
 }
 
 // errStopped ends a run that was asked to stop before its VM ran.
@@ -84,6 +86,7 @@ func Run(ctx context.Context, home machine.Home, name string, leash io.Reader, r
 		board:   newBoard(control.Status{PID: os.Getpid(), Activity: "Preparing"}),
 		idle:    newIdle(m.IdleAfter()),
 	}
+	s.reachable.knock = s.idle.wake
 	lock, err := m.Dir().Acquire()
 	if err != nil {
 		ready(err)
@@ -138,23 +141,24 @@ func (s *supervisor) live(ctx context.Context, lock *machine.Lock) error {
 	}
 	s.guest.rehearse = func() { s.rehearse(ctx) }
 	s.guest.engineReady = func() { s.engineReady(ctx) }
+	s.guest.known = s.openDoors
+	s.guest.unknown = s.bootInstead
 	s.guest.busy = func(busy bool) { s.idle.update(func() { s.idle.busy = busy }) }
 	s.guest.giveUp = func() { s.Stop(ctx, control.StopRequest{}) }
 	defer s.guest.close()
-	go func() {
-		if err := parts.keepCertificates(ctx, renewal, s.tellIdentity); err != nil {
-			s.log.Error("renewing certificates", "error", err)
-			s.board.problem(err.Error())
-		}
-	}()
+	go parts.keepCertificates(ctx, renewal, s.tellIdentity, func(err error) { s.guest.trouble(err.Error()) })
 	if s.parts.accel.Freezes() {
 		go s.watchIdle(ctx)
 	}
 	return s.boot(ctx, lock)
 }
 
-// tellIdentity gives the guest its identity again.
+// tellIdentity gives the guest its identity again; one that is not there gets it when it
+// comes.
 func (s *supervisor) tellIdentity() error {
+	if !s.guest.isConnected() {
+		return nil
+	}
 	identity, err := s.parts.guestIdentity()
 	if err != nil {
 		return err
@@ -182,6 +186,9 @@ func (s *supervisor) boot(ctx context.Context, lock *machine.Lock) error {
 		if !s.adopt(vm) {
 			vm.Kill()
 		}
+		if status, _ := s.board.get(); !status.Thawed {
+			s.openDoors()
+		}
 		again, err := s.attend(ctx, vm, opening)
 		if errors.Is(err, errEarlyEnd) && early < earlyEnds {
 			early++
@@ -191,10 +198,11 @@ func (s *supervisor) boot(ctx context.Context, lock *machine.Lock) error {
 		}
 		if s.idle.isAsleep() {
 			if err := s.sleep(ctx); err != nil {
-				return s.orStopped(err)
+				return errors.Join(s.orStopped(err), s.dropIfCold())
 			}
 			continue
 		}
+		s.reachable.shut()
 		s.board.reboot()
 	}
 }
@@ -210,6 +218,8 @@ const errorPause = 5 * time.Second
 func (s *supervisor) watchHypervisor(ctx context.Context, vm *qemu.VM) {
 	const line = "the host's disk cannot be written, the machine is paused: make room"
 	solved := time.AfterFunc(0, func() {})
+	retry := time.AfterFunc(0, func() {})
+	defer retry.Stop()
 	for event := range vm.Events() {
 		s.log.Info("hypervisor event", "event", event.Name)
 		switch event.Name {
@@ -221,7 +231,8 @@ func (s *supervisor) watchHypervisor(ctx context.Context, vm *qemu.VM) {
 			}
 			solved.Stop()
 			s.board.problem(line)
-			time.AfterFunc(errorPause, func() { vm.Continue(ctx) })
+			retry.Stop()
+			retry = time.AfterFunc(errorPause, func() { vm.Retry(ctx) })
 		case qemu.EventResume: // unless the write fails again
 			solved = time.AfterFunc(errorPause/2, func() { s.board.solved(line) })
 		}
@@ -250,6 +261,8 @@ func (s *supervisor) adopt(vm *qemu.VM) bool {
 func (s *supervisor) attend(ctx context.Context, vm *qemu.VM, opening func() (guestapi.Request, error)) (again bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	console := s.machine.Dir().Log("console")
+	spoken := fileSize(console)
 	var talk errgroup.Group
 	talk.Go(func() error {
 		conn, err := s.sockets.guest.accept(ctx)
@@ -260,7 +273,7 @@ func (s *supervisor) attend(ctx context.Context, vm *qemu.VM, opening func() (gu
 	})
 	go s.watchHypervisor(ctx, vm)
 	if status, _ := s.board.get(); status.Thawed {
-		defer s.watchThaw(vm)()
+		defer s.watchThaw()()
 	}
 	<-vm.Done()
 	// What the guest said last is still in the socket, whose end ends the talk.
@@ -289,7 +302,7 @@ func (s *supervisor) attend(ctx context.Context, vm *qemu.VM, opening func() (gu
 	case talkErr != nil && !errors.Is(talkErr, context.Canceled):
 		return false, talkErr
 	}
-	words := lastWords(s.machine.Dir().Log("console"))
+	words := lastWords(console, spoken)
 	if !s.guest.met() {
 		return false, fmt.Errorf("%w: %s", errEarlyEnd, words)
 	}
@@ -331,6 +344,7 @@ func (s *supervisor) Stop(ctx context.Context, request control.StopRequest) erro
 	s.mu.Lock()
 	vm, again := s.vm, s.stopping
 	s.stopping = true
+	s.last = &request
 	s.mu.Unlock()
 	s.log.Info("asked to stop", "kill", request.Kill, "freeze", request.Freeze)
 	var ran bool
@@ -345,7 +359,7 @@ func (s *supervisor) Stop(ctx context.Context, request control.StopRequest) erro
 		s.cancel(errStopped)
 	case request.Kill:
 		return vm.Kill()
-	case again: // it is on its way
+	case again: // it is on its way, unless a suspension fails
 	default:
 		s.freezing.Go(func() {
 			s.copying.Lock()

@@ -2,8 +2,11 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/hyve-vm/hyve/internal/control"
@@ -22,6 +25,9 @@ func (s *supervisor) Stats(ctx context.Context) (control.Stats, error) {
 			continue
 		}
 		p, err := usageOf(pid)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+			continue // it has just fallen asleep
+		}
 		if err != nil {
 			return stats, fmt.Errorf("looking at process %d: %w", pid, err)
 		}
@@ -32,11 +38,11 @@ func (s *supervisor) Stats(ctx context.Context) (control.Stats, error) {
 	if status.State != control.Running || status.Asleep {
 		return stats, nil
 	}
-	reply, err := s.guest.inquire(ctx, guestapi.Request{Usage: &struct{}{}})
-	if err == nil && reply.Usage != nil {
+	// One that is being frozen does not answer.
+	if reply, err := s.guest.inquire(ctx, guestapi.Request{Usage: &struct{}{}}); err == nil && reply.Usage != nil {
 		stats.GuestMemoryTotal, stats.GuestMemoryUsed = reply.Usage.MemoryTotal, reply.Usage.MemoryUsed
 	}
-	return stats, err
+	return stats, ctx.Err()
 }
 
 // processUsage is what a process uses: processor time and, in bytes, memory that is its

@@ -10,9 +10,8 @@ import (
 
 // board holds the machine's status and tells when it changes.
 type board struct {
-	began time.Time
-
 	mu      sync.Mutex
+	began   time.Time
 	status  control.Status
 	changed chan struct{}
 }
@@ -42,6 +41,13 @@ func (b *board) set(change func(*control.Status)) {
 	b.changed = make(chan struct{})
 }
 
+// start is when the machine began to start.
+func (b *board) start() time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.began
+}
+
 // reboot notes that the machine starts again.
 func (b *board) reboot() {
 	b.set(func(s *control.Status) {
@@ -52,12 +58,14 @@ func (b *board) reboot() {
 }
 
 // step notes that a step of the start has ended, and what comes next.
-func (b *board) step(name, next string) {
+func (b *board) step(name, next string) { b.stepAt(name, next, time.Now()) }
+
+func (b *board) stepAt(name, next string, at time.Time) {
 	b.set(func(s *control.Status) {
 		if s.State != control.Starting {
 			return
 		}
-		s.Timing = append(s.Timing, control.Step{Name: name, At: time.Since(b.began)})
+		s.Timing = append(s.Timing, control.Step{Name: name, At: at.Sub(b.began)})
 		if next != "" {
 			s.Activity = next
 		}

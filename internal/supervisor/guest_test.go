@@ -1,0 +1,126 @@
+package supervisor
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/guestapi"
+)
+
+// testGuest is a guest that was thawed, and its end of the conversation.
+func testGuest(t *testing.T) (g *guest, in *guestapi.Reader[guestapi.Request], out *guestapi.Writer[guestapi.Event]) {
+	t.Helper()
+	host, end := net.Pipe()
+	t.Cleanup(func() { end.Close() })
+	g = &guest{board: newBoard(control.Status{}), log: slog.New(slog.DiscardHandler), lastID: openingID,
+		replies: map[uint64]chan guestapi.Reply{}, rehearse: func() {}}
+	go g.converse(t.Context(), host, func() (guestapi.Request, error) {
+		return guestapi.Request{Identity: &guestapi.Identity{}}, nil
+	})
+	in = guestapi.NewReader[guestapi.Request](end)
+	out = guestapi.NewWriter[guestapi.Event](end)
+	hello := read(t, in).Hello
+	if hello == nil {
+		t.Fatal("the host does not greet")
+	}
+	say(t, out, guestapi.Event{Uptime: time.Hour, Hello: &guestapi.GuestHello{Version: guestapi.Version, Session: hello.Session}})
+	if read(t, in).Identity == nil {
+		t.Fatal("the guest is not told who it is")
+	}
+	return g, in, out
+}
+
+func read(t *testing.T, in *guestapi.Reader[guestapi.Request]) guestapi.Request {
+	t.Helper()
+	request, err := in.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return request
+}
+
+func say(t *testing.T, out *guestapi.Writer[guestapi.Event], event guestapi.Event) {
+	t.Helper()
+	if err := out.Write(event); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A guest that was thawed has come up when it is its machine, not before, and is of use
+// when what is to run in it does; a step of it has ended when its clock says so.
+func TestThawedGuest(t *testing.T) {
+	g, _, out := testGuest(t)
+	called := make(chan string, 1)
+	g.known = func() { called <- "known" }
+	g.engineReady = func() { called <- "ready" }
+	if g.met() {
+		t.Error("a guest that only said hello has come up")
+	}
+	said := time.Now()
+	say(t, out, guestapi.Event{Uptime: time.Hour + time.Minute, Phase: &guestapi.Phase{Name: guestapi.PhaseIdentity}})
+	if word := <-called; word != "known" || !g.met() {
+		t.Errorf("it knows who it is: %s, %t", word, g.met())
+	}
+	say(t, out, guestapi.Event{Reply: &guestapi.Reply{ID: openingID}})
+	if word := <-called; word != "ready" {
+		t.Error(word)
+	}
+	status, _ := g.board.get()
+	if at := g.board.start().Add(status.Timing[0].At).Sub(said); at < 50*time.Second || at > 70*time.Second {
+		t.Errorf("the step ended after %v", at)
+	}
+}
+
+// One that cannot be its machine has not come up.
+func TestThawedGuestWithoutName(t *testing.T) {
+	g, _, out := testGuest(t)
+	called := make(chan bool)
+	g.unknown = func() { called <- true }
+	say(t, out, guestapi.Event{Reply: &guestapi.Reply{ID: openingID, Error: "no"}})
+	<-called
+	if g.met() {
+		t.Error("it has come up")
+	}
+}
+
+// Nobody speaks to a guest that is being frozen.
+func TestHush(t *testing.T) {
+	g, in, out := testGuest(t)
+	g.known = func() {}
+	say(t, out, guestapi.Event{Phase: &guestapi.Phase{Name: guestapi.PhaseIdentity}}) // the greeting is over
+	g.hush(true)
+	if err := g.send(guestapi.Request{Clock: &guestapi.Clock{}}); err == nil {
+		t.Error("the host speaks")
+	}
+	g.hush(false)
+	go g.send(guestapi.Request{Unfreeze: &guestapi.Unfreeze{}})
+	if read(t, in).Unfreeze == nil {
+		t.Error("the host says something else")
+	}
+}
+
+// Whoever has to wait wakes the machine, also if it falls asleep just then.
+func TestGate(t *testing.T) {
+	knocked := make(chan bool, 1)
+	g := gate{knock: func() { knocked <- true }}
+	passed := make(chan error)
+	go func() { passed <- g.wait(t.Context()) }()
+	<-knocked
+	g.open()
+	if err := <-passed; err != nil {
+		t.Error(err)
+	}
+	if err := g.wait(t.Context()); err != nil || len(knocked) > 0 {
+		t.Errorf("through an open gate: %v", err)
+	}
+	g.shut()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := g.wait(ctx); err != context.Canceled || len(knocked) == 0 {
+		t.Errorf("through a shut one: %v", err)
+	}
+}
