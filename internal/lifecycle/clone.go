@@ -52,7 +52,8 @@ func Clone(ctx context.Context, from *machine.Machine, options CloneOptions, fol
 	if err := finish(draft, m); err != nil {
 		return nil, err
 	}
-	return m, bringUp(ctx, m, (ran || m.Throwaway) && !options.NoStart, options.Contexts, follow)
+	_, err = bringUp(ctx, m, (ran || m.Throwaway) && !options.NoStart, options.Contexts, follow)
+	return m, err
 }
 
 // copyMachine copies what a machine has done, its disk and its state, to a directory

@@ -73,24 +73,28 @@ func Create(ctx context.Context, home machine.Home, options CreateOptions, follo
 	if err := keep(ctx, m, template); err != nil {
 		return nil, err
 	}
-	return m, bringUp(ctx, m, !options.NoStart, options.Contexts, follow)
+	status, err := bringUp(ctx, m, !options.NoStart, options.Contexts, follow)
+	if err == nil && template != "" && status.State == control.Running && !status.Thawed {
+		os.RemoveAll(template) // the next machine makes a better one
+	}
+	return m, err
 }
 
 // bringUp starts a new machine if run is set, and lets docker clients find it. One
 // that does not come up is removed.
-func bringUp(ctx context.Context, m *machine.Machine, run bool, contexts dockerenv.Store, follow Follower) error {
+func bringUp(ctx context.Context, m *machine.Machine, run bool, contexts dockerenv.Store, follow Follower) (status control.Status, err error) {
 	if run {
-		if _, err := start(ctx, m, m.Throwaway, follow.Machine); err != nil {
-			return undo(m, err)
+		if status, err = start(ctx, m, m.Throwaway, follow.Machine); err != nil {
+			return status, undo(m, err)
 		}
 	}
 	if m.Throwaway {
-		return nil
+		return status, nil
 	}
 	if err := OfferContext(contexts, m); err != nil {
 		follow.Warn(err)
 	}
-	return nil
+	return status, nil
 }
 
 // Plan checks what is asked for and returns the machine that would be made. It

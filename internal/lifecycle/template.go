@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -40,7 +41,7 @@ func ensureTemplate(ctx context.Context, m *machine.Machine, q *qemu.QEMU, build
 		return "", nil
 	}
 	dir := filepath.Join(m.Home().Templates(), templateKey(m, q.Shape(hypervisor.Config{CPUs: m.CPUs, Memory: m.Memory}, accel.Name)))
-	if found := existing(dir); found != "" || !build {
+	if found := existing(dir); found != "" || !build || failedLately(dir) {
 		return found, nil
 	}
 	err := makeTemplate(ctx, m, dir, follow)
@@ -67,16 +68,29 @@ func MakeTemplate(ctx context.Context, home machine.Home, options CreateOptions,
 	}
 	dir, err := ensureTemplate(ctx, m, q, true, follow.Machine)
 	if err == nil && dir == "" {
-		err = fmt.Errorf("freezing a machine: %s", q.Accelerator(ctx).NoFreeze)
+		err = fmt.Errorf("freezing a machine: %s", cmp.Or(q.Accelerator(ctx).NoFreeze, "this one was shut down instead"))
 	}
 	return err
 }
 
+// existing returns dir if there is a template, which is removed if it is of no use.
 func existing(dir string) string {
-	if exists, _ := frozen.Exists(machine.Dir(dir).Frozen()); !exists {
-		return ""
+	d := machine.Dir(dir)
+	err := frozen.Check(d.Frozen(), d.Disk())
+	if err == nil {
+		return dir
 	}
-	return dir
+	if unfit := (*frozen.MisfitError)(nil); errors.As(err, &unfit) {
+		os.RemoveAll(dir)
+	}
+	return ""
+}
+
+// failedLately tells whether a machine of the shape was made and could not be frozen:
+// there is an empty directory then.
+func failedLately(dir string) bool {
+	info, err := os.Stat(dir)
+	return err == nil && time.Since(info.ModTime()) < keepDrafts
 }
 
 // templateKey names the template of machines like m. What else there is in a shape
@@ -147,7 +161,7 @@ func makeTemplate(ctx context.Context, m *machine.Machine, dir string, follow fu
 // The directory is moved as a whole: its disk must not change any more.
 func keepTemplate(from machine.Dir, dir string) error {
 	if existing(string(from)) == "" {
-		return nil // the log of its supervisor, which is gone, said why: the machine boots
+		return os.Mkdir(dir, 0o700) // see failedLately
 	}
 	entries, err := os.ReadDir(string(from))
 	if err != nil {

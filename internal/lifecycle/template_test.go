@@ -1,12 +1,14 @@
 package lifecycle
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/hyve-vm/hyve/internal/frozen"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
@@ -45,5 +47,51 @@ func TestTemplatesGo(t *testing.T) {
 	}
 	if !slices.Equal(left, kept) {
 		t.Errorf("left are %q, want %q", left, kept)
+	}
+}
+
+// A template whose disk is not as it was, because it was restored from a backup, say, goes,
+// so that another one is made. One that could not be made is not tried again at once.
+func TestUselessTemplates(t *testing.T) {
+	template := machine.Dir(filepath.Join(t.TempDir(), "template"))
+	write := func() {
+		if err := os.WriteFile(template.Disk(), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(string(template), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write()
+	draft, err := frozen.New(template.Frozen(), 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer draft.Discard()
+	if err := errors.Join(os.WriteFile(draft.Devices(), nil, 0o600), draft.Commit("shape", template.Disk())); err != nil {
+		t.Fatal(err)
+	}
+	if existing(string(template)) == "" {
+		t.Error("a good template is none")
+	}
+	time.Sleep(10 * time.Millisecond)
+	if err := os.Remove(template.Disk()); err != nil {
+		t.Fatal(err)
+	}
+	write()
+	if existing(string(template)) != "" {
+		t.Error("a template with another disk is one")
+	}
+	if _, err := os.Stat(string(template)); err == nil {
+		t.Error("it is still there")
+	}
+	if failedLately(string(template)) {
+		t.Error("it counts as failed")
+	}
+	if err := os.Mkdir(string(template), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if existing(string(template)) != "" || !failedLately(string(template)) {
+		t.Error("one that could not be made is tried again")
 	}
 }
