@@ -48,7 +48,7 @@ const diskInterval = 30 * time.Second
 // and no more than half a gigabyte.
 func diskRoom(size int64) int64 { return min(size/10, 512<<20) }
 
-// watchDisk tells the host when the data disk runs full, once each time.
+// watchDisk tells the host when the data disk runs full, and when that is over.
 func (g *guest) watchDisk() {
 	tick := time.NewTicker(diskInterval)
 	defer tick.Stop()
@@ -61,8 +61,9 @@ func (g *guest) watchDisk() {
 			case free < room && !told:
 				told = true
 				g.out.put(guestapi.Event{DiskFull: &guestapi.DiskFull{FreeBytes: free}})
-			case free > room+room/4:
+			case free > room+room/4 && told:
 				told = false
+				g.out.put(guestapi.Event{DiskFull: &guestapi.DiskFull{FreeBytes: free, Over: true}})
 			}
 		}
 		select {

@@ -241,9 +241,10 @@ type OutOfMemory struct {
 	Cgroup  string `json:"cgroup,omitempty"`
 }
 
-// DiskFull says that the data disk has less than the room it needs.
+// DiskFull says that the data disk has less than the room it needs, or no longer has.
 type DiskFull struct {
 	FreeBytes int64 `json:"freeBytes"`
+	Over      bool  `json:"over,omitempty"`
 }
 
 // Busy says whether anything runs for the user: containers, steps of builds, commands

@@ -215,7 +215,13 @@ func (g *guest) handle(event guestapi.Event) {
 	case event.OutOfMemory != nil:
 		g.trouble(describe(event.OutOfMemory))
 	case event.DiskFull != nil:
-		g.trouble(fmt.Sprintf("the machine's disk is almost full: %s free", machine.FormatSize(event.DiskFull.FreeBytes)))
+		const line = "the machine's disk is almost full"
+		g.log.Warn("room on the machine's disk", "free", machine.FormatSize(event.DiskFull.FreeBytes), "enough", event.DiskFull.Over)
+		if event.DiskFull.Over {
+			g.board.solved(line)
+		} else {
+			g.board.problem(line)
+		}
 	case event.Busy != nil:
 		g.busy(event.Busy.Running)
 	case event.PowerOff != nil:
