@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"net"
+	"net/textproto"
 	"os"
 	"slices"
 	"strings"
@@ -267,45 +268,46 @@ func (e *engine) stop() error {
 	return errors.Join(e.dockerd.stop(bound), e.containerd.stop(containerdStop))
 }
 
-// askEngine makes a request and returns the body of the answer. HTTP/1.0 keeps it
-// plain, and ends it with the connection, so no HTTP client is needed in PID 1.
-func askEngine(socket, method, path string, bound time.Duration) (io.ReadCloser, error) {
+// An answer of the engine's is its body and, beside that, its header.
+type answer struct {
+	io.Reader
+	io.Closer
+	header textproto.MIMEHeader
+}
+
+// askEngine makes a request and returns the answer. HTTP/1.0 keeps it plain, and ends it
+// with the connection, so no HTTP client is needed in PID 1.
+func askEngine(socket, method, path string, bound time.Duration) (*answer, error) {
 	conn, err := net.Dial("unix", socket)
 	if err != nil {
 		return nil, fmt.Errorf("asking the engine: %w", err)
 	}
 	conn.SetDeadline(time.Now().Add(bound))
-	r, err := exchange(conn, method, path)
+	body, header, err := exchange(conn, method, path)
 	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("asking the engine for %s %s: %w", method, path, err)
 	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{r, conn}, nil
+	return &answer{body, conn, header}, nil
 }
 
 // exchange sends the request and reads the answer up to its body.
-func exchange(conn io.ReadWriter, method, path string) (io.Reader, error) {
+func exchange(conn io.ReadWriter, method, path string) (body io.Reader, header textproto.MIMEHeader, err error) {
 	if _, err := io.WriteString(conn, method+" "+path+" HTTP/1.0\r\nHost: docker\r\n\r\n"); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	r := bufio.NewReader(conn)
-	status, err := r.ReadString('\n')
+	lines := textproto.NewReader(r)
+	status, err := lines.ReadLine()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// Not modified: a container is already as it is asked to be.
 	if fields := strings.Fields(status); len(fields) < 2 || fields[1][0] != '2' && fields[1] != "304" {
-		return nil, fmt.Errorf("it answered %q", strings.TrimSpace(status))
+		return nil, nil, fmt.Errorf("it answered %q", status)
 	}
-	for line := ""; line != "\r\n"; {
-		if line, err = r.ReadString('\n'); err != nil {
-			return nil, err
-		}
-	}
-	return r, nil
+	header, err = lines.ReadMIMEHeader()
+	return r, header, err
 }
 
 // command does what /etc/init.d/docker asks.

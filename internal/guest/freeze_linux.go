@@ -225,13 +225,12 @@ func (e *engine) containers(all bool) ([]container, error) {
 // stopContainers stops what runs, as dockerd's shutdown would, and notes what is to
 // run again.
 func (e *engine) stopContainers() error {
-	var info struct {
-		Swarm struct{ LocalNodeState string }
-	}
-	if err := e.read("/info", &info); err != nil {
+	pong, err := askEngine(dockerSocket, "GET", "/_ping", time.Minute)
+	if err != nil {
 		return err
 	}
-	if state := info.Swarm.LocalNodeState; state != "" && state != "inactive" {
+	pong.Close()
+	if state := pong.header.Get("Swarm"); state != "" && state != "inactive" {
 		return errors.New("the machine is part of a swarm, which does not let go of its containers")
 	}
 	containers, err := e.containers(true)
