@@ -10,6 +10,12 @@ import (
 //go:embed payload
 var payload embed.FS
 
+// licences are those of all that is linked into hyve-init. licences_test.go in
+// the top directory writes the file.
+//
+//go:embed licences.txt
+var licences string
+
 // hint is an error whose way out is known.
 type hint struct {
 	error

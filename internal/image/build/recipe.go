@@ -12,7 +12,7 @@ import (
 
 // recipeVersion goes up with every change of this package's code that changes
 // the images it makes. Changes of its lists and files count by themselves.
-const recipeVersion = 1
+const recipeVersion = 2
 
 // suite is the Debian release that images are made from.
 const suite = "trixie"

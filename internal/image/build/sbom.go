@@ -1,10 +1,13 @@
 package build
 
 import (
+	"bytes"
 	"crypto/sha256"
+	"debug/buildinfo"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -65,7 +68,8 @@ type spdxRelationship struct {
 const noAssertion = "NOASSERTION"
 
 // sbom returns the image's bill of materials. Licences are not asserted: their
-// texts are in the image, in usr/share/doc/PACKAGE/copyright.
+// texts are in the image, in usr/share/doc/PACKAGE/copyright; those of what is
+// linked into hyve-init in usr/share/doc/hyve-init/copyright.
 func sbom(arch string, packages []*debian.Package, init []byte, date time.Time) ([]byte, error) {
 	const root = "SPDXRef-image"
 	doc := spdxDocument{
@@ -85,10 +89,23 @@ func sbom(arch string, packages []*debian.Package, init []byte, date time.Time) 
 	}
 	add(spdxPackage{Name: "hyve-guest-image", SPDXID: root, VersionInfo: date.UTC().Format("20060102"), DownloadLocation: noAssertion})
 	sum := sha256.Sum256(init)
+	const own = "SPDXRef-hyve-init"
 	add(spdxPackage{
-		Name: "hyve-init", SPDXID: "SPDXRef-hyve-init", VersionInfo: hex.EncodeToString(sum[:6]),
+		Name: "hyve-init", SPDXID: own, VersionInfo: hex.EncodeToString(sum[:6]),
 		DownloadLocation: noAssertion, Checksums: []spdxChecksum{{"SHA256", hex.EncodeToString(sum[:])}},
 	})
+	modules, err := linked(init)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range modules {
+		id := "SPDXRef-go-" + spdxID(m.Path)
+		add(spdxPackage{
+			Name: m.Path, SPDXID: id, VersionInfo: m.Version, DownloadLocation: noAssertion, SourceInfo: "linked into hyve-init",
+			ExternalRefs: []spdxRef{{"PACKAGE-MANAGER", "purl", "pkg:golang/" + m.Path + "@" + purl(m.Version)}},
+		})
+		doc.Relationships = append(doc.Relationships, spdxRelationship{own, "STATIC_LINK", id})
+	}
 	h := sha256.New()
 	for _, p := range packages {
 		fmt.Fprintf(h, "%s %s\n", p.Name, p.Digest.SHA256)
@@ -112,10 +129,20 @@ func sbom(arch string, packages []*debian.Package, init []byte, date time.Time) 
 	return append(data, '\n'), nil
 }
 
-// spdxID replaces what an SPDX identifier may not contain; package names differ
-// in "+" and "_" never alone.
+// linked returns what Go's linker says that a program consists of, the standard
+// library first.
+func linked(program []byte) ([]*debug.Module, error) {
+	info, err := buildinfo.Read(bytes.NewReader(program))
+	if err != nil {
+		return nil, fmt.Errorf("reading what hyve-init consists of: %w", err)
+	}
+	return append([]*debug.Module{{Path: "stdlib", Version: strings.TrimPrefix(info.GoVersion, "go")}}, info.Deps...), nil
+}
+
+// spdxID replaces what an SPDX identifier may not contain; names differ in these
+// never alone.
 func spdxID(name string) string {
-	return strings.NewReplacer("+", "-plus", "_", "-").Replace(name)
+	return strings.NewReplacer("+", "-plus", "_", "-", "/", "-").Replace(name)
 }
 
 // purl escapes a package URL's part.

@@ -133,6 +133,7 @@ func staticFiles() []staticFile {
 		{name: "usr/sbin/ip6tables-restore", link: "xtables-nft-multi"},
 
 		// hyve
+		{name: "usr/share/doc/hyve-init/copyright", mode: 0o644, content: licences},
 		{name: "usr/bin/hyve-docker-proxy", link: "hyve-init"},
 		// Commands that ask PID 1, which tells them by their names.
 		{name: "usr/sbin/poweroff", link: "../bin/hyve-init"},
