@@ -92,7 +92,7 @@ func (b *bench) startSlirp(dir string, ports []string) (vm *exec.Cmd, channel ne
 	features := q.Features(accel)
 	args := qemu.Args(hypervisor.Config{
 		Name: "slirp", CPUs: 2, Memory: 2 << 30, Kernel: img.Kernel(), Initrd: img.Initrd(),
-		Cmdline: "console=hvc0 quiet " + img.Cmdline() + " " + qemu.KernelCmdline(features),
+		Cmdline: "console=hvc0 quiet " + img.Manifest.Cmdline + " " + qemu.KernelCmdline(features),
 		Disks: []hypervisor.Disk{
 			{Serial: guestapi.RootDisk, Path: img.Root(), ReadOnly: true},
 			{Serial: guestapi.DataDisk, Path: disk},

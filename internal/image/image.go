@@ -48,8 +48,9 @@ type Manifest struct {
 	Debian Debian `json:"debian"`
 	// Recipe is a hash of all that determines the image besides the packages.
 	Recipe string `json:"recipe"`
-	// Cmdline is what the image requires on the kernel's command line.
-	Cmdline string `json:"cmdline"`
+	// Cmdline is what the image requires on the kernel's command line beyond what
+	// every machine has; so far, none requires anything.
+	Cmdline string `json:"cmdline,omitempty"`
 	Files   []File `json:"files"` // sorted by name; all but the manifest itself
 }
 
@@ -98,9 +99,6 @@ func (i *Image) Root() string { return filepath.Join(i.Dir, RootFile) }
 
 // SBOM is the path of the bill of materials.
 func (i *Image) SBOM() string { return filepath.Join(i.Dir, SBOMFile) }
-
-// Cmdline is what the image requires on the kernel's command line.
-func (i *Image) Cmdline() string { return i.Manifest.Cmdline }
 
 // Size returns the bytes of all its files together.
 func (i *Image) Size() int64 {

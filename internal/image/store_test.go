@@ -99,8 +99,8 @@ func TestFind(t *testing.T) {
 	if _, err := s.Find(hex, "arm64"); err == nil {
 		t.Error("an image of another architecture was found")
 	}
-	if a.Cmdline() != "quiet" || a.Size() != int64(len("kernel"+"initrd"+"one")) {
-		t.Errorf("cmdline %q, size %d", a.Cmdline(), a.Size())
+	if a.Manifest.Cmdline != "quiet" || a.Size() != int64(len("kernel"+"initrd"+"one")) {
+		t.Errorf("cmdline %q, size %d", a.Manifest.Cmdline, a.Size())
 	}
 }
 

@@ -93,7 +93,7 @@ func TestKernelCmdline(t *testing.T) {
 		return " " + KernelCmdline(Features{Version: Version{major, 0, 0}, Arch: arch, Accel: accel}) + " "
 	}
 	for _, accel := range []string{"kvm", "hvf", "tcg"} {
-		for _, weak := range []string{" mitigations=off ", " nokaslr ", " random.trust_cpu=on ", " tsc=reliable "} {
+		for _, weak := range []string{" mitigations=off ", " nokaslr ", " random.trust_cpu=on ", " cryptomgr.notests ", " tsc=reliable "} {
 			if has := strings.Contains(cmdline(10, "amd64", accel), weak); has != (accel == "tcg") {
 				t.Errorf("%s under %s: %t", weak, accel, has)
 			}

@@ -213,7 +213,7 @@ func (b *builder) assemble(ctx context.Context) (*image.Image, error) {
 	}
 	return draft.Commit(image.Manifest{
 		Arch: b.opts.Arch, Kernel: g.version, Docker: b.version("docker.io"),
-		Debian: b.debian, Recipe: b.recipe, Cmdline: cmdline,
+		Debian: b.debian, Recipe: b.recipe,
 	})
 }
 

@@ -17,11 +17,6 @@ const recipeVersion = 2
 // suite is the Debian release that images are made from.
 const suite = "trixie"
 
-// cmdline is what an image requires on the kernel's command line: no crypto
-// self-tests (they cost a third of a second under emulation), the processor's
-// random numbers, an end instead of a hang after a panic.
-const cmdline = "quiet panic=-1 cryptomgr.notests random.trust_cpu=on"
-
 // Recipe returns the hash of all that determines an image for arch besides
 // Debian's packages. An image whose manifest has another one was made by
 // another hyve and should be made anew.
@@ -48,7 +43,7 @@ func recipeOf(arch string, init []byte) (string, error) {
 		files = append(files, fmt.Sprintf("%+v", f))
 	}
 	data, err := json.Marshal(map[string]any{
-		"arch": arch, "version": recipeVersion, "format": image.Format, "suite": suite, "cmdline": cmdline,
+		"arch": arch, "version": recipeVersion, "format": image.Format, "suite": suite,
 		"init": hex.EncodeToString(sum[:]), "wanted": wanted(arch), "never": left, "copyrightOnly": copyrightOnly, "dropped": dropped,
 		"keptModules": keptModules, "unkeptModules": unkeptModules, "initrdModules": initrdModules,
 		"engineModules": engineModules, "files": files, "busybox": busyboxLinks,
