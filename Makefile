@@ -20,10 +20,10 @@ guest:
 	GOOS=linux GOARCH=arm64 $(GO) build $(GUEST_FLAGS) -o $(PAYLOAD)/hyve-init-arm64 ./cmd/hyve-init
 
 deps:
-	scripts/deps.sh
+	GO='$(GO)' scripts/deps.sh
 
 demo: deps build
-	scripts/demo.sh
+	GO='$(GO)' scripts/demo.sh
 
 test: deps build lint cross unit e2e
 

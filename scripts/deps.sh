@@ -2,9 +2,26 @@
 # Installs what building and testing hyve need and this machine lacks: Debian's
 # QEMU and a few common tools (as root or through sudo; else unpacked under .deps/),
 # a static busybox for the test image and, where there is no docker client,
-# Debian's. The Makefile has .deps/bin on PATH.
+# Debian's. The Makefile has .deps/bin on PATH. Go itself it only looks for: the
+# releases of Debian that hyve is built on have an older one.
 set -eu
 cd "$(dirname "$0")/.."
+: "${GO:=go}"
+PATH=$PATH:/usr/sbin:/sbin
+
+# Where go.mod is, one of 1.21 or newer first gets what go.mod wants, if it may.
+need=$(sed -n 's/^go //p' go.mod)
+if ! command -v "$GO" >/dev/null; then
+    have="there is no $GO"
+elif have=$("$GO" env GOVERSION 2>&1 | tail -n 1); [ "${have#go1}" = "$have" ]; then
+    have="$GO says: $have"
+elif [ "$(printf '%s\n' "$need" "${have#go}" | sort -V | head -n 1)" != "$need" ]; then
+    have="$GO is $have"
+else
+    have=
+fi
+[ -z "$have" ] || { echo "deps: Go $need or newer is needed, and $have: get it from https://go.dev/dl, put it on PATH or say make GO=/path/to/go" >&2; exit 1; }
+
 mkdir -p .deps
 
 as_root() {
@@ -39,19 +56,26 @@ if [ -n "$missing" ]; then
         ln -sfn "$release/bin" .deps/bin
     fi
 fi
-command -v go >/dev/null || { echo "deps: Go 1.26 or newer is needed: https://go.dev/dl" >&2; exit 1; }
 
-# unpack PACKAGE FILE: takes one file out of a Debian package.
+# unpack PROGRAM PACKAGE...: takes a program out of the first of these Debian
+# packages that has it.
 unpack() {
+    program=$1
+    shift
     dir=$(mktemp -d)
-    # shellcheck disable=SC2086
-    ( cd "$dir" && apt-get download -qq "$1" 2>/dev/null ) || { update; ( cd "$dir" && apt-get $own download -qq "$1" ); }
-    dpkg-deb -x "$dir"/*.deb "$dir/root"
-    cp "$dir/root/$2" .deps/
+    for package; do
+        # shellcheck disable=SC2086
+        ( cd "$dir" && apt-get download -qq "$package" ) 2>/dev/null || { update; ( cd "$dir" && apt-get $own download -qq "$package" ) 2>/dev/null; } || continue
+        dpkg-deb -x "$dir/$package"_*.deb "$dir/root"
+        for file in "$dir/root/bin/$program" "$dir/root/usr/bin/$program"; do
+            [ ! -x "$file" ] || { cp "$file" .deps/; rm -rf "$dir"; return; }
+        done
+    done
     rm -rf "$dir"
+    echo "deps: no $program: apt has it in none of: $*" >&2
+    return 1
 }
 
-[ -x .deps/busybox ] || unpack busybox-static bin/busybox
-if ! command -v docker >/dev/null && [ ! -x .deps/docker ]; then
-    unpack docker.io usr/bin/docker
-fi
+[ -x .deps/busybox ] || unpack busybox busybox-static
+# In a package of its own since Debian 13.
+command -v docker >/dev/null || [ -x .deps/docker ] || unpack docker docker-cli docker.io
