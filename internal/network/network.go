@@ -89,9 +89,6 @@ type Config struct {
 	// 127.0.0.0/8; the zero Addr means 127.0.0.1.
 	MachineIP netip.Addr
 
-	// ListenAny lets published ports listen beyond the host's loopback.
-	ListenAny bool
-
 	// OnProblem, if set, is told when a published port cannot be bound and,
 	// with solved true, when that has ended. The calls come one at a time, in
 	// order, from a goroutine of their own; they may use the Network but not

@@ -10,7 +10,7 @@ import (
 	"syscall"
 )
 
-// errBeyondLoopback is the cause of a Problem that only the configuration ends.
+// errBeyondLoopback is the cause of a Problem that lasts.
 var errBeyondLoopback = errors.New("it is beyond the host's loopback")
 
 // A Problem is a published port that is not reachable where it should be. The
@@ -33,7 +33,7 @@ func (p Problem) Unwrap() error { return p.Cause }
 func (p Problem) Hint() string {
 	switch port := p.Address.Port(); {
 	case p.Cause == errBeyondLoopback:
-		return "allow the machine to listen on all addresses, or publish on 127.0.0.1"
+		return "publish it on 127.0.0.1, or without an address"
 	case p.Cause == syscall.EACCES && port < 1024 && runtime.GOOS == "darwin":
 		return "macOS lets ordinary users bind ports below 1024 on all addresses at once only; publish a port from 1024 on"
 	case p.Cause == syscall.EACCES && port < 1024:

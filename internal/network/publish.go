@@ -50,7 +50,6 @@ type port struct {
 	key      bindKey
 	wanted   int       // by how many bindings
 	listener io.Closer // nil while not bound
-	covered  bool      // by the listener for all addresses
 	absent   bool      // the host has no such address family: nothing to say
 	problem  *Problem
 	retry    time.Time // zero: never
@@ -80,9 +79,8 @@ func (b *Binding) Close() { b.close() }
 //
 // For all addresses ("", "0.0.0.0", "::") and for 127.0.0.1 and ::1 the port is
 // bound on the machine's own address, and on 127.0.0.1 and ::1 as well where
-// nobody, another machine for instance, has it. With Config.ListenAny, "all
-// addresses" means what it says. Another address is bound as it is, if it is
-// loopback or Config.ListenAny is set.
+// nobody, another machine for instance, has it. Another address of the loopback is
+// bound as it is; one beyond it is a Problem.
 //
 // An address that cannot be bound is no error but a Problem, told to
 // Config.OnProblem and by Ports, and tried again until it can be or the Binding
@@ -95,7 +93,7 @@ func (n *Network) Publish(protocol, hostIP string, guestPort uint16) (*Binding, 
 	if guestPort == 0 {
 		return nil, fmt.Errorf("publishing a port: number 0, must be between 1 and 65535")
 	}
-	ips, err := bindAddresses(n.config.MachineIP, n.config.ListenAny, hostIP)
+	ips, err := bindAddresses(n.config.MachineIP, hostIP)
 	if err != nil {
 		return nil, fmt.Errorf("publishing port %d: %w", guestPort, err)
 	}
@@ -110,7 +108,7 @@ func (n *Network) Publish(protocol, hostIP string, guestPort uint16) (*Binding, 
 }
 
 // bindAddresses is where a published port listens.
-func bindAddresses(machine netip.Addr, listenAny bool, hostIP string) ([]netip.Addr, error) {
+func bindAddresses(machine netip.Addr, hostIP string) ([]netip.Addr, error) {
 	ip := netip.IPv4Unspecified()
 	if hostIP != "" {
 		var err error
@@ -119,14 +117,10 @@ func bindAddresses(machine netip.Addr, listenAny bool, hostIP string) ([]netip.A
 		}
 		ip = ip.Unmap()
 	}
-	loopback := []netip.Addr{machine, loopback4, netip.IPv6Loopback()}
-	switch {
-	case ip.IsUnspecified() && listenAny:
-		loopback = append(loopback, netip.IPv4Unspecified(), netip.IPv6Unspecified())
-	case ip.IsUnspecified(), ip == loopback4, ip == netip.IPv6Loopback():
-	default:
+	if !ip.IsUnspecified() && ip != loopback4 && ip != netip.IPv6Loopback() {
 		return []netip.Addr{ip}, nil
 	}
+	loopback := []netip.Addr{machine, loopback4, netip.IPv6Loopback()}
 	slices.SortFunc(loopback, netip.Addr.Compare)
 	return slices.Compact(loopback), nil
 }
@@ -178,8 +172,10 @@ func (p *publisher) want(keys []bindKey) bool {
 			p.ports[key] = &port{key: key, delay: retryFirst}
 		}
 		p.ports[key].wanted++
+		if p.ports[key].listener == nil {
+			p.open(p.ports[key])
+		}
 	}
-	p.bind(keys[0].protocol, keys[0].addr.Port(), true)
 	p.notify()
 	return true
 }
@@ -199,7 +195,6 @@ func (p *publisher) unwant(keys []bindKey) {
 		p.solved(port)
 		delete(p.ports, key)
 	}
-	p.bind(keys[0].protocol, keys[0].addr.Port(), true)
 	p.notify()
 }
 
@@ -254,7 +249,7 @@ func (p *publisher) retry() (next time.Time, list []news) {
 	now := time.Now()
 	for _, port := range p.ports {
 		if !port.retry.IsZero() && !port.retry.After(now) {
-			p.bind(port.key.protocol, port.key.addr.Port(), false)
+			p.open(port)
 		}
 	}
 	for _, port := range p.ports {
@@ -264,44 +259,6 @@ func (p *publisher) retry() (next time.Time, list []news) {
 	}
 	list, p.news = p.news, nil
 	return next, list
-}
-
-// bind tries to bind what is wanted of one port and is not bound.
-//
-// A listener for all addresses and one for a single address exclude each other
-// on Linux, so the former comes first and covers the latter. To try it again,
-// the others have to go for a moment; that loses sessions of UDP, for which it
-// is only done when somebody asked (changed).
-func (p *publisher) bind(protocol string, number uint16, changed bool) {
-	for _, all := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
-		var single []*port
-		for key, port := range p.ports {
-			if key.protocol == protocol && key.addr.Port() == number &&
-				key.addr.Addr().Is4() == all.Is4() && key.addr.Addr() != all {
-				single = append(single, port)
-			}
-		}
-		slices.SortFunc(single, func(a, b *port) int { return compareKeys(a.key, b.key) })
-		wide := p.ports[bindKey{protocol, netip.AddrPortFrom(all, number)}]
-		if wide != nil && wide.listener == nil {
-			if changed || protocol == "tcp" {
-				for _, port := range single {
-					p.unbind(port)
-				}
-				p.open(wide)
-			} else {
-				wide.retry = time.Time{}
-			}
-		}
-		for _, port := range single {
-			if port.covered = wide != nil && wide.listener != nil; port.covered {
-				p.unbind(port)
-				p.solved(port)
-			} else if port.listener == nil {
-				p.open(port)
-			}
-		}
-	}
 }
 
 func (p *publisher) unbind(port *port) {
@@ -314,7 +271,7 @@ func (p *publisher) unbind(port *port) {
 // open binds one address, or notes why not.
 func (p *publisher) open(port *port) {
 	addr := port.key.addr
-	if !p.n.config.ListenAny && !addr.Addr().IsLoopback() {
+	if !addr.Addr().IsLoopback() {
 		p.failed(port, errBeyondLoopback, false)
 		return
 	}

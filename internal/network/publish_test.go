@@ -22,28 +22,26 @@ func TestBindAddresses(t *testing.T) {
 	const machine = "127.18.0.5"
 	for _, test := range []struct {
 		machine, hostIP string
-		any             bool
 		want            string // or the error
 	}{
-		{machine, "", false, "127.0.0.1 127.18.0.5 ::1"},
-		{machine, "0.0.0.0", false, "127.0.0.1 127.18.0.5 ::1"},
-		{machine, "::", false, "127.0.0.1 127.18.0.5 ::1"},
-		{machine, "127.0.0.1", false, "127.0.0.1 127.18.0.5 ::1"},
-		{machine, "::1", true, "127.0.0.1 127.18.0.5 ::1"},
-		{machine, "0.0.0.0", true, "0.0.0.0 127.0.0.1 127.18.0.5 :: ::1"},
-		{machine, "::ffff:192.168.1.5", false, "192.168.1.5"},
-		{machine, "127.0.0.2", false, "127.0.0.2"},
-		{"127.0.0.1", "", false, "127.0.0.1 ::1"},
-		{machine, "localhost", false, `host address "localhost"`},
-		{machine, "1.2.3", false, `host address "1.2.3"`},
+		{machine, "", "127.0.0.1 127.18.0.5 ::1"},
+		{machine, "0.0.0.0", "127.0.0.1 127.18.0.5 ::1"},
+		{machine, "::", "127.0.0.1 127.18.0.5 ::1"},
+		{machine, "127.0.0.1", "127.0.0.1 127.18.0.5 ::1"},
+		{machine, "::1", "127.0.0.1 127.18.0.5 ::1"},
+		{machine, "::ffff:192.168.1.5", "192.168.1.5"},
+		{machine, "127.0.0.2", "127.0.0.2"},
+		{"127.0.0.1", "", "127.0.0.1 ::1"},
+		{machine, "localhost", `host address "localhost"`},
+		{machine, "1.2.3", `host address "1.2.3"`},
 	} {
-		addrs, err := bindAddresses(netip.MustParseAddr(test.machine), test.any, test.hostIP)
+		addrs, err := bindAddresses(netip.MustParseAddr(test.machine), test.hostIP)
 		got := strings.Trim(fmt.Sprint(addrs), "[]")
 		if err != nil {
 			got = err.Error()
 		}
 		if !strings.HasPrefix(got, test.want) || err == nil && got != test.want {
-			t.Errorf("%s %q any=%t: %s, want %s", test.machine, test.hostIP, test.any, got, test.want)
+			t.Errorf("%s %q: %s, want %s", test.machine, test.hostIP, got, test.want)
 		}
 	}
 }
@@ -521,42 +519,6 @@ func TestBeyondLoopback(t *testing.T) {
 	})
 }
 
-// TestListenAny listens on all addresses, for TCP and UDP.
-func TestListenAny(t *testing.T) {
-	n, g := newPair(t, Config{ListenAny: true, MachineIP: machineIP(t.Name())})
-	port := freeOn(t)
-	g.listen(port, echo)
-	g.listenUDP(port, func(b []byte, _ net.Addr) []byte { return b })
-	defer publish(t, n, "tcp", "0.0.0.0", port).Close()
-	defer publish(t, n, "udp", "0.0.0.0", port).Close()
-	addrs := loopbacks(t, n.config.MachineIP, port)
-	if ip := hostAddressBeyondLoopback(); ip.IsValid() {
-		addrs = append(addrs, netip.AddrPortFrom(ip, port).String())
-	}
-	for _, addr := range addrs {
-		c, err := net.Dial("tcp", addr)
-		if err != nil {
-			t.Errorf("%s: %v", addr, err)
-			continue
-		}
-		checkEcho(t, c, 1000)
-		_ = c.Close()
-		u, err := net.Dial("udp", addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := ask1(t, u, "hello"); got != "hello" {
-			t.Errorf("%s: got %q", addr, got)
-		}
-		_ = u.Close()
-	}
-	for _, p := range n.Ports() {
-		if p.Problem != nil {
-			t.Errorf("%v", p.Problem)
-		}
-	}
-}
-
 func hostAddressBeyondLoopback() netip.Addr {
 	addrs, _ := net.InterfaceAddrs()
 	for _, a := range addrs {
@@ -565,45 +527,6 @@ func hostAddressBeyondLoopback() netip.Addr {
 		}
 	}
 	return netip.Addr{}
-}
-
-// TestListenAnyTaken starts while another program has the port on one
-// address, which excludes a listener for all: the machine listens on loopback
-// meanwhile.
-func TestListenAnyTaken(t *testing.T) {
-	if machineIP("one") == loopback4 {
-		t.Skip("this platform has one loopback address")
-	}
-	n, g := newPair(t, Config{ListenAny: true, MachineIP: machineIP(t.Name())})
-	port := freeOn(t)
-	g.listen(port, echo)
-	taker := occupy(t, "tcp", netip.AddrPortFrom(machineIP("other"), port))
-	defer publish(t, n, "tcp", "", port).Close()
-	wide := netip.AddrPortFrom(netip.IPv4Unspecified(), port)
-	state := func() (listed, bound bool) {
-		for _, p := range n.Ports() {
-			if p.Address == wide {
-				return true, p.Problem == nil
-			}
-		}
-		return false, false
-	}
-	if listed, bound := state(); !listed || bound {
-		t.Fatalf("0.0.0.0 listed %t, bound %t; want a problem", listed, bound)
-	}
-	check := func() {
-		t.Helper()
-		c, err := net.Dial("tcp", netip.AddrPortFrom(n.config.MachineIP, port).String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		checkEcho(t, c, 1000)
-	}
-	check()
-	_ = taker.Close()
-	eventually(t, "bound", func() bool { _, bound := state(); return bound })
-	check()
 }
 
 func TestPublishArguments(t *testing.T) {

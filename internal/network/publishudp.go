@@ -6,8 +6,6 @@ import (
 	"net/netip"
 	"sync"
 
-	"golang.org/x/net/ipv4"
-	"golang.org/x/net/ipv6"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	ipv4stack "gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	udpstack "gvisor.dev/gvisor/pkg/tcpip/transport/udp"
@@ -18,29 +16,22 @@ import (
 // the guest for every client of it.
 type udpPort struct {
 	n    *Network
-	sock *udpSocket
+	conn *net.UDPConn
 	port uint16
 
 	mu       sync.Mutex
 	closed   bool
-	sessions map[udpPeer]*udpSession
-}
-
-// A udpPeer is a client, and the address of the host that it has sent to, from
-// which its answers must come.
-type udpPeer struct {
-	client netip.AddrPort
-	local  netip.Addr // set on sockets for all addresses only
+	sessions map[netip.AddrPort]*udpSession
 }
 
 func (n *Network) publishUDP(addr netip.AddrPort) (io.Closer, error) {
-	sock, err := listenUDP(addr)
+	conn, err := net.ListenUDP(withFamily("udp", addr.Addr()), net.UDPAddrFromAddrPort(addr))
 	if err != nil {
 		return nil, err
 	}
-	u := &udpPort{n: n, sock: sock, port: addr.Port(), sessions: map[udpPeer]*udpSession{}}
+	u := &udpPort{n: n, conn: conn, port: addr.Port(), sessions: map[netip.AddrPort]*udpSession{}}
 	if !n.spawn(u.run) {
-		_ = sock.conn.Close()
+		_ = conn.Close()
 		return nil, ErrClosed
 	}
 	return u, nil
@@ -50,14 +41,14 @@ func (n *Network) publishUDP(addr netip.AddrPort) (io.Closer, error) {
 func (u *udpPort) run() {
 	b := make([]byte, 64<<10)
 	for {
-		n, peer, err := u.sock.receive(b)
+		n, client, err := u.conn.ReadFromUDPAddrPort(b)
 		if lasting(err) {
 			return
 		}
 		if err != nil {
 			continue
 		}
-		if s := u.session(peer); s != nil {
+		if s := u.session(client); s != nil {
 			u.n.udp.toGuest(s, b[:n])
 		}
 	}
@@ -65,9 +56,9 @@ func (u *udpPort) run() {
 
 // session returns the client's session, a new one if need be, or nil if there
 // can be none.
-func (u *udpPort) session(peer udpPeer) *udpSession {
+func (u *udpPort) session(client netip.AddrPort) *udpSession {
 	u.mu.Lock()
-	s := u.sessions[peer]
+	s := u.sessions[client]
 	closed := u.closed
 	u.mu.Unlock()
 	if s != nil || closed || !u.n.link.connected() {
@@ -82,22 +73,25 @@ func (u *udpPort) session(peer udpPeer) *udpSession {
 		ep.Close()
 		return nil
 	}
-	return u.begin(peer, ep, &wq)
+	return u.begin(client, ep, &wq)
 }
 
-func (u *udpPort) begin(peer udpPeer, ep tcpip.Endpoint, wq *waiter.Queue) *udpSession {
+func (u *udpPort) begin(client netip.AddrPort, ep tcpip.Endpoint, wq *waiter.Queue) *udpSession {
 	s := u.n.udp.newSession(ep, wq, func() {
 		u.mu.Lock()
 		defer u.mu.Unlock()
-		delete(u.sessions, peer)
+		delete(u.sessions, client)
 	})
 	u.mu.Lock()
-	u.sessions[peer] = s
+	u.sessions[client] = s
 	closed := u.closed
 	u.mu.Unlock()
 	if closed || !u.n.spawn(func() {
 		defer s.close()
-		u.n.udp.fromGuest(s, func(b []byte) error { return u.sock.send(b, peer) })
+		u.n.udp.fromGuest(s, func(b []byte) error {
+			_, err := u.conn.WriteToUDPAddrPort(b, client)
+			return err
+		})
 	}) {
 		s.close()
 		return nil
@@ -114,82 +108,9 @@ func (u *udpPort) Close() error {
 		all = append(all, s)
 	}
 	u.mu.Unlock()
-	err := u.sock.conn.Close()
+	err := u.conn.Close()
 	for _, s := range all {
 		s.close()
-	}
-	return err
-}
-
-// A udpSocket knows, if it listens on all addresses, to which of them a
-// datagram came.
-type udpSocket struct {
-	conn *net.UDPConn
-	all4 *ipv4.PacketConn
-	all6 *ipv6.PacketConn
-}
-
-func listenUDP(addr netip.AddrPort) (*udpSocket, error) {
-	conn, err := net.ListenUDP(withFamily("udp", addr.Addr()), net.UDPAddrFromAddrPort(addr))
-	if err != nil {
-		return nil, err
-	}
-	s := &udpSocket{conn: conn}
-	switch {
-	case !addr.Addr().IsUnspecified():
-	case addr.Addr().Is4():
-		s.all4 = ipv4.NewPacketConn(conn)
-		err = s.all4.SetControlMessage(ipv4.FlagDst, true)
-	default:
-		s.all6 = ipv6.NewPacketConn(conn)
-		err = s.all6.SetControlMessage(ipv6.FlagDst, true)
-	}
-	if err != nil {
-		_ = conn.Close()
-		return nil, err
-	}
-	return s, nil
-}
-
-func (s *udpSocket) receive(b []byte) (int, udpPeer, error) {
-	var (
-		n     int
-		src   net.Addr
-		local net.IP
-		err   error
-	)
-	switch {
-	case s.all4 != nil:
-		var cm *ipv4.ControlMessage
-		if n, cm, src, err = s.all4.ReadFrom(b); cm != nil {
-			local = cm.Dst
-		}
-	case s.all6 != nil:
-		var cm *ipv6.ControlMessage
-		if n, cm, src, err = s.all6.ReadFrom(b); cm != nil {
-			local = cm.Dst
-		}
-	default:
-		n, client, err := s.conn.ReadFromUDPAddrPort(b)
-		return n, udpPeer{client: client}, err
-	}
-	if err != nil {
-		return 0, udpPeer{}, err
-	}
-	peer := udpPeer{client: src.(*net.UDPAddr).AddrPort()}
-	peer.local, _ = netip.AddrFromSlice(local)
-	return n, peer, nil
-}
-
-func (s *udpSocket) send(b []byte, peer udpPeer) error {
-	var err error
-	switch {
-	case s.all4 != nil && peer.local.IsValid():
-		_, err = s.all4.WriteTo(b, &ipv4.ControlMessage{Src: peer.local.AsSlice()}, net.UDPAddrFromAddrPort(peer.client))
-	case s.all6 != nil && peer.local.IsValid():
-		_, err = s.all6.WriteTo(b, &ipv6.ControlMessage{Src: peer.local.AsSlice()}, net.UDPAddrFromAddrPort(peer.client))
-	default:
-		_, err = s.conn.WriteToUDPAddrPort(b, peer.client)
 	}
 	return err
 }
