@@ -35,9 +35,10 @@ e2e: build
 	export PATH="$(if $(filter 10,$(QEMU)),$$(scripts/unpack.sh trixie):)$$PATH"; \
 	$(GO) test -count=1 -v ./internal/hypervisor/qemu && $(GO) test -count=1 -timeout 50m -v ./e2e $(E2E)
 
-# And what is seldom, or takes long.
+# And what is seldom, or takes long; real images for both architectures, each twice.
 long: E2E := -args -long
 long: e2e
+	HYVE_TEST_CACHE_DIR=$(CURDIR)/.e2e/cache $(GO) test -count=1 -timeout 30m -v -run TestBuildFromMirror ./internal/image/build
 
 # A container that writes, over a hundred freezes and thaws.
 soak: build
