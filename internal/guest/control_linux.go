@@ -87,8 +87,8 @@ func (g *guest) command(words []string, conn *net.UnixConn) {
 	io.WriteString(conn, "ok\n")
 }
 
-// commands are the names under which hyve-init asks PID 1 for something, with
-// the line that asks. Arguments of poweroff and its like (-h, -P, now) do not
+// commandLine is the line that asks PID 1 for what hyve-init was called for, and
+// whether the name is one of those that ask. Arguments of poweroff and its like (-h, -P, now) do not
 // change what they mean, but for shutdown's.
 func commandLine(argv []string) (string, bool) {
 	name, args := filepath.Base(argv[0]), argv[1:]

@@ -1,5 +1,5 @@
 // Package guest is what runs inside the virtual machine: PID 1, from the first
-// mount to the power-off. boot.go is the recipe, everything else a step of it or
+// mount to the power-off. boot_linux.go is the recipe, everything else a step of it or
 // a noun that a step needs. It talks to the host through guestapi alone.
 //
 // It is for linux; only the parsers, which do no I/O, build elsewhere.
