@@ -50,8 +50,7 @@ type engine struct {
 	launched launchState
 	id       guestapi.Identity
 
-	grace  current[time.Duration] // the options' StopTimeout
-	launch current[launch]        // dockerd's next; mu is held across one
+	launch current[launch] // dockerd's next; mu is held across one
 }
 
 // A launchState is what dockerd has to be started again for when it changes.
@@ -109,7 +108,6 @@ func (e *engine) startDockerd(ctx context.Context, options guestapi.Engine, id g
 	}
 	e.mu.Lock()
 	e.options = options
-	e.grace.set(options.StopTimeout)
 	e.started = true
 	err := e.prepare(id)
 	e.mu.Unlock()
@@ -123,7 +121,7 @@ func (e *engine) startDockerd(ctx context.Context, options guestapi.Engine, id g
 
 // prepare writes what dockerd reads at its start. The caller holds mu.
 func (e *engine) prepare(id guestapi.Identity) error {
-	cas, err := trustCAs(id.ExtraCAs)
+	cas, err := trustCAs()
 	if err != nil {
 		return err
 	}
@@ -165,7 +163,7 @@ func (e *engine) identify(id guestapi.Identity) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !e.started {
-		_, err := trustCAs(id.ExtraCAs)
+		_, err := trustCAs()
 		return err
 	}
 	before := e.launched
@@ -263,9 +261,7 @@ func (e *engine) repeat() {
 // stop ends dockerd, which stops the containers, then containerd.
 func (e *engine) stop() error {
 	// Without mu, which a restart of dockerd may hold for minutes.
-	grace, _ := e.grace.get()
-	bound := max(dockerdStop, grace+time.Minute)
-	return errors.Join(e.dockerd.stop(bound), e.containerd.stop(containerdStop))
+	return errors.Join(e.dockerd.stop(dockerdStop), e.containerd.stop(containerdStop))
 }
 
 // An answer of the engine's is its body and, beside that, its header.

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
@@ -69,7 +68,7 @@ var ownOptions = []string{
 // user is empty where there is no such file.
 func composeEngineConfig(id guestapi.Identity, engine guestapi.Engine, user []byte) (engineConfig, error) {
 	var c engineConfig
-	keys := defaultKeys(id, engine)
+	keys := defaultKeys(id)
 	if len(user) > 0 {
 		var theirs map[string]any
 		if err := json.Unmarshal(user, &theirs); err != nil {
@@ -98,7 +97,7 @@ func composeEngineConfig(id guestapi.Identity, engine guestapi.Engine, user []by
 }
 
 // defaultKeys are hyve's settings where nobody says otherwise.
-func defaultKeys(id guestapi.Identity, engine guestapi.Engine) map[string]any {
+func defaultKeys(id guestapi.Identity) map[string]any {
 	keys := map[string]any{
 		"data-root":      "/var/lib/docker",
 		"storage-driver": "overlay2",
@@ -117,9 +116,6 @@ func defaultKeys(id guestapi.Identity, engine guestapi.Engine) map[string]any {
 		keys["default-network-opts"] = map[string]any{
 			"bridge": map[string]any{"com.docker.network.driver.mtu": strconv.Itoa(mtu)},
 		}
-	}
-	if s := engine.StopTimeout; s > 0 {
-		keys["shutdown-timeout"] = int((s + time.Second - 1) / time.Second)
 	}
 	if proxies := daemonProxies(id.Proxies); len(proxies) > 0 {
 		keys["proxies"] = proxies

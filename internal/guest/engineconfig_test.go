@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
@@ -40,8 +39,6 @@ func TestComposeEngineConfig(t *testing.T) {
 		notes  int
 	}{
 		"plain": {file: base},
-		"stop timeout": {engine: guestapi.Engine{StopTimeout: 1500 * time.Millisecond},
-			file: with(func(m map[string]any) { m["shutdown-timeout"] = 2.0 })},
 		"user's file": {user: `{"debug":true,"mtu":1400,"labels":["u=1"],"exec-opts":["x=y"],"hosts":["tcp://0.0.0.0"],"userland-proxy-path":"/x"}`, notes: 2,
 			file: with(func(m map[string]any) {
 				m["debug"], m["mtu"], m["labels"] = true, 1400.0, []any{"u=1", "a=1"}

@@ -248,22 +248,19 @@ func (e *engine) stopContainers() error {
 	if err := keepRestarts(containers); err != nil {
 		return err
 	}
-	grace := stopGrace
-	if asked, _ := e.grace.get(); asked > 0 {
-		grace = asked
-	}
 	errs := make([]error, len(containers))
 	var all sync.WaitGroup
 	for i := range containers {
 		if containers[i].State.Running {
-			all.Go(func() { errs[i] = e.stopContainer(&containers[i], grace) })
+			all.Go(func() { errs[i] = e.stopContainer(&containers[i]) })
 		}
 	}
 	all.Wait()
 	return errors.Join(append(errs, keepRestarts(containers))...)
 }
 
-func (e *engine) stopContainer(c *container, grace time.Duration) error {
+func (e *engine) stopContainer(c *container) error {
+	grace := stopGrace
 	if c.Config.StopTimeout != nil {
 		grace = time.Duration(*c.Config.StopTimeout) * time.Second
 	}

@@ -88,15 +88,15 @@ const (
 	caBundleMarker = "# Certificates of this machine:\n"
 )
 
-// trustCAs puts certificates behind those of the image, those that the user left
-// on the data disk included, and returns the bundle's machine part.
-func trustCAs(extra []string) (string, error) {
+// trustCAs puts the certificates that the user left on the data disk behind those
+// of the image, and returns the bundle's machine part.
+func trustCAs() (string, error) {
 	b, err := os.ReadFile(caBundle)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", fmt.Errorf("reading the trusted certificates: %w", err)
 	}
 	image, _, _ := bytes.Cut(b, []byte(caBundleMarker))
-	extra = slices.Clone(extra)
+	var own strings.Builder
 	for _, pattern := range []string{"*.pem", "*.crt"} {
 		paths, _ := filepath.Glob(filepath.Join(persistentCAs, pattern))
 		for _, path := range paths {
@@ -104,15 +104,11 @@ func trustCAs(extra []string) (string, error) {
 			if err != nil {
 				return "", fmt.Errorf("reading a trusted certificate: %w", err)
 			}
-			extra = append(extra, string(pem))
+			own.WriteString(strings.TrimSpace(string(pem)) + "\n")
 		}
 	}
-	if len(extra) == 0 {
+	if own.Len() == 0 {
 		return "", writeChanged(caBundle, image, 0o644)
-	}
-	var own strings.Builder
-	for _, pem := range extra {
-		own.WriteString(strings.TrimSpace(pem) + "\n")
 	}
 	whole := string(image) + caBundleMarker + own.String()
 	return own.String(), writeChanged(caBundle, []byte(whole), 0o644)

@@ -81,9 +81,6 @@ type Identity struct {
 	// NO_PROXY. Empty values are absent.
 	Proxies map[string]string `json:"proxies,omitempty"`
 
-	// ExtraCAs are certificates in PEM that the engine shall trust.
-	ExtraCAs []string `json:"extraCAs,omitempty"`
-
 	RegistryMirrors    []string `json:"registryMirrors,omitempty"`
 	InsecureRegistries []string `json:"insecureRegistries,omitempty"`
 	Labels             []string `json:"labels,omitempty"` // "k=v", as dockerd's --label
@@ -111,9 +108,6 @@ type Engine struct {
 	ID string `json:"id,omitempty"`
 	// Options are dockerd flags without their dashes, "name=value" or "name".
 	Options []string `json:"options,omitempty"`
-	// StopTimeout is how long containers get between SIGTERM and SIGKILL at a
-	// shutdown where they do not say so themselves; 0 means docker's own 15 s.
-	StopTimeout time.Duration `json:"stopTimeout,omitempty"`
 }
 
 // PortAck answers an EventPortOpened. Until it arrives `docker run` waits.

@@ -97,9 +97,6 @@ func (i *Image) Initrd() string { return filepath.Join(i.Dir, InitrdFile) }
 // Root is the path of the read-only root disk.
 func (i *Image) Root() string { return filepath.Join(i.Dir, RootFile) }
 
-// SBOM is the path of the bill of materials.
-func (i *Image) SBOM() string { return filepath.Join(i.Dir, SBOMFile) }
-
 // Size returns the bytes of all its files together.
 func (i *Image) Size() int64 {
 	var n int64

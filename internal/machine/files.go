@@ -112,7 +112,6 @@ func (d Dir) ControlSocket() string { return d.socket("control.sock") } // words
 func (d Dir) SSHSocket() string     { return d.socket("ssh.sock") }     // the guest's SSH server
 func (d Dir) NetworkSocket() string { return d.socket("net.sock") }     // hypervisor -> network
 func (d Dir) GuestSocket() string   { return d.socket("guest.sock") }   // hypervisor -> guest's channel
-func (d Dir) MonitorSocket() string { return d.socket("qmp.sock") }     // QEMU -> supervisor
 
 func (d Dir) socket(name string) string { return filepath.Join(d.RunDir(), name) }
 

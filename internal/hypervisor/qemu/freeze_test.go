@@ -59,7 +59,7 @@ func TestFreezeAndThaw(t *testing.T) {
 			if status, err := vm.Status(t.Context()); err != nil || status != "running" {
 				t.Errorf("status %q, %v", status, err)
 			}
-			if err := vm.PowerButton(t.Context()); err != nil {
+			if err := press(t, vm); err != nil {
 				t.Fatal(err)
 			}
 			wait(t, vm)

@@ -52,15 +52,11 @@ type Event struct {
 // The events on which a supervisor may act.
 const (
 	EventShutdown     = "SHUTDOWN"       // Data: ShutdownData
-	EventReset        = "RESET"          // Data: ShutdownData
-	EventStop         = "STOP"           // the VM is paused
-	EventResume       = "RESUME"         // and goes on
-	EventPowerdown    = "POWERDOWN"      // the power button was pressed
-	EventPanicked     = "GUEST_PANICKED" // needs a pvpanic device
+	EventResume       = "RESUME"         // a paused VM goes on
 	EventBlockIOError = "BLOCK_IO_ERROR" // Data: BlockIOErrorData
 )
 
-// ShutdownData is the Data of an EventShutdown or EventReset.
+// ShutdownData is the Data of an EventShutdown.
 type ShutdownData struct {
 	Guest  bool   `json:"guest"`  // the guest asked for it
 	Reason string `json:"reason"` // one of the Reason constants, or another
@@ -72,8 +68,6 @@ const (
 	ReasonGuestReset    = "guest-reset"
 	ReasonGuestPanic    = "guest-panic"
 	ReasonHostQuit      = "host-qmp-quit"
-	ReasonHostSignal    = "host-signal"
-	ReasonHostError     = "host-error"
 )
 
 // BlockIOErrorData is the Data of an EventBlockIOError.

@@ -92,7 +92,7 @@ func TestClient(t *testing.T) {
 	if err := <-done; err != nil || one.N != 1 || two.N != 2 {
 		t.Errorf("%v, %v, %v", err, one, two)
 	}
-	if e := <-c.Events(); e.Name != EventStop || !e.Time.Equal(time.UnixMilli(1700000000250)) {
+	if e := <-c.Events(); e.Name != "STOP" || !e.Time.Equal(time.UnixMilli(1700000000250)) {
 		t.Errorf("%+v", e)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)

@@ -197,9 +197,6 @@ func (vm *VM) watch() {
 // PID is QEMU's process ID.
 func (vm *VM) PID() int { return vm.cmd.Process.Pid }
 
-// Args is the command line, its first word the emulator's path.
-func (vm *VM) Args() []string { return vm.cmd.Args }
-
 // Done is closed when QEMU has ended.
 func (vm *VM) Done() <-chan struct{} { return vm.done }
 
@@ -227,11 +224,6 @@ func (vm *VM) Events() <-chan Event { return vm.events }
 
 // Monitor is the QMP connection, for what VM has no method for.
 func (vm *VM) Monitor() *Client { return vm.monitor }
-
-// PowerButton presses the power button. The guest may act on it, or not.
-func (vm *VM) PowerButton(ctx context.Context) error {
-	return vm.monitor.Execute(ctx, "system_powerdown", nil, nil)
-}
 
 // What a VM may do, in QEMU's words.
 const (

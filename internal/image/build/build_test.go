@@ -395,7 +395,7 @@ func checkInitrd(t *testing.T, img *image.Image) {
 
 func checkSBOM(t *testing.T, img *image.Image) {
 	t.Helper()
-	data, err := os.ReadFile(img.SBOM())
+	data, err := os.ReadFile(filepath.Join(img.Dir, image.SBOMFile))
 	if err != nil {
 		t.Fatal(err)
 	}

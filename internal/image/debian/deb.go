@@ -18,7 +18,6 @@ const (
 	maxEntries  = 500_000
 	maxUnpacked = 8 << 30 // bytes
 	maxName     = 4096    // bytes of a path or link target
-	maxControl  = 4 << 20 // bytes of the control file
 )
 
 // An Entry is one file of a package. Name is relative and clean ("usr/bin/sudo",
@@ -90,60 +89,6 @@ func readDeb(r io.Reader, visit func(e Entry, content io.Reader) error) error {
 		}
 		return nil
 	}
-}
-
-// ReadDebControl returns the control file of a .deb file.
-func ReadDebControl(file string) (Paragraph, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, fmt.Errorf("reading a package: %w", err)
-	}
-	defer f.Close()
-	a, err := newArReader(f)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		name, body, err := a.next()
-		if err != nil {
-			return nil, fmt.Errorf("looking for control.tar: %w", err)
-		}
-		ext, ok := strings.CutPrefix(name, "control.tar")
-		if !ok {
-			continue
-		}
-		t, err := decompress(ext, body)
-		if err != nil {
-			return nil, fmt.Errorf("decompressing %s: %w", name, err)
-		}
-		return controlOf(t)
-	}
-}
-
-var errFound = errors.New("found")
-
-func controlOf(t io.Reader) (Paragraph, error) {
-	var p Paragraph
-	err := readTar(t, func(e Entry, content io.Reader) error {
-		if e.Name != "control" || e.Type != tar.TypeReg {
-			return nil
-		}
-		if e.Size > maxControl {
-			return fmt.Errorf("its control file has %d bytes, at most %d", e.Size, maxControl)
-		}
-		var err error
-		if p, err = NewControlReader(content).Next(); err != nil {
-			return err
-		}
-		return errFound
-	})
-	if errors.Is(err, errFound) {
-		return p, nil
-	}
-	if err == nil {
-		err = errors.New("it has no control file")
-	}
-	return nil, err
 }
 
 // readTar visits the entries of a tar archive within the bounds.
