@@ -99,7 +99,11 @@ func Build(ctx context.Context, o Options) (*image.Image, error) {
 	if err != nil {
 		return nil, explain(err)
 	}
-	return img, debian.Prune(o.CacheDir, keepDownloads, time.Now())
+	// The image is good, whatever becomes of old downloads.
+	if err := debian.Prune(o.CacheDir, keepDownloads, time.Now()); err != nil {
+		b.warn(err)
+	}
+	return img, nil
 }
 
 // A builder is one build under way.
@@ -150,6 +154,12 @@ func mirrors(explicit string) ([]debian.Mirror, error) {
 func (b *builder) stage(name string, done, total int64) {
 	if b.opts.Progress != nil {
 		b.opts.Progress(Progress{Stage: name, Done: done, Total: total})
+	}
+}
+
+func (b *builder) warn(err error) {
+	if b.opts.Warn != nil {
+		b.opts.Warn(err)
 	}
 }
 
@@ -319,9 +329,7 @@ func (b *builder) furnish(root *tree) (*guest, error) {
 		return nil, err
 	}
 	for _, err := range g.modules.pruned {
-		if b.opts.Warn != nil {
-			b.opts.Warn(err)
-		}
+		b.warn(err)
 	}
 	return g, nil
 }

@@ -256,9 +256,21 @@ func TestBuild(t *testing.T) {
 		t.Fatal(err)
 	}
 	second.CacheDir = t.TempDir()
+	// Old downloads that cannot be cleared away are no failure.
+	stuck := filepath.Join(second.CacheDir, "partial", "stuck")
+	if err := os.MkdirAll(filepath.Join(stuck, "full"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(stuck, time.Time{}, time.Now().Add(-2*keepDownloads)); err != nil {
+		t.Fatal(err)
+	}
+	warnings = nil
 	again, err := Build(context.Background(), second)
 	if err != nil || again.Digest != img.Digest {
 		t.Errorf("the second build differs: %v, %v", again, err)
+	}
+	if len(warnings) != 2 || !strings.HasPrefix(warnings[1], "pruning the download cache: ") {
+		t.Errorf("warnings: %q", warnings)
 	}
 	// Another hyve-init makes another image.
 	second.HyveInit = append(bytes.Clone(o.HyveInit), 0)
