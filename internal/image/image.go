@@ -148,14 +148,14 @@ func load(dir string) (*Image, error) {
 	file := filepath.Join(dir, ManifestFile)
 	st, err := os.Stat(file)
 	if err != nil {
-		return nil, broken(digest, pathless(err, file))
+		return nil, unreadable(digest, file, err)
 	}
 	if st.Size() > maxManifest {
 		return nil, broken(digest, fmt.Errorf("%s has %d bytes, at most %d", file, st.Size(), maxManifest))
 	}
 	data, err := os.ReadFile(file)
 	if err != nil {
-		return nil, broken(digest, pathless(err, file))
+		return nil, unreadable(digest, file, err)
 	}
 	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != hexDigest {
 		return nil, broken(digest, fmt.Errorf("the SHA-256 of %s is not the image's", file))

@@ -88,7 +88,7 @@ func (i *Image) verifyFile(ctx context.Context, want File) error {
 	path := filepath.Join(i.Dir, want.Name)
 	f, err := os.Open(path)
 	if err != nil {
-		return i.unreadable(path, err)
+		return unreadable(i.Digest, path, err)
 	}
 	defer f.Close()
 	if st, err := f.Stat(); err == nil && st.Size() != want.Size {
@@ -99,7 +99,7 @@ func (i *Image) verifyFile(ctx context.Context, want File) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("verifying image %s: %w", short(i.Digest), ctx.Err())
 		}
-		return i.unreadable(path, err)
+		return unreadable(i.Digest, path, err)
 	}
 	if size != want.Size || sum != want.SHA256 {
 		return broken(i.Digest, fmt.Errorf("the SHA-256 of %s is not the one in its manifest", path))
@@ -109,14 +109,14 @@ func (i *Image) verifyFile(ctx context.Context, want File) error {
 
 // unreadable tells a missing file, which is damage, from one that this user may
 // not read.
-func (i *Image) unreadable(path string, err error) error {
+func unreadable(digest, path string, err error) error {
 	if errors.Is(err, fs.ErrPermission) {
 		return problem{
-			fmt.Errorf("reading image %s: %w", short(i.Digest), err),
+			fmt.Errorf("reading image %s: %w", short(digest), err),
 			"make it readable again, or remove it with `hyve image rm` and run `hyve image build`",
 		}
 	}
-	return broken(i.Digest, pathless(err, path))
+	return broken(digest, pathless(err, path))
 }
 
 // hash returns the size and SHA-256 of what r holds.

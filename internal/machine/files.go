@@ -42,11 +42,13 @@ func DefaultHome(getenv func(string) string) (Home, error) {
 	return Home(filepath.Join(home, ".local", "share", "hyve")), nil
 }
 
+const usableHome = "set HYVE_HOME to a directory that you may write"
+
 // Make creates the data directory and tightens it to its owner.
 func (h Home) Make() error {
 	for _, dir := range []string{string(h), h.Machines(), h.CacheDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("making the data directory: %w", err)
+			return &hintedError{fmt.Errorf("making the data directory: %w", err), usableHome}
 		}
 	}
 	return nil

@@ -103,6 +103,9 @@ func (h Home) Load(name string) (*Machine, error) {
 		}
 		return nil, &NotFoundError{name}
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, &hintedError{fmt.Errorf("reading machine %q: %w", name, err), usableHome}
+	}
 	if err != nil {
 		return nil, &BrokenError{name, err}
 	}
@@ -143,7 +146,7 @@ type Entry struct {
 func (h Home) List() ([]Entry, error) {
 	dirs, err := os.ReadDir(h.Machines())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("listing the machines: %w", err)
+		return nil, &hintedError{fmt.Errorf("listing the machines: %w", err), usableHome}
 	}
 	var entries []Entry
 	for _, dir := range dirs {
@@ -179,7 +182,7 @@ func (e *ExistsError) Hint() string {
 func (h Home) CheckFree(name string) error {
 	dirs, err := os.ReadDir(h.Machines())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("listing the machines: %w", err)
+		return &hintedError{fmt.Errorf("listing the machines: %w", err), usableHome}
 	}
 	for _, dir := range dirs {
 		if strings.EqualFold(dir.Name(), name) {

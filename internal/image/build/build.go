@@ -132,12 +132,13 @@ func prepare(o Options) (*builder, error) {
 	if b.recipe, err = recipeOf(o.Arch, o.HyveInit); err != nil {
 		return nil, err
 	}
-	b.mirrors, err = mirrors(o.Mirror)
+	b.mirrors, err = mirrors(o.Mirror, "/etc/apt")
 	return b, err
 }
 
-// mirrors returns where to look for Debian, in order.
-func mirrors(explicit string) ([]debian.Mirror, error) {
+// mirrors returns where to look for Debian, in order. apt is where the host's apt
+// has its configuration.
+func mirrors(explicit, apt string) ([]debian.Mirror, error) {
 	if explicit == "" {
 		explicit = os.Getenv("HYVE_MIRROR")
 	}
@@ -145,7 +146,7 @@ func mirrors(explicit string) ([]debian.Mirror, error) {
 		m, err := debian.ParseMirror(explicit)
 		return []debian.Mirror{m}, err
 	}
-	if found := debian.HostMirrors("/etc/apt"); len(found) > 0 {
+	if found := debian.HostMirrors(apt); len(found) > 0 {
 		return found, nil
 	}
 	return []debian.Mirror{debian.DefaultMirror()}, nil

@@ -510,6 +510,30 @@ func TestFailedBuild(t *testing.T) {
 	}
 }
 
+// Who asks for a mirror gets it, then the environment, then apt's.
+func TestMirrors(t *testing.T) {
+	configured, empty := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(configured, "sources.list"), []byte("deb http://apt.test/debian "+suite+" main\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ explicit, env, apt, want string }{
+		{"http://asked.test/debian", "http://env.test/debian", configured, "http://asked.test/debian"},
+		{"", "http://env.test/debian", configured, "http://env.test/debian"},
+		{"", "", configured, "http://apt.test/debian"},
+		{"", "", empty, debian.DefaultMirror().Archive},
+	} {
+		t.Setenv("HYVE_MIRROR", tt.env)
+		got, err := mirrors(tt.explicit, tt.apt)
+		if err != nil || len(got) != 1 || got[0].Archive != tt.want {
+			t.Errorf("asked %q, environment %q: %v, %v; want %s", tt.explicit, tt.env, got, err, tt.want)
+		}
+	}
+	t.Setenv("HYVE_MIRROR", "nonsense")
+	if _, err := mirrors("", configured); err == nil {
+		t.Error("nonsense in the environment was passed over")
+	}
+}
+
 func TestHints(t *testing.T) {
 	store, err := image.Open(t.TempDir())
 	if err != nil {
