@@ -17,7 +17,7 @@ import (
 // computer is configured for. HYVE_TEST_CACHE_DIR is where downloads are kept.
 func TestBuildFromMirror(t *testing.T) {
 	if testing.Short() {
-		t.Skip("-short: this downloads 100 MB for each architecture")
+		t.Skip("-short: this downloads 150 MB for each architecture")
 	}
 	cache := os.Getenv("HYVE_TEST_CACHE_DIR")
 	if cache == "" {
