@@ -60,6 +60,15 @@ func (b *bench) start() error {
 	return nil
 }
 
+// run measures a container from its creation to its removal, when one has run before.
+func (b *bench) run() error {
+	container := func() error { _, err := b.onMachine("run", "--rm", "busybox", "true"); return err }
+	if err := container(); err != nil {
+		return err
+	}
+	return b.timed("run", container)
+}
+
 // begin starts the machine, to an answered docker version.
 func (b *bench) begin() error {
 	if _, err := b.output(b.hyve, "start", name); err != nil {

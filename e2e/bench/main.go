@@ -55,7 +55,7 @@ func run(rounds int) error {
 	for round := range rounds {
 		fmt.Fprintf(os.Stderr, "bench: round %d of %d\n", round+1, rounds)
 		// What the bars are about takes more than one turn: the host has its moods.
-		for _, step := range []func() error{b.floor, b.create, b.idle, b.words, b.start, b.floor, b.throughput, b.start, b.remove,
+		for _, step := range []func() error{b.floor, b.create, b.idle, b.words, b.start, b.floor, b.throughput, b.run, b.start, b.remove,
 			b.floor, b.create, b.remove, b.first, b.thaw, b.ten, b.slirp, b.build} {
 			if err := step(); err != nil {
 				return err
@@ -81,6 +81,7 @@ func (b *bench) print() {
 		{"cold-create", "s", m("cold-create"), true},
 		{"cold-start", "s", m("cold-start"), true},
 		{"stop", "s", m("stop"), true},
+		{"run", "s", m("run"), true},
 		{"env", "s", m("env"), false},
 		{"ls", "s", m("ls"), false},
 		{"init-share", "%", 100 * m("init-share"), false},
