@@ -66,7 +66,7 @@ func copyMachine(ctx context.Context, from *machine.Machine, to machine.Dir) (ru
 		runs = true
 		err = control.NewClient(dir.ControlSocket()).Copy(ctx, control.CopyRequest{Dir: string(to)})
 		if errors.Is(err, control.ErrNoAnswer) {
-			err = &UnresponsiveError{from.Name}
+			err = silent(dir, from.Name)
 		}
 	case err == nil:
 		defer lock.Release()

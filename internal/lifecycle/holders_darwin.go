@@ -7,24 +7,27 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
-	"syscall"
 )
 
-// killHolders kills the processes of this user that have the file at path open.
-func killHolders(path string) error {
+// holdersOf returns the processes of this user that have the lock at path open: nothing
+// tells which of them hold it.
+func holdersOf(path string) ([]process, error) {
 	// lsof exits with 1 where nobody has the file open.
 	out, err := exec.Command("/usr/sbin/lsof", "-t", path).Output()
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
-		return fmt.Errorf("running lsof: %w", err)
+		return nil, fmt.Errorf("running lsof: %w", err)
 	}
+	var holders []process
 	for field := range strings.FieldsSeq(string(out)) {
 		pid, err := strconv.Atoi(field)
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-			return fmt.Errorf("killing process %d: %w", pid, err)
+		line, err := exec.Command("/bin/ps", "-ww", "-o", "args=", "-p", field).Output()
+		if err != nil {
+			continue // it has ended
 		}
+		holders = append(holders, process{pid, strings.Fields(string(line))})
 	}
-	return nil
+	return holders, nil
 }

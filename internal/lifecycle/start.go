@@ -43,8 +43,8 @@ func (e *StartError) Hint() string {
 }
 
 // Start starts a machine and waits until its engine answers. It tells follow
-// every status on the way, and returns the last. The error is ErrAlready if the
-// machine ran, and a *StartError if it ended instead. If ctx ends first, a
+// every status on the way, and returns the last. A VM that has lost its supervisor is
+// ended before. The error is ErrAlready if the machine ran, and a *StartError if it ended instead. If ctx ends first, a
 // machine that this call started is stopped again.
 func Start(ctx context.Context, m *machine.Machine, follow func(control.Status)) (control.Status, error) {
 	return start(ctx, m, false, follow)
@@ -54,8 +54,14 @@ func Start(ctx context.Context, m *machine.Machine, follow func(control.Status))
 func start(ctx context.Context, m *machine.Machine, leashed bool, follow func(control.Status)) (control.Status, error) {
 	dir := m.Dir()
 	client := control.NewClient(dir.ControlSocket())
-	if status, err := client.Status(ctx); err == nil && status.State == control.Running {
+	status, err := ask(ctx, dir)
+	switch {
+	case err == nil && status.State == control.Running:
 		return status, ErrAlready
+	case errors.Is(err, control.ErrNoAnswer):
+		if err := endOrphan(ctx, dir, m.Name); err != nil {
+			return control.Status{}, err
+		}
 	}
 	ours, err := launch(ctx, m, leashed)
 	if err != nil {
@@ -165,32 +171,25 @@ func failureOf(name string, message []byte) error {
 func watchable(ctx context.Context, m *machine.Machine) error {
 	client := control.NewClient(m.Dir().ControlSocket())
 	// The holder may have locked the machine just before us and not listen yet.
-	for deadline := time.Now().Add(2 * time.Second); ; {
-		if _, err := client.Status(ctx); err == nil {
+	asking, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	for asking.Err() == nil {
+		if _, err := client.Status(asking); err == nil {
 			return nil
 		}
 		held, err := m.Dir().Held()
 		if err != nil {
 			return err
 		}
-		if !held || time.Now().After(deadline) {
+		if !held {
 			break
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	return &UnresponsiveError{m.Name}
-}
-
-// UnresponsiveError says that a machine's hypervisor lives without a supervisor.
-type UnresponsiveError struct{ Name string }
-
-func (e *UnresponsiveError) Error() string {
-	return fmt.Sprintf("machine %q does not answer: its VM outlived its supervisor", e.Name)
-}
-
-// Hint says how to go on.
-func (e *UnresponsiveError) Hint() string {
-	return fmt.Sprintf("end the VM with: hyve kill %s", e.Name)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return silent(m.Dir(), m.Name)
 }
 
 // abandon stops a machine whose start was given up.

@@ -25,9 +25,7 @@ const askTimeout = 2 * time.Second
 // Status tells what a machine does. It is derived at every call from its lock
 // and its supervisor's answer; nothing is stored that could be wrong.
 func Status(ctx context.Context, dir machine.Dir) (control.Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	status, err := control.NewClient(dir.ControlSocket()).Status(ctx)
+	status, err := ask(ctx, dir)
 	if err == nil && status.State != control.Stopped {
 		return status, nil
 	}
@@ -48,6 +46,13 @@ func Status(ctx context.Context, dir machine.Dir) (control.Status, error) {
 		return control.Status{State: control.Unresponsive}, nil
 	}
 	return control.Status{}, err
+}
+
+// ask asks a machine's supervisor what the machine does.
+func ask(ctx context.Context, dir machine.Dir) (control.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return control.NewClient(dir.ControlSocket()).Status(ctx)
 }
 
 // List returns all machines by name with what they do, asked side by side.

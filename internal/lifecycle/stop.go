@@ -26,14 +26,27 @@ func Suspend(ctx context.Context, dir machine.Dir, name string, follow func(cont
 	return stop(ctx, dir, name, control.StopRequest{Suspend: true}, follow)
 }
 
-// Kill ends a machine at once, like a power cut, and also a VM that has lost
-// its supervisor. The error is ErrAlready if it did not run.
+// How long a supervisor may take to say that it will stop, and whatever has been killed
+// to end.
+const (
+	obeyTimeout = 3 * time.Second
+	endTimeout  = 10 * time.Second
+)
+
+// Kill ends a machine at once, like a power cut, and also one whose supervisor is
+// stuck or gone. The error is ErrAlready if it did not run.
 func Kill(ctx context.Context, dir machine.Dir, name string) error {
-	err := stop(ctx, dir, name, control.StopRequest{Kill: true}, func(control.Status) {})
-	if unresponsive := (*UnresponsiveError)(nil); !errors.As(err, &unresponsive) {
+	patient, cancel := context.WithTimeout(ctx, endTimeout)
+	defer cancel()
+	err := stop(patient, dir, name, control.StopRequest{Kill: true}, func(control.Status) {})
+	if busy := (*BusyError)(nil); err == nil || errors.Is(err, ErrAlready) || errors.As(err, &busy) || ctx.Err() != nil {
 		return err
 	}
-	if err := killHolders(dir.Lock()); err != nil {
+	supervisors, hypervisors, err := parts(dir)
+	if err == nil {
+		err = killAll(append(supervisors, hypervisors...))
+	}
+	if err != nil {
 		return fmt.Errorf("killing machine %q: %w", name, err)
 	}
 	return waitFree(ctx, dir, name)
@@ -48,12 +61,18 @@ func stop(ctx context.Context, dir machine.Dir, name string, request control.Sto
 		return ErrAlready
 	}
 	client := control.NewClient(dir.ControlSocket())
-	err = client.Stop(ctx, request)
-	if errors.Is(err, control.ErrNoAnswer) {
+	asking := ctx
+	if !request.Suspend { // which is answered when it is done
+		var cancel context.CancelFunc
+		asking, cancel = context.WithTimeout(ctx, obeyTimeout)
+		defer cancel()
+	}
+	err = client.Stop(asking, request)
+	if errors.Is(err, control.ErrNoAnswer) || asking.Err() != nil && ctx.Err() == nil {
 		if held, _ := dir.Held(); !held {
 			return nil // it ended meanwhile
 		}
-		return &UnresponsiveError{name}
+		return silent(dir, name)
 	}
 	if err != nil {
 		return err
@@ -70,7 +89,7 @@ func stop(ctx context.Context, dir machine.Dir, name string, request control.Sto
 
 // waitFree waits for a machine's lock, which its processes give up as they end.
 func waitFree(ctx context.Context, dir machine.Dir, name string) error {
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(endTimeout); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if held, err := dir.Held(); err != nil || !held {
 			return err
 		}

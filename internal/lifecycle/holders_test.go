@@ -1,0 +1,160 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hyve-vm/hyve/internal/machine"
+)
+
+// TestMain lets the test's binary be a process that has a lock and does nothing.
+func TestMain(m *testing.M) {
+	if os.Getenv("HOLD_A_LOCK") != "" {
+		fmt.Println("up")
+		time.Sleep(time.Minute)
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// holder starts a process with a command line, which inherits an open lock.
+func holder(t *testing.T, lock *os.File, args ...string) (ended func() bool) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Args = args
+	cmd.Env = append(os.Environ(), "HOLD_A_LOCK=1")
+	cmd.ExtraFiles = []*os.File{lock}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	out.Read(make([]byte, 1))
+	done := make(chan struct{})
+	go func() { cmd.Wait(); close(done) }()
+	t.Cleanup(func() { cmd.Process.Kill(); <-done })
+	return func() bool {
+		select {
+		case <-done:
+			return true
+		case <-time.After(200 * time.Millisecond):
+			return false
+		}
+	}
+}
+
+var (
+	supervisorArgs = []string{"hyve", "supervise", "m"}
+	hypervisorArgs = []string{"qemu-system-x86_64", "-name", "guest=hyve-m"}
+	commandArgs    = []string{"hyve", "clone", "m", "other"}
+)
+
+// What is ended is the machine's, and no command that has its lock.
+func TestEndsOfSilentMachines(t *testing.T) {
+	kill := func(dir machine.Dir) error { return Kill(context.Background(), dir, "m") }
+	begin := func(dir machine.Dir) error { return endOrphan(context.Background(), dir, "m") }
+	for name, test := range map[string]struct {
+		end     func(machine.Dir) error
+		holders [][]string
+		listens bool   // a supervisor that is stuck
+		ends    bool   // what holds the lock
+		err     string // in the error
+	}{
+		"kill ends an orphan":              {kill, [][]string{hypervisorArgs}, false, true, ""},
+		"kill ends a stuck supervisor":     {kill, [][]string{supervisorArgs, hypervisorArgs}, true, true, ""},
+		"kill leaves commands alone":       {kill, [][]string{commandArgs}, false, false, "another hyve command"},
+		"start ends an orphan":             {begin, [][]string{hypervisorArgs}, false, true, ""},
+		"start leaves supervisors alone":   {begin, [][]string{supervisorArgs, hypervisorArgs}, false, false, ""},
+		"start leaves new ones alone, too": {begin, [][]string{supervisorArgs}, false, false, ""},
+		"start leaves commands alone":      {begin, [][]string{commandArgs}, false, false, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			home, err := os.MkdirTemp("", "") // short enough for a socket
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { os.RemoveAll(home) })
+			dir := machine.Home(home).Dir("m")
+			if err := os.MkdirAll(string(dir), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			lock, err := dir.Acquire()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var ended []func() bool
+			for _, args := range test.holders {
+				ended = append(ended, holder(t, lock.File(), args...))
+			}
+			lock.Release()
+			reader, err := os.Open(dir.Lock()) // who merely looks
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer reader.Close()
+			bystander := holder(t, reader, supervisorArgs...)
+			if test.listens {
+				if err := dir.MakeRunDir(); err != nil {
+					t.Fatal(err)
+				}
+				l, err := net.Listen("unix", dir.ControlSocket())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer l.Close()
+			}
+			switch err := test.end(dir); {
+			case test.err == "" && err != nil:
+				t.Error(err)
+			case test.err != "" && (err == nil || !strings.Contains(err.Error(), test.err)):
+				t.Errorf("got error %v, want %q", err, test.err)
+			}
+			for i, ended := range ended {
+				if ended() != test.ends {
+					t.Errorf("that %q has ended is not %v", test.holders[i], test.ends)
+				}
+			}
+			if bystander() {
+				t.Error("who has no lock has ended")
+			}
+		})
+	}
+}
+
+// A stop does not wait for ever for a supervisor that is stuck.
+func TestStopOfWhatIsStuck(t *testing.T) {
+	home, err := os.MkdirTemp("", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(home)
+	dir := machine.Home(home).Dir("m")
+	if err := errors.Join(os.MkdirAll(string(dir), 0o700), dir.MakeRunDir()); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := dir.Acquire()
+	if err != nil {
+		t.Fatal(err)
+	}
+	holder(t, lock.File(), supervisorArgs...)
+	lock.Release()
+	l, err := net.Listen("unix", dir.ControlSocket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	err = Stop(context.Background(), dir, "m", false, nil)
+	if unresponsive := (*UnresponsiveError)(nil); !errors.As(err, &unresponsive) {
+		t.Errorf("got %v", err)
+	}
+}
