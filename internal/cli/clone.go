@@ -30,7 +30,7 @@ which is paused while it is copied.`,
 				return err
 			}
 			options.Name = args[1]
-			if options.Contexts, err = dockerenv.OpenStore(a.getenv, string(from.Home())); err != nil {
+			if options.Contexts, err = a.contexts(from.Home()); err != nil {
 				return err
 			}
 			show := a.newDisplay(false)

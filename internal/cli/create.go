@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/hyve-vm/hyve/internal/dockerenv"
+	"github.com/hyve-vm/hyve/internal/image"
 	"github.com/hyve-vm/hyve/internal/lifecycle"
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/supervisor"
@@ -94,7 +95,7 @@ func (a *app) creation(cmd *cobra.Command, c *creation) (home machine.Home, opti
 	if home, err = a.home(); err != nil {
 		return "", options, err
 	}
-	options.Contexts, err = dockerenv.OpenStore(a.getenv, string(home))
+	options.Contexts, err = a.contexts(home)
 	return home, options, err
 }
 
@@ -169,11 +170,7 @@ func (a *app) dryRun(cmd *cobra.Command, home machine.Home, options lifecycle.Cr
 	if err != nil {
 		return err
 	}
-	_, store, err := a.store()
-	if err != nil {
-		return err
-	}
-	img, err := store.Find(m.Image, runtime.GOARCH)
+	img, err := image.Look(home.ImagesDir()).Find(m.Image, runtime.GOARCH)
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package cli
 import (
 	"github.com/spf13/cobra"
 
-	"github.com/hyve-vm/hyve/internal/dockerenv"
 	"github.com/hyve-vm/hyve/internal/lifecycle"
 )
 
@@ -18,7 +17,7 @@ func (a *app) useCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			contexts, err := dockerenv.OpenStore(a.getenv, string(m.Home()))
+			contexts, err := a.contexts(m.Home())
 			if err != nil {
 				return err
 			}

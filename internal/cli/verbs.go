@@ -37,6 +37,10 @@ func (a *app) start(ctx context.Context, home machine.Home, name string, timing 
 	if err != nil {
 		return err
 	}
+	contexts, err := a.contexts(home)
+	if err != nil {
+		return err
+	}
 	show := a.newDisplay(timing)
 	defer show.close()
 	_, err = lifecycle.Start(ctx, m, show.follow("Starting "+name))
@@ -46,11 +50,13 @@ func (a *app) start(ctx context.Context, home machine.Home, name string, timing 
 	if err != nil {
 		return err
 	}
-	contexts, err := dockerenv.OpenStore(a.getenv, string(home))
-	if err != nil {
-		return err
-	}
 	return lifecycle.OfferContext(contexts, m)
+}
+
+// contexts opens the docker client's directory. A verb does it before it acts: where
+// there is none nothing shall have happened.
+func (a *app) contexts(home machine.Home) (dockerenv.Store, error) {
+	return dockerenv.OpenStore(a.getenv, string(home))
 }
 
 func (a *app) stopCommand() *cobra.Command {
@@ -117,6 +123,9 @@ func (a *app) restartCommand() *cobra.Command {
 		ValidArgsFunction: a.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.each(args, func(home machine.Home, name string) error {
+				if _, err := a.contexts(home); err != nil {
+					return err // as start would, but before the stop
+				}
 				show := a.newDisplay(false)
 				err := lifecycle.Stop(cmd.Context(), home.Dir(name), name, true, show.follow("Stopping "+name))
 				show.close()
@@ -179,6 +188,10 @@ func (a *app) remove(ctx context.Context, home machine.Home, name string, force,
 	if err := mustExist(home, name); err != nil {
 		return err
 	}
+	contexts, err := a.contexts(home)
+	if err != nil {
+		return err
+	}
 	running, err := home.Dir(name).Held()
 	if err != nil {
 		return err
@@ -193,10 +206,6 @@ func (a *app) remove(ctx context.Context, home machine.Home, name string, force,
 		}
 	}
 	if err := lifecycle.Remove(ctx, home, name, true); err != nil {
-		return err
-	}
-	contexts, err := dockerenv.OpenStore(a.getenv, string(home))
-	if err != nil {
 		return err
 	}
 	if err := contexts.Remove(name); err != nil {

@@ -41,6 +41,9 @@ func Open(dir string) (*Store, error) {
 	return s, s.sweep()
 }
 
+// Look returns the store in dir, which need not exist, for reading: nothing is changed.
+func Look(dir string) *Store { return &Store{dir: dir} }
+
 // Dir is the store's directory.
 func (s *Store) Dir() string { return s.dir }
 
@@ -65,7 +68,7 @@ func (s *Store) lock() (unlock func(), err error) {
 // reported together in the error.
 func (s *Store) List() ([]*Image, error) {
 	entries, err := os.ReadDir(s.images())
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("listing images: %w", err)
 	}
 	var list []*Image

@@ -9,9 +9,9 @@ import (
 )
 
 // CommandLine returns the hypervisor's command line for a machine, which need
-// not exist.
+// not exist. It changes nothing, and so keeps none of the answers that QEMU gives.
 func CommandLine(ctx context.Context, m *machine.Machine, img *image.Image) ([]string, error) {
-	q, err := qemu.Find(ctx, m.QEMU, m.Home().CacheDir())
+	q, err := qemu.Find(ctx, m.QEMU, "")
 	if err != nil {
 		return nil, err
 	}
