@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"runtime"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -170,7 +169,7 @@ func (a *app) dryRun(cmd *cobra.Command, home machine.Home, options lifecycle.Cr
 	if err != nil {
 		return err
 	}
-	img, err := image.Look(home.ImagesDir()).Find(m.Image, runtime.GOARCH)
+	img, err := lifecycle.PlannedImage(image.Look(home.ImagesDir()), m.Image)
 	if err != nil {
 		return err
 	}

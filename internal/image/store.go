@@ -139,9 +139,29 @@ func (s *Store) findDefault(arch string) (*Image, error) {
 	}
 	dir := s.imageDir(digest)
 	if _, err := os.Stat(dir); digest == "" || errors.Is(err, fs.ErrNotExist) {
-		return nil, problem{fmt.Errorf("finding an image for %s: %w", arch, ErrNotFound), "run `hyve image build` to make one"}
+		return nil, noImage(arch)
 	}
 	return load(dir)
+}
+
+// FindRecipe returns an image of arch that was made by a recipe: the current one or
+// else, where another version of hyve has made that, the newest. The error wraps
+// ErrNotFound where there is none.
+func (s *Store) FindRecipe(recipe, arch string) (*Image, error) {
+	if img, err := s.findDefault(arch); err == nil && img.Manifest.Recipe == recipe {
+		return img, nil
+	}
+	images, _ := s.List() // damaged ones are of no use
+	for _, img := range images {
+		if img.Arch == arch && img.Manifest.Recipe == recipe {
+			return img, nil
+		}
+	}
+	return nil, noImage(arch)
+}
+
+func noImage(arch string) error {
+	return problem{fmt.Errorf("finding an image for %s: %w", arch, ErrNotFound), "run `hyve image build` to make one"}
 }
 
 // defaultDigest returns the current image's digest, or "".

@@ -13,6 +13,11 @@ import (
 // commit makes an image whose root has the given content.
 func commit(t *testing.T, s *Store, arch, root string) *Image {
 	t.Helper()
+	return commitRecipe(t, s, arch, root, "")
+}
+
+func commitRecipe(t *testing.T, s *Store, arch, root, recipe string) *Image {
+	t.Helper()
 	d, err := s.Draft()
 	if err != nil {
 		t.Fatal(err)
@@ -27,7 +32,7 @@ func commit(t *testing.T, s *Store, arch, root string) *Image {
 			t.Fatal(err)
 		}
 	}
-	img, err := d.Commit(Manifest{Arch: arch, Kernel: "6.12", Cmdline: "quiet"})
+	img, err := d.Commit(Manifest{Arch: arch, Kernel: "6.12", Cmdline: "quiet", Recipe: recipe})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,6 +71,30 @@ func wantError(t *testing.T, err error, want string) {
 		t.Errorf("got %v, want one line with %q", err, want)
 	case !errors.As(err, &h) || h.Hint() == "":
 		t.Errorf("%v has no hint", err)
+	}
+}
+
+// Two versions of hyve that take turns each find the image that they have made.
+func TestFindRecipe(t *testing.T) {
+	s := open(t)
+	mine, theirs := commitRecipe(t, s, "amd64", "one", "mine"), commitRecipe(t, s, "amd64", "two", "theirs")
+	commitRecipe(t, s, "arm64", "three", "foreign")
+	for recipe, want := range map[string]*Image{"mine": mine, "theirs": theirs, "foreign": nil, "": nil} {
+		switch img, err := s.FindRecipe(recipe, "amd64"); {
+		case want == nil && !errors.Is(err, ErrNotFound):
+			t.Errorf("%q: got %v, want ErrNotFound", recipe, err)
+		case want != nil && (err != nil || img.Digest != want.Digest):
+			t.Errorf("%q: got %v, %v", recipe, img, err)
+		}
+	}
+	// Of several by one recipe it is the current one.
+	again := commitRecipe(t, s, "amd64", "four", "mine")
+	then := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(filepath.Join(again.Dir, ManifestFile), then, then); err != nil {
+		t.Fatal(err)
+	}
+	if img, err := s.FindRecipe("mine", "amd64"); err != nil || img.Digest != again.Digest {
+		t.Errorf("got %v, %v", img, err)
 	}
 }
 

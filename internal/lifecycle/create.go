@@ -133,8 +133,24 @@ func draw(home machine.Home, spec machine.Spec) (*machine.Machine, error) {
 	return machine.New(home, spec, machine.PickAddress(spec.Name, taken)), nil
 }
 
-// ensureImage returns the image that is asked for. The current one is built if
-// there is none, or if it was built by another version of hyve.
+// PlannedImage returns the image that a new machine gets: the one asked for, or else
+// one that this version of hyve has made. The error wraps image.ErrNotFound where a
+// creation would build it. A hyve without a guest in it uses what there is.
+func PlannedImage(store *image.Store, ref string) (*image.Image, error) {
+	if ref != "" {
+		return store.Find(ref, runtime.GOARCH)
+	}
+	recipe, err := build.Recipe(runtime.GOARCH)
+	if err == nil {
+		return store.FindRecipe(recipe, runtime.GOARCH)
+	}
+	if img, findErr := store.Find("", runtime.GOARCH); findErr == nil {
+		return img, nil
+	}
+	return nil, err
+}
+
+// ensureImage returns PlannedImage, which it builds if need be.
 func ensureImage(ctx context.Context, home machine.Home, options CreateOptions, follow Follower) (*image.Image, error) {
 	if err := home.Make(); err != nil {
 		return nil, err
@@ -143,20 +159,9 @@ func ensureImage(ctx context.Context, home machine.Home, options CreateOptions, 
 	if err != nil {
 		return nil, err
 	}
-	img, err := store.Find(options.Spec.Image, runtime.GOARCH)
-	if options.Spec.Image != "" {
+	img, err := PlannedImage(store, options.Spec.Image)
+	if !errors.Is(err, image.ErrNotFound) || options.Spec.Image != "" {
 		return img, err
-	}
-	recipe, recipeErr := build.Recipe(runtime.GOARCH)
-	switch {
-	case recipeErr != nil && img != nil:
-		return img, nil // a hyve without a guest in it uses what there is
-	case recipeErr != nil:
-		return nil, recipeErr
-	case err != nil && !errors.Is(err, image.ErrNotFound):
-		return nil, err
-	case img != nil && img.Manifest.Recipe == recipe:
-		return img, nil
 	}
 	return build.Build(ctx, build.Options{
 		Store:    store,
