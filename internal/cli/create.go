@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -93,6 +94,12 @@ func (a *app) creation(cmd *cobra.Command, c *creation) (home machine.Home, opti
 	}
 	if home, err = a.home(); err != nil {
 		return "", options, err
+	}
+	if q := options.Spec.QEMU; strings.ContainsRune(q, filepath.Separator) {
+		// The supervisor works in another directory; a mere name is looked for on PATH.
+		if options.Spec.QEMU, err = filepath.Abs(q); err != nil {
+			return "", options, fmt.Errorf("finding QEMU %s: %w", q, err)
+		}
 	}
 	options.Contexts, err = a.contexts(home)
 	return home, options, err
