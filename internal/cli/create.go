@@ -189,8 +189,8 @@ func (a *app) dryRun(cmd *cobra.Command, home machine.Home, options lifecycle.Cr
 			argv[i] = "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
 		}
 	}
-	fmt.Fprintln(a.stdout, strings.Join(argv, " "))
-	return nil
+	_, err = fmt.Fprintln(a.stdout, strings.Join(argv, " "))
+	return err
 }
 
 func printJSON(a *app, v any) error {

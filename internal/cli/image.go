@@ -208,7 +208,9 @@ func (a *app) imageVerifyCommand() *cobra.Command {
 				if err := store.Verify(cmd.Context(), img); err != nil {
 					return err
 				}
-				fmt.Fprintf(a.stdout, "%s OK\n", img.Digest)
+				if _, err := fmt.Fprintf(a.stdout, "%s OK\n", img.Digest); err != nil {
+					return err
+				}
 			}
 			return nil
 		},

@@ -61,7 +61,9 @@ func (a *app) listCommand() *cobra.Command {
 			switch {
 			case quiet:
 				for _, m := range machines {
-					fmt.Fprintln(a.stdout, m.Name)
+					if _, err := fmt.Fprintln(a.stdout, m.Name); err != nil {
+						return err
+					}
 				}
 				return nil
 			case format == "json":
@@ -140,7 +142,9 @@ func (a *app) statusCommand() *cobra.Command {
 }
 
 func (a *app) printStatus(m *machine.Machine, s control.Status) error {
-	fmt.Fprintln(a.stdout, s.State)
+	if _, err := fmt.Fprintln(a.stdout, s.State); err != nil {
+		return err
+	}
 	w := tabwriter.NewWriter(a.stdout, 5, 1, 3, ' ', 0)
 	row := func(key, value string) {
 		if value != "" {

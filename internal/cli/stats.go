@@ -74,7 +74,7 @@ func (a *app) stats(ctx context.Context, home machine.Home, names []string, asJS
 		case asJSON:
 			err = printJSON(a, usages)
 		case live:
-			fmt.Fprint(a.stdout, "\x1b[H\x1b[2J")
+			fmt.Fprint(a.stdout, "\x1b[H\x1b[2J") // what follows fails as well
 			fallthrough
 		default:
 			err = printUsages(a.stdout, usages)
