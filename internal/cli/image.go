@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"runtime"
@@ -102,6 +103,7 @@ type listedImage struct {
 	Docker  string   `json:"docker"`
 	Size    int64    `json:"size"` // bytes
 	UsedBy  []string `json:"usedBy"`
+	Error   string   `json:"error,omitempty"` // of one that is damaged
 }
 
 func (a *app) imageListCommand() *cobra.Command {
@@ -116,34 +118,35 @@ func (a *app) imageListCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			// Images that cannot be read are reported beside those that can.
-			images, listErr := store.List()
-			list := make([]listedImage, len(images))
-			for i, img := range images {
-				if list[i], err = describe(home, store, img); err != nil {
+			entries, err := store.List()
+			if err != nil {
+				return err
+			}
+			list := make([]listedImage, len(entries))
+			for i, e := range entries {
+				if list[i], err = describe(home, store, e); err != nil {
 					return err
 				}
 			}
 			if format == "json" {
-				err = printJSON(a, list)
-			} else {
-				err = a.printImages(list)
+				return printJSON(a, list)
 			}
-			if err != nil {
-				return err
-			}
-			return listErr
+			return a.printImages(list)
 		},
 	}
 	formatFlag(cmd, &format)
 	return cmd
 }
 
-func describe(home machine.Home, store *image.Store, img *image.Image) (listedImage, error) {
-	users, err := usersOf(home, img.Digest)
+func describe(home machine.Home, store *image.Store, e image.Entry) (listedImage, error) {
+	users, err := usersOf(home, e.Digest)
 	if err != nil {
 		return listedImage{}, err
 	}
+	if e.Err != nil {
+		return listedImage{Digest: e.Digest, UsedBy: users, Error: e.Err.Error()}, nil
+	}
+	img := e.Image
 	current, err := store.Find("", img.Arch)
 	return listedImage{
 		Digest:  img.Digest,
@@ -161,11 +164,16 @@ func (a *app) printImages(list []listedImage) error {
 	w := tabwriter.NewWriter(a.stdout, 5, 1, 3, ' ', 0)
 	fmt.Fprintln(w, "DIGEST\tARCH\tDEFAULT\tDEBIAN\tKERNEL\tDOCKER\tSIZE\tUSED BY")
 	for _, i := range list {
+		digits := strings.TrimPrefix(i.Digest, "sha256:")
+		if i.Error != "" {
+			fmt.Fprintf(w, "%.12s\tbroken\t\t\t\t\t\t%s\n", digits, i.Error)
+			continue
+		}
 		mark := ""
 		if i.Default {
 			mark = "*"
 		}
-		fmt.Fprintf(w, "%.12s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", strings.TrimPrefix(i.Digest, "sha256:"), i.Arch, mark,
+		fmt.Fprintf(w, "%.12s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", digits, i.Arch, mark,
 			i.Debian, i.Kernel, i.Docker, machine.FormatSize(i.Size), strings.Join(i.UsedBy, ", "))
 	}
 	return w.Flush()
@@ -195,38 +203,42 @@ func (a *app) imageVerifyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			images, err := store.List()
+			entries, err := store.List()
+			if len(args) > 0 {
+				entries, err = resolveImages(store, args)
+			}
 			if err != nil {
 				return err
 			}
-			if len(args) > 0 {
-				if images, err = findImages(store, args); err != nil {
-					return err
+			var failed error
+			for _, e := range entries {
+				err := e.Err
+				if err == nil {
+					err = store.Verify(cmd.Context(), e.Image)
 				}
+				if err == nil {
+					_, err = fmt.Fprintf(a.stdout, "%s OK\n", e.Digest)
+				}
+				if err != nil && failed != nil {
+					a.report(failed)
+				}
+				failed = cmp.Or(err, failed)
 			}
-			for _, img := range images {
-				if err := store.Verify(cmd.Context(), img); err != nil {
-					return err
-				}
-				if _, err := fmt.Fprintf(a.stdout, "%s OK\n", img.Digest); err != nil {
-					return err
-				}
-			}
-			return nil
+			return failed
 		},
 	}
 }
 
-func findImages(store *image.Store, refs []string) ([]*image.Image, error) {
-	var images []*image.Image
+func resolveImages(store *image.Store, refs []string) ([]image.Entry, error) {
+	var entries []image.Entry
 	for _, ref := range refs {
-		img, err := store.Find(ref, runtime.GOARCH)
+		e, err := store.Resolve(ref)
 		if err != nil {
 			return nil, err
 		}
-		images = append(images, img)
+		entries = append(entries, e)
 	}
-	return images, nil
+	return entries, nil
 }
 
 func (a *app) imageRemoveCommand() *cobra.Command {
@@ -240,19 +252,19 @@ func (a *app) imageRemoveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			images, err := findImages(store, args)
+			entries, err := resolveImages(store, args)
 			if err != nil {
 				return err
 			}
-			for _, img := range images {
-				users, err := usersOf(home, img.Digest)
+			for _, e := range entries {
+				users, err := usersOf(home, e.Digest)
 				if err != nil {
 					return err
 				}
 				if len(users) > 0 {
-					return fmt.Errorf("image %.19s is used by %s", img.Digest, strings.Join(users, ", "))
+					return fmt.Errorf("image %.19s is used by %s", e.Digest, strings.Join(users, ", "))
 				}
-				if err := errors.Join(lifecycle.RemoveTemplates(home, img.Digest), store.Remove(img)); err != nil {
+				if err := errors.Join(lifecycle.RemoveTemplates(home, e.Digest), store.Remove(e.Digest)); err != nil {
 					return err
 				}
 			}

@@ -140,9 +140,8 @@ func short(digest string) string {
 
 // load reads and checks the manifest of the image in dir.
 func load(dir string) (*Image, error) {
-	hexDigest, ok := strings.CutPrefix(filepath.Base(dir), "sha256-")
-	digest := "sha256:" + hexDigest
-	if !ok || !isDigest(digest) {
+	digest, ok := digestOf(filepath.Base(dir))
+	if !ok {
 		return nil, fmt.Errorf("%s is no image", dir)
 	}
 	file := filepath.Join(dir, ManifestFile)
@@ -157,7 +156,7 @@ func load(dir string) (*Image, error) {
 	if err != nil {
 		return nil, unreadable(digest, file, err)
 	}
-	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != hexDigest {
+	if sum := sha256.Sum256(data); "sha256:"+hex.EncodeToString(sum[:]) != digest {
 		return nil, broken(digest, fmt.Errorf("the SHA-256 of %s is not the image's", file))
 	}
 	img := &Image{Digest: digest, Dir: dir, Created: st.ModTime()}
@@ -190,6 +189,13 @@ func pathless(err error, file string) error {
 		return fmt.Errorf("%s is missing", file)
 	}
 	return err
+}
+
+// digestOf returns the digest of the image in a directory of that name.
+func digestOf(name string) (digest string, ok bool) {
+	digits, ok := strings.CutPrefix(name, "sha256-")
+	digest = "sha256:" + digits
+	return digest, ok && isDigest(digest)
 }
 
 func isDigest(s string) bool {

@@ -1,13 +1,14 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,33 +65,38 @@ func (s *Store) lock() (unlock func(), err error) {
 	return func() { _ = l.Close() }, nil
 }
 
-// List returns all images, newest first. Damaged ones are left out, and
-// reported together in the error.
-func (s *Store) List() ([]*Image, error) {
-	entries, err := os.ReadDir(s.images())
+// An Entry is an image of a listing, or why it cannot be used.
+type Entry struct {
+	Digest string
+	Image  *Image // nil if Err is set
+	Err    error
+}
+
+// List returns all images, newest first, and then those that are damaged.
+func (s *Store) List() ([]Entry, error) {
+	dirs, err := os.ReadDir(s.images())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("listing images: %w", err)
 	}
-	var list []*Image
-	var errs []error
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), "sha256-") {
-			continue
+	var list []Entry
+	for _, dir := range dirs {
+		if digest, ok := digestOf(dir.Name()); ok {
+			img, err := load(s.imageDir(digest))
+			list = append(list, Entry{digest, img, err})
 		}
-		img, err := load(filepath.Join(s.images(), e.Name()))
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		list = append(list, img)
 	}
-	sort.Slice(list, func(i, j int) bool {
-		if !list[i].Created.Equal(list[j].Created) {
-			return list[i].Created.After(list[j].Created)
-		}
-		return list[i].Digest < list[j].Digest
+	slices.SortFunc(list, func(a, b Entry) int {
+		return cmp.Or(b.created().Compare(a.created()), cmp.Compare(a.Digest, b.Digest))
 	})
-	return list, errors.Join(errs...)
+	return list, nil
+}
+
+// created is the image's time, that of the zero year for a damaged one.
+func (e Entry) created() time.Time {
+	if e.Image == nil {
+		return time.Time{}
+	}
+	return e.Image.Created
 }
 
 // Find returns an image by reference: "" or "default" for the current image of
@@ -101,35 +107,50 @@ func (s *Store) Find(ref, arch string) (*Image, error) {
 	if ref == "" || ref == "default" {
 		return s.findDefault(arch)
 	}
+	entry, err := s.Resolve(ref)
+	if err != nil {
+		return nil, err
+	}
+	if entry.Err != nil {
+		return nil, entry.Err
+	}
+	if entry.Image.Arch != arch {
+		return nil, fmt.Errorf("finding image %q: it is for %s, not %s", ref, entry.Image.Arch, arch)
+	}
+	return entry.Image, nil
+}
+
+// Resolve returns an image by its digest or the beginning of one, as Find does, be it
+// of whatever architecture or damaged.
+func (s *Store) Resolve(ref string) (Entry, error) {
 	prefix := strings.TrimPrefix(ref, "sha256:")
 	if len(prefix) < MinPrefix || len(prefix) > 64 || !isHex(prefix) {
-		return nil, problem{
+		return Entry{}, problem{
 			fmt.Errorf("finding image %q: not a digest or at least %d digits of one", ref, MinPrefix),
 			"`hyve image ls` lists the images",
 		}
 	}
 	found, err := filepath.Glob(filepath.Join(s.images(), "sha256-"+prefix+"*"))
 	if err != nil {
-		return nil, fmt.Errorf("finding image %q: %w", ref, err)
+		return Entry{}, fmt.Errorf("finding image %q: %w", ref, err)
 	}
+	found = slices.DeleteFunc(found, func(dir string) bool {
+		_, ok := digestOf(filepath.Base(dir))
+		return !ok
+	})
 	switch len(found) {
 	case 0:
-		return nil, problem{fmt.Errorf("finding image %q: %w", ref, ErrNotFound), "`hyve image ls` lists the images"}
+		return Entry{}, problem{fmt.Errorf("finding image %q: %w", ref, ErrNotFound), "`hyve image ls` lists the images"}
 	case 1:
 	default:
-		return nil, problem{
+		return Entry{}, problem{
 			fmt.Errorf("finding image %q: %d images begin with that", ref, len(found)),
 			"give more digits",
 		}
 	}
+	digest, _ := digestOf(filepath.Base(found[0]))
 	img, err := load(found[0])
-	if err != nil {
-		return nil, err
-	}
-	if img.Arch != arch {
-		return nil, fmt.Errorf("finding image %q: it is for %s, not %s", ref, img.Arch, arch)
-	}
-	return img, nil
+	return Entry{digest, img, err}, nil
 }
 
 func (s *Store) findDefault(arch string) (*Image, error) {
@@ -151,10 +172,13 @@ func (s *Store) FindRecipe(recipe, arch string) (*Image, error) {
 	if img, err := s.findDefault(arch); err == nil && img.Manifest.Recipe == recipe {
 		return img, nil
 	}
-	images, _ := s.List() // damaged ones are of no use
-	for _, img := range images {
-		if img.Arch == arch && img.Manifest.Recipe == recipe {
-			return img, nil
+	list, err := s.List()
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range list {
+		if e.Err == nil && e.Image.Arch == arch && e.Image.Manifest.Recipe == recipe {
+			return e.Image, nil
 		}
 	}
 	return nil, noImage(arch)
@@ -188,28 +212,47 @@ func (s *Store) setDefault(arch, digest string) error {
 	return nil
 }
 
-// Remove deletes an image. If it was the current one of its architecture, the
-// newest that remains takes its place. The caller makes sure that no machine
-// needs it.
-func (s *Store) Remove(img *Image) error {
+// Remove deletes an image, be it damaged. If it was the current one of its
+// architecture, the newest that remains takes its place. The caller makes sure that no
+// machine needs it.
+func (s *Store) Remove(digest string) error {
 	unlock, err := s.lock()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := s.discard(img.Dir); err != nil {
-		return fmt.Errorf("removing image %s: %w", short(img.Digest), err)
+	if err := s.discard(s.imageDir(digest)); err != nil {
+		return fmt.Errorf("removing image %s: %w", short(digest), err)
 	}
-	if digest, err := s.defaultDigest(img.Arch); err == nil && digest != img.Digest {
-		return nil
+	files, err := filepath.Glob(s.defaultFile("*"))
+	if err != nil {
+		return fmt.Errorf("forgetting the default image: %w", err)
 	}
-	rest, _ := s.List() // damaged ones cannot take its place
-	for _, other := range rest {
-		if other.Arch == img.Arch {
-			return s.setDefault(img.Arch, other.Digest)
+	for _, file := range files {
+		arch := strings.TrimPrefix(file, s.defaultFile(""))
+		if current, err := s.defaultDigest(arch); err == nil && current != digest {
+			continue
+		}
+		if err := s.replaceDefault(arch); err != nil {
+			return err
 		}
 	}
-	if err := os.Remove(s.defaultFile(img.Arch)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	return nil
+}
+
+// replaceDefault makes the newest image of an architecture the current one, if there
+// is one.
+func (s *Store) replaceDefault(arch string) error {
+	list, err := s.List()
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		if e.Err == nil && e.Image.Arch == arch {
+			return s.setDefault(arch, e.Digest)
+		}
+	}
+	if err := os.Remove(s.defaultFile(arch)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("forgetting the default image: %w", err)
 	}
 	return nil

@@ -137,13 +137,13 @@ func TestRemove(t *testing.T) {
 	s := open(t)
 	a := commit(t, s, "amd64", "one")
 	b := commit(t, s, "amd64", "two")
-	if err := s.Remove(b); err != nil {
+	if err := s.Remove(b.Digest); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := s.Find("", "amd64"); err != nil || got.Digest != a.Digest {
 		t.Errorf("default is %+v, %v", got, err)
 	}
-	if err := s.Remove(a); err != nil {
+	if err := s.Remove(a.Digest); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Find("", "amd64"); !errors.Is(err, ErrNotFound) {
@@ -260,7 +260,7 @@ func TestCheck(t *testing.T) {
 			if !strings.Contains(s.Check(img).Error(), "is damaged") {
 				t.Error("it does not say damaged")
 			}
-			if err := s.Remove(img); err != nil {
+			if err := s.Remove(img.Digest); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -299,14 +299,21 @@ func TestManifestDamaged(t *testing.T) {
 	_, err := s.Find("", "amd64")
 	wantError(t, err, "is damaged: the SHA-256 of")
 	list, err := s.List()
-	if len(list) != 1 || list[0].Digest != good.Digest || err == nil {
-		t.Errorf("list %v, %v", list, err)
+	if err != nil || len(list) != 2 || list[0].Image == nil || list[0].Digest != good.Digest || list[1].Digest != bad.Digest {
+		t.Fatalf("list %v, %v", list, err)
 	}
+	wantError(t, list[1].Err, "is damaged: the SHA-256 of")
 	if err := os.Remove(filepath.Join(bad.Dir, ManifestFile)); err != nil {
 		t.Fatal(err)
 	}
 	_, err = s.Find(bad.Digest, "amd64")
 	wantError(t, err, "manifest.json is missing")
+	if err := s.Remove(bad.Digest); err != nil {
+		t.Fatal(err)
+	}
+	if img, err := s.Find("", "amd64"); err != nil || img.Digest != good.Digest {
+		t.Errorf("default is %v, %v", img, err)
+	}
 }
 
 func TestBuildLock(t *testing.T) {
