@@ -154,20 +154,41 @@ func (v *sizeValue) Set(s string) error {
 	return err
 }
 
-// introduce says how to use a new machine, and makes it docker's current one
+// introduce says how to use a new machine, and makes the first one docker's current one
 // where docker talks to nothing else.
 func (a *app) introduce(ctx context.Context, m *machine.Machine, options lifecycle.CreateOptions) error {
 	if options.NoStart {
 		return a.say("machine %q is made; start it with: hyve start %s", m.Name, m.Name)
 	}
-	if adopt, _ := options.Contexts.ShouldAdopt(ctx, a.getenv); adopt {
-		if err := options.Contexts.Use(m.Name); err != nil {
+	first, err := onlyMachine(m)
+	if err != nil {
+		return err
+	}
+	if first {
+		adopt, why := options.Contexts.ShouldAdopt(ctx, a.getenv)
+		if adopt {
+			if err := options.Contexts.Use(m.Name); err != nil {
+				return err
+			}
+			return a.say("docker uses machine %q now: docker run …", m.Name)
+		}
+		if err := a.say("docker goes on with what it uses: %s", why); err != nil {
 			return err
 		}
-		return a.say("docker uses machine %q now: docker run …", m.Name)
 	}
 	return a.say("use it with: docker --context %s run …, or make it docker's own with: hyve use %s",
 		dockerenv.ContextName(m.Name), m.Name)
+}
+
+// onlyMachine tells whether there is no other machine than m, but for throw-away ones.
+func onlyMachine(m *machine.Machine) (bool, error) {
+	entries, err := m.Home().List()
+	for _, e := range entries {
+		if e.Name != m.Name && (e.Machine == nil || !e.Machine.Throwaway) {
+			return false, nil
+		}
+	}
+	return true, err
 }
 
 // dryRun prints the command line of the VM that would be made.

@@ -132,10 +132,8 @@ func (s Store) ShouldAdopt(ctx context.Context, getenv func(string) string) (ok 
 }
 
 func (s Store) shouldAdopt(ctx context.Context, getenv func(string) string, socket string) (ok bool, why string) {
-	for _, name := range []string{"DOCKER_HOST", "DOCKER_CONTEXT"} {
-		if getenv(name) != "" {
-			return false, name + " is set"
-		}
+	if name := Overruled(getenv); name != "" {
+		return false, name + " is set"
 	}
 	current, err := s.Current()
 	if err != nil {
@@ -151,6 +149,17 @@ func (s Store) shouldAdopt(ctx context.Context, getenv func(string) string, sock
 		return false, "an engine answers on " + socket
 	}
 	return true, ""
+}
+
+// Overruled names the variable for whose sake docker does not mind the current context,
+// "" if none is set.
+func Overruled(getenv func(string) string) string {
+	for _, name := range []string{"DOCKER_HOST", "DOCKER_CONTEXT"} {
+		if getenv(name) != "" {
+			return name
+		}
+	}
+	return ""
 }
 
 // contextDir returns a context's directory; kind is "meta" or "tls".
