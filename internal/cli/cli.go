@@ -124,7 +124,47 @@ func (a *app) root() *cobra.Command {
 	root.SetHelpCommandGroupID("more")
 	root.SetCompletionCommandGroupID("more")
 	root.AddCommand(a.superviseCommand())
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		switch c.Name() {
+		case "help":
+			c.Run, c.RunE = nil, a.help
+		case "completion":
+			c.Args, c.RunE = a.unknownWord, func(cmd *cobra.Command, args []string) error { return cmd.Help() }
+		}
+	}
+	mistakes(root)
 	return root
+}
+
+// help prints the help of the word that is named.
+func (a *app) help(cmd *cobra.Command, args []string) error {
+	about, rest, err := cmd.Root().Find(args)
+	if err != nil {
+		return err
+	}
+	if err := a.unknownWord(about, rest); err != nil {
+		return err
+	}
+	about.InitDefaultHelpFlag() // so that it is listed
+	return about.Help()
+}
+
+// mistakes makes what cobra's own checks of arguments say usage errors.
+func mistakes(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			err := check(cmd, args)
+			if usage := (*usageError)(nil); err != nil && !errors.As(err, &usage) {
+				err = &usageError{err, "see " + cmd.CommandPath() + " --help"}
+			}
+			return err
+		}
+	}
+	for _, c := range cmd.Commands() {
+		mistakes(c)
+	}
 }
 
 func (a *app) add(root *cobra.Command, group string, commands ...*cobra.Command) {

@@ -246,7 +246,12 @@ func (a *app) imageRemoveCommand() *cobra.Command {
 		Use:     "rm DIGEST...",
 		Aliases: []string{"remove"},
 		Short:   "Remove images that no machine uses",
-		Args:    cobra.MinimumNArgs(1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return &usageError{errors.New("the digest of an image is expected"), "hyve image ls lists them"}
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			home, store, err := a.store()
 			if err != nil {

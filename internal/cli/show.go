@@ -198,7 +198,8 @@ func begun(s control.Status) string {
 }
 
 func (a *app) inspectCommand() *cobra.Command {
-	return &cobra.Command{
+	var format string
+	cmd := &cobra.Command{
 		Use:               "inspect [NAME]",
 		Short:             "Print everything about a machine as JSON",
 		Args:              atMostOne,
@@ -218,7 +219,15 @@ func (a *app) inspectCommand() *cobra.Command {
 				Status    control.Status `json:"status"`
 			}{m, string(m.Dir()), status})
 		},
+		PreRunE: func(cmd *cobra.Command, args []string) error {
+			if format != "json" {
+				return &usageError{fmt.Errorf("format %q is not known", format), "it is always json"}
+			}
+			return nil
+		},
 	}
+	cmd.Flags().StringVar(&format, "format", "json", "json, which is all there is")
+	return cmd
 }
 
 func (a *app) ipCommand() *cobra.Command {
