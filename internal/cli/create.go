@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -81,6 +80,7 @@ func (c *creation) flags(f *pflag.FlagSet) {
 
 func (c *creation) sizeFlags(f *pflag.FlagSet) {
 	f.IntVar(&c.options.Spec.CPUs, "cpus", 0, "virtual CPUs (default: the host's, at most 4)")
+	c.memory.least, c.disk.least = machine.MinMemory, machine.MinDisk
 	f.Var(&c.memory, "memory", "memory, such as 4GiB (default: half the host's, at most 4GiB)")
 	f.Var(&c.disk, "disk", "greatest size of the disk, which takes only what is used (default 64GiB)")
 }
@@ -88,7 +88,7 @@ func (c *creation) sizeFlags(f *pflag.FlagSet) {
 // creation returns what the flags of cmd have said.
 func (a *app) creation(cmd *cobra.Command, c *creation) (home machine.Home, options lifecycle.CreateOptions, err error) {
 	options = c.options
-	options.Spec.Memory, options.Spec.Disk = int64(c.memory), int64(c.disk)
+	options.Spec.Memory, options.Spec.Disk = c.memory.bytes, c.disk.bytes
 	if cmd.Flags().Changed("cpus") && options.Spec.CPUs < 1 {
 		return "", options, &usageError{fmt.Errorf("%d CPUs are too few", options.Spec.CPUs), "give at least 1"}
 	}
@@ -134,24 +134,32 @@ func acceptMachineFlags(f *pflag.FlagSet) {
 }
 
 // sizeValue is a flag that holds a size in bytes.
-type sizeValue int64
+type sizeValue struct {
+	bytes int64
+	least int64 // that makes sense
+}
 
 func (v *sizeValue) String() string {
-	if *v == 0 {
+	if v.bytes == 0 {
 		return ""
 	}
-	return machine.FormatSize(int64(*v))
+	return machine.FormatSize(v.bytes)
 }
 
 func (v *sizeValue) Type() string { return "size" }
 
+// Set takes whatever is a size. What is too much, and what is less than the least, the
+// check of the whole machine tells.
 func (v *sizeValue) Set(s string) error {
 	n, err := machine.ParseSize(s)
 	if err == nil && n == 0 {
-		err = errors.New("it is less than 1MiB")
+		err = fmt.Errorf("size %q is less than 1MiB", s)
 	}
-	*v = sizeValue(n)
-	return err
+	if err != nil {
+		return fmt.Errorf("%w: give %s, or more up to what the host has", err, machine.FormatSize(v.least))
+	}
+	v.bytes = n
+	return nil
 }
 
 // introduce says how to use a new machine, and makes the first one docker's current one
