@@ -107,12 +107,13 @@ func (a *app) creation(cmd *cobra.Command, c *creation) (home machine.Home, opti
 
 // acceptMachineFlags lets docker-machine's and its xhyve driver's names for
 // flags stand for ours. Those that have lost their meaning are accepted and
-// ignored.
+// ignored, such as a UUID, without which machines did not keep their addresses.
 func acceptMachineFlags(f *pflag.FlagSet) {
 	ours := map[string]string{
 		"xhyve-cpu-count":          "cpus",
 		"xhyve-memory-size":        "memory",
 		"xhyve-disk-size":          "disk",
+		"xhyve-boot2docker-url":    "image",
 		"engine-registry-mirror":   "registry-mirror",
 		"engine-insecure-registry": "insecure-registry",
 		"engine-label":             "label",
@@ -123,7 +124,7 @@ func acceptMachineFlags(f *pflag.FlagSet) {
 		}
 		return pflag.NormalizedName(name)
 	})
-	for _, name := range []string{"driver", "engine-install-url", "engine-storage-driver"} {
+	for _, name := range []string{"driver", "engine-install-url", "engine-storage-driver", "xhyve-uuid"} {
 		short := ""
 		if name == "driver" {
 			short = "d"
