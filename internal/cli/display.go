@@ -57,12 +57,12 @@ func (d *display) enter(title string) *progress.Stage {
 	return d.stage
 }
 
-// done ends the stage that is shown.
-func (d *display) done() {
+// done ends the stage that is shown; what was done is what Stage.Done says.
+func (d *display) done(what string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.stage != nil {
-		d.stage.Done("")
+		d.stage.Done(what)
 		d.stage = nil
 	}
 }
@@ -73,12 +73,12 @@ func (d *display) follow(title string) func(control.Status) {
 		d.enter(title).Detail(s.Activity)
 		switch {
 		case s.State == control.Running:
-			d.done()
+			d.done(title)
 			if d.timing {
 				d.app.printTiming(s.Timing)
 			}
 		case s.State == control.Stopped && s.Failure == nil:
-			d.done()
+			d.done(title)
 		}
 	}
 }
@@ -93,8 +93,15 @@ func (d *display) follower(name string) lifecycle.Follower {
 			}
 		},
 		Machine: d.follow("Starting " + name),
-		Warn:    func(err error) { d.warnings = append(d.warnings, err) },
+		Warn:    d.warn,
 	}
+}
+
+// warn keeps a warning for the end. Downloads that go on side by side may have some.
+func (d *display) warn(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.warnings = append(d.warnings, err)
 }
 
 // printTiming prints where a start's time went: when each step ended, and how

@@ -67,7 +67,7 @@ new machines of that size are then thawed from, as the first hyve create would.`
 			if err != nil {
 				return err
 			}
-			show.done()
+			show.done("")
 			if freeze {
 				home, options, err := a.creation(cmd, &template)
 				if err != nil {
@@ -79,7 +79,7 @@ new machines of that size are then thawed from, as the first hyve create would.`
 				if err := lifecycle.MakeTemplate(cmd.Context(), home, options, follow); err != nil {
 					return err
 				}
-				show.done()
+				show.done("")
 			}
 			show.close()
 			_, err = fmt.Fprintln(a.stdout, img.Digest)

@@ -37,7 +37,7 @@ rollback returns to it. Without a tag it is the time.`,
 			if err := lifecycle.TakeSnapshot(cmd.Context(), m, tag); err != nil {
 				return err
 			}
-			show.done()
+			show.done("")
 			show.close()
 			return a.say("snapshot %q of machine %q is kept", tag, m.Name)
 		},

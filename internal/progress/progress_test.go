@@ -47,6 +47,10 @@ func createMachine(p *Progress) {
 
 	p.Print("warning: no virtualization here")
 
+	s = p.Stage("Unpacking packages")
+	time.Sleep(20 * time.Second)
+	s.Done("")
+
 	s = p.Stage("Starting the machine")
 	time.Sleep(50 * time.Millisecond)
 	s.Done("")
@@ -66,6 +70,7 @@ func TestPlain(t *testing.T) {
 Downloading packages...
 Downloaded 50.0 MB (5.0s)
 warning: no virtualization here
+Unpacking packages...
 Starting the machine (0.1s)
 Waiting for the engine...
 Waiting for the engine: failed (1m05s)
@@ -111,18 +116,20 @@ func TestTerminal(t *testing.T) {
 		"UTF-8": {[]string{"LANG", "C.UTF-8", "NO_COLOR", "1"}, `✓ Verified the image (0.4s)
 ✓ Downloaded 50.0 MB (5.0s)
 warning: no virtualization here
+✓ Unpacking packages (20s)
 ✓ Starting the machine (0.1s)
 ✗ Waiting for the engine (1m05s)
 `, []string{"⠙ Verifying the image (0.2s)", " Downloading packages (2.5s, 20.0 MB of 50.0 MB, 8.0 MB/s) libc6", " Waiting for the engine (1m01s)"}},
 		"ASCII": {[]string{"LC_ALL", "C", "LANG", "C.UTF-8", "NO_COLOR", "1"}, `[ok] Verified the image (0.4s)
 [ok] Downloaded 50.0 MB (5.0s)
 warning: no virtualization here
+[ok] Unpacking packages (20s)
 [ok] Starting the machine (0.1s)
 [failed] Waiting for the engine (1m05s)
 `, []string{"/ Verifying the image (0.2s)"}},
 		"color": {[]string{"LC_CTYPE", "de_DE.utf8"}, "\x1b[32m✓\x1b[0m Verified the image (0.4s)\n" +
 			"\x1b[32m✓\x1b[0m Downloaded 50.0 MB (5.0s)\nwarning: no virtualization here\n" +
-			"\x1b[32m✓\x1b[0m Starting the machine (0.1s)\n\x1b[31m✗\x1b[0m Waiting for the engine (1m05s)\n", nil},
+			"\x1b[32m✓\x1b[0m Unpacking packages (20s)\n\x1b[32m✓\x1b[0m Starting the machine (0.1s)\n\x1b[31m✗\x1b[0m Waiting for the engine (1m05s)\n", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -132,8 +139,8 @@ warning: no virtualization here
 				if got := strings.Join(lines, "\n"); got != test.want {
 					t.Errorf("got:\n%s\nwant:\n%s", got, test.want)
 				}
-				if len(states) > 10*71 {
-					t.Errorf("the live line was drawn %d times in 70.5 s, at most 10 times a second are allowed", len(states))
+				if len(states) > 10*91 {
+					t.Errorf("the live line was drawn %d times in 90.5 s, at most 10 times a second are allowed", len(states))
 				}
 				for _, want := range test.states {
 					if !slices.ContainsFunc(states, func(state string) bool { return strings.HasSuffix(state, want) }) {

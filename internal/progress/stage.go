@@ -13,6 +13,7 @@ type Stage struct {
 	what  string
 	begin time.Time
 	timer *time.Timer // announces it, off terminals
+	said  bool        // it was announced
 
 	detail      string
 	done, total int64
@@ -40,7 +41,8 @@ func (s *Stage) Bytes(done, total int64) {
 }
 
 // Done ends the stage well; what was done, as "Started the machine", takes the
-// place of the stage's name unless it is empty.
+// place of the stage's name unless it is empty. Then a plain line that has announced
+// the stage is enough: what comes next tells that it has ended.
 func (s *Stage) Done(what string) {
 	s.p.mu.Lock()
 	defer s.p.mu.Unlock()
@@ -48,6 +50,9 @@ func (s *Stage) Done(what string) {
 		return
 	}
 	if what == "" {
+		if s.said {
+			return
+		}
 		what = s.what
 	}
 	if s.p.live {
@@ -94,6 +99,7 @@ func (s *Stage) announce() {
 	s.p.mu.Lock()
 	defer s.p.mu.Unlock()
 	if slices.Contains(s.p.active, s) {
+		s.said = true
 		s.p.line(clean(s.what, false) + "...")
 	}
 }
