@@ -55,26 +55,29 @@ new machines of that size are then thawed from, as the first hyve create would.`
 			if err != nil {
 				return err
 			}
+			var options lifecycle.CreateOptions
+			if freeze {
+				if home, options, err = a.creation(cmd, &template); err != nil {
+					return err
+				}
+			}
 			show := a.newDisplay(false)
 			defer show.close()
+			follow := show.follower("")
 			img, err := build.Build(cmd.Context(), build.Options{
 				Store:    store,
 				CacheDir: home.CacheDir(),
 				Arch:     arch,
 				Mirror:   mirror,
-				Progress: show.follower("").Image,
+				Progress: follow.Image,
+				Warn:     follow.Warn,
 			})
 			if err != nil {
 				return err
 			}
 			show.done("")
 			if freeze {
-				home, options, err := a.creation(cmd, &template)
-				if err != nil {
-					return err
-				}
 				options.Spec.Image = img.Digest
-				follow := show.follower("")
 				follow.Machine = show.follow("Freezing a machine")
 				if err := lifecycle.MakeTemplate(cmd.Context(), home, options, follow); err != nil {
 					return err
