@@ -161,7 +161,8 @@ func (a *app) printStatus(m *machine.Machine, s control.Status) error {
 	if s.Frozen {
 		row("frozen", "the next start is a thaw")
 	}
-	if s.State != control.Stopped && s.State != control.Suspended {
+	// One that does not answer has not said when it started.
+	if s.State != control.Stopped && s.State != control.Suspended && !s.Started.IsZero() {
 		accelerator := s.Accelerator
 		if s.AcceleratorReason != "" {
 			accelerator += " (" + s.AcceleratorReason + ")"

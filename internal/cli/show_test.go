@@ -1,0 +1,31 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/machine"
+)
+
+// A machine that does not answer has no time for which it is up.
+func TestStatusWithoutAnswer(t *testing.T) {
+	m := makeMachine(t, machine.Home(t.TempDir()), "m")
+	for _, test := range []struct {
+		status control.Status
+		up     bool
+	}{
+		{control.Status{State: control.Unresponsive}, false},
+		{control.Status{State: control.Running, Started: time.Now()}, true},
+	} {
+		var out strings.Builder
+		if err := newApp(nil, &out, nil).printStatus(m, test.status); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(out.String(), "up ") && strings.Contains(out.String(), "begun "); got != test.up ||
+			!strings.HasPrefix(out.String(), string(test.status.State)+"\n") {
+			t.Errorf("printed %s", out.String())
+		}
+	}
+}
