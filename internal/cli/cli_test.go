@@ -22,6 +22,7 @@ func TestUsageErrors(t *testing.T) {
 		"ls --format yaml":       "use table or json",
 		"inspect --format table": "always json",
 		"create --memroy 1":      "did you mean --memory?",
+		"logs --service bogus":   "these are: supervisor, console",
 		"supervise":              "see hyve supervise --help",
 	} {
 		root := newApp(map[string]string{"HYVE_HOME": t.TempDir()}, io.Discard, io.Discard).root()

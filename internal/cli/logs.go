@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/fsnotify/fsnotify"
@@ -32,6 +33,11 @@ func (a *app) logsCommand() *cobra.Command {
 		Args:              atMostOne,
 		ValidArgsFunction: a.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, service := range only {
+				if !slices.Contains(services, service) {
+					return &usageError{fmt.Errorf("%q is no part of a machine", service), "these are: " + strings.Join(services, ", ")}
+				}
+			}
 			home, err := a.home()
 			if err != nil {
 				return err
@@ -78,7 +84,7 @@ func (a *app) logs(ctx context.Context, dir machine.Dir, only []string, tail int
 	for follow {
 		select {
 		case <-ctx.Done():
-			return nil
+			follow = false
 		case err := <-watcher.Errors:
 			return fmt.Errorf("watching the logs: %w", err)
 		case event := <-watcher.Events:
@@ -90,6 +96,11 @@ func (a *app) logs(ctx context.Context, dir machine.Dir, only []string, tail int
 					return err
 				}
 			}
+		}
+	}
+	for _, t := range tails {
+		if err := t.rest(); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -121,9 +132,10 @@ func (t *logTail) begin(n int) error {
 		if err != nil {
 			return fmt.Errorf("reading a log: %w", err)
 		}
+		lines := slices.Collect(bytes.Lines(data))
 		from := 0
-		for skip := bytes.Count(data, []byte{'\n'}) - n; skip > 0; skip-- {
-			from += bytes.IndexByte(data[from:], '\n') + 1
+		for _, line := range lines[:max(0, len(lines)-n)] {
+			from += len(line)
 		}
 		if _, err := t.file.Seek(int64(from), io.SeekStart); err != nil {
 			return fmt.Errorf("reading a log: %w", err)
@@ -153,6 +165,9 @@ func (t *logTail) changed(created bool) error {
 		}
 	}
 	if created || t.file == nil {
+		if err := t.rest(); err != nil {
+			return err
+		}
 		if err := t.open(); err != nil || t.file == nil {
 			return err
 		}
@@ -172,9 +187,19 @@ func (t *logTail) print() error {
 		if err != nil {
 			return fmt.Errorf("reading a log: %w", err)
 		}
-		if _, err := fmt.Fprintf(t.out, "%-10s | %s\n", t.service, bytes.TrimRight(t.partial, "\r\n")); err != nil {
+		if err := t.rest(); err != nil {
 			return err
 		}
-		t.partial = t.partial[:0]
 	}
+}
+
+// rest prints the line that has come so far. Of a log that goes no further its end may
+// be missing: what was said when the machine broke down.
+func (t *logTail) rest() error {
+	if len(t.partial) == 0 {
+		return nil
+	}
+	_, err := fmt.Fprintf(t.out, "%-10s | %s\n", t.service, bytes.TrimRight(t.partial, "\r\n"))
+	t.partial = t.partial[:0]
+	return err
 }
