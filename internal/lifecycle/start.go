@@ -103,9 +103,9 @@ func launch(ctx context.Context, m *machine.Machine, leashed bool) (ours bool, e
 	if err := os.MkdirAll(dir.Logs(), 0o700); err != nil {
 		return false, fmt.Errorf("making the directory of the logs: %w", err)
 	}
-	log, err := os.OpenFile(dir.Log("supervisor"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := openLogs(dir)
 	if err != nil {
-		return false, fmt.Errorf("opening the supervisor's log: %w", err)
+		return false, err
 	}
 	defer log.Close()
 	answer, ready, err := os.Pipe()
@@ -158,6 +158,26 @@ func launch(ctx context.Context, m *machine.Machine, leashed bool) (ours bool, e
 	default:
 	}
 	return true, nil
+}
+
+// openLogs opens the supervisor's log for one that is about to start. That log and the
+// console's, which others open, are kept within bounds here, where nobody writes to them.
+func openLogs(dir machine.Dir) (supervisor *os.File, err error) {
+	held, err := dir.Held()
+	if err != nil {
+		return nil, err
+	}
+	if !held {
+		err = errors.Join(machine.RotateLog(dir.Log("supervisor")), machine.RotateLog(dir.Log("console")))
+		if err != nil {
+			return nil, err
+		}
+	}
+	supervisor, err = os.OpenFile(dir.Log("supervisor"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening the supervisor's log: %w", err)
+	}
+	return supervisor, nil
 }
 
 // failureOf reads what a supervisor says that could not begin: the cause and,

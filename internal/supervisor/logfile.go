@@ -5,11 +5,9 @@ import (
 	"os"
 	"sync"
 	"time"
-)
 
-// maxLog bounds a log file, in bytes. A file that has reached it becomes
-// NAME.1, in place of an older one.
-const maxLog = 10 << 20
+	"github.com/hyve-vm/hyve/internal/machine"
+)
 
 // logFile is a log that is kept within bounds.
 type logFile struct {
@@ -22,7 +20,7 @@ type logFile struct {
 
 func openLog(path string) (*logFile, error) {
 	l := &logFile{path: path}
-	if err := rotate(path); err != nil {
+	if err := machine.RotateLog(path); err != nil {
 		return nil, err
 	}
 	return l, l.open()
@@ -47,9 +45,9 @@ func (l *logFile) open() error {
 func (l *logFile) line(text string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.size > maxLog {
+	if l.size > machine.MaxLog {
 		l.file.Close()
-		if rotate(l.path) != nil || l.open() != nil {
+		if machine.RotateLog(l.path) != nil || l.open() != nil {
 			return
 		}
 	}
@@ -58,15 +56,3 @@ func (l *logFile) line(text string) {
 }
 
 func (l *logFile) close() { l.file.Close() }
-
-// rotate renames a log that has reached its bound.
-func rotate(path string) error {
-	info, err := os.Stat(path)
-	if err != nil || info.Size() <= maxLog {
-		return nil
-	}
-	if err := os.Rename(path, path+".1"); err != nil {
-		return fmt.Errorf("rotating a log: %w", err)
-	}
-	return nil
-}
