@@ -3,6 +3,7 @@ package cli
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/hyve-vm/hyve/internal/dockerenv"
 	"github.com/hyve-vm/hyve/internal/lifecycle"
 )
 
@@ -24,7 +25,13 @@ func (a *app) useCommand() *cobra.Command {
 			if err := lifecycle.OfferContext(contexts, m); err != nil {
 				return err
 			}
-			return contexts.Use(m.Name)
+			if err := contexts.Use(m.Name); err != nil {
+				return err
+			}
+			if name := dockerenv.Overruled(a.getenv); name != "" {
+				return a.say("docker will use machine %q when %s is not set any more", m.Name, name)
+			}
+			return nil
 		},
 	}
 }
