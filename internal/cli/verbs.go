@@ -205,7 +205,7 @@ func (a *app) remove(ctx context.Context, home machine.Home, name string, force,
 			return fmt.Errorf("machine %q was not removed", name)
 		}
 	}
-	if err := lifecycle.Remove(ctx, home, name, true); err != nil {
+	if err := lifecycle.Remove(ctx, home, name); err != nil {
 		return err
 	}
 	if err := contexts.Remove(name); err != nil {

@@ -213,7 +213,7 @@ func undo(m *machine.Machine, err error) error {
 		failed.Failure.Hint = fmt.Sprintf("it was removed; to see more, make it with --no-start, then: hyve start %s, hyve logs %s", m.Name, m.Name)
 	}
 	// Whatever ended ctx must not keep this from its work.
-	return errors.Join(err, Remove(context.Background(), m.Home(), m.Name, true))
+	return errors.Join(err, Remove(context.Background(), m.Home(), m.Name))
 }
 
 // OfferContext lets docker clients find the machine under the name of its

@@ -100,9 +100,8 @@ func waitFree(ctx context.Context, dir machine.Dir, name string) error {
 	return fmt.Errorf("stopping machine %q: its processes do not end", name)
 }
 
-// Remove deletes a machine and all that is in it. It must not run, unless
-// force is set; then it is killed, and a machine that is broken or gone is fine.
-func Remove(ctx context.Context, home machine.Home, name string, force bool) error {
+// Remove deletes a machine and all that is in it, be it broken. One that runs is killed.
+func Remove(ctx context.Context, home machine.Home, name string) error {
 	if err := machine.CheckName(name); err != nil {
 		return err
 	}
@@ -110,28 +109,16 @@ func Remove(ctx context.Context, home machine.Home, name string, force bool) err
 	if _, err := os.Stat(string(dir)); errors.Is(err, os.ErrNotExist) {
 		return &machine.NotFoundError{Name: name}
 	}
-	if force {
-		if err := Kill(ctx, dir, name); err != nil && !errors.Is(err, ErrAlready) {
-			return err
-		}
+	if err := Kill(ctx, dir, name); err != nil && !errors.Is(err, ErrAlready) {
+		return err
 	}
 	lock, err := dir.Acquire()
 	if errors.Is(err, machine.ErrLocked) {
-		return &RunningError{name}
+		return &BusyError{name}
 	}
 	if err != nil {
 		return err
 	}
 	defer lock.Release()
 	return home.Remove(name)
-}
-
-// RunningError says that a machine runs where it must not.
-type RunningError struct{ Name string }
-
-func (e *RunningError) Error() string { return fmt.Sprintf("machine %q is running", e.Name) }
-
-// Hint says how to go on.
-func (e *RunningError) Hint() string {
-	return fmt.Sprintf("stop it first with: hyve stop %s", e.Name)
 }
