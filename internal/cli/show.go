@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -99,7 +100,7 @@ func (a *app) printTable(machines []listed) error {
 			continue
 		}
 		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\n", m.Name, stateOf(m.State, m.Asleep), m.CPUs,
-			machine.FormatSize(m.Memory), machine.FormatSize(m.Disk), m.Address, m.Engine)
+			machine.FormatSize(m.Memory), machine.FormatSize(m.Disk), m.Address, cmp.Or(m.Error, m.Engine))
 	}
 	return w.Flush()
 }

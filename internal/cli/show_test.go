@@ -29,3 +29,15 @@ func TestStatusWithoutAnswer(t *testing.T) {
 		}
 	}
 }
+
+// Why a machine is broken is told of one whose file is good as well.
+func TestBrokenInTable(t *testing.T) {
+	var out strings.Builder
+	a := newApp(nil, &out, nil)
+	if err := a.printTable([]listed{{Name: "m", State: control.Broken, CPUs: 1, Error: "asking for a lock: denied"}}); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), "asking for a lock: denied") {
+		t.Errorf("printed %s", out.String())
+	}
+}
