@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -214,17 +213,6 @@ func (a *app) dryRun(cmd *cobra.Command, home machine.Home, options lifecycle.Cr
 	if err != nil {
 		return err
 	}
-	for i, arg := range argv {
-		if strings.ContainsAny(arg, " \t\"'\\$`*?{}[]()<>&|;#~!") || arg == "" {
-			argv[i] = "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
-		}
-	}
-	_, err = fmt.Fprintln(a.stdout, strings.Join(argv, " "))
+	_, err = fmt.Fprintln(a.stdout, quoteWords(argv))
 	return err
-}
-
-func printJSON(a *app, v any) error {
-	e := json.NewEncoder(a.stdout)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
 }

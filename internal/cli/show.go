@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -262,4 +263,10 @@ func (a *app) endpointCommand(word, short string, line func(*machine.Machine, co
 			return err
 		},
 	}
+}
+
+func printJSON(a *app, v any) error {
+	e := json.NewEncoder(a.stdout)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
 }
