@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -131,8 +133,40 @@ func TestEndsOfSilentMachines(t *testing.T) {
 	}
 }
 
+// A start finds out what is with a machine that another process has locked.
+func TestWatchable(t *testing.T) {
+	for name, test := range map[string]struct {
+		args []string
+		want error
+	}{
+		"free":                    {nil, errFree},
+		"a supervisor":            {supervisorArgs, new(UnresponsiveError)},
+		"a command at work on it": {commandArgs, new(BusyError)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := machine.New(machine.Home(t.TempDir()), machine.Spec{Name: "m"}, netip.Addr{})
+			if err := os.MkdirAll(string(m.Dir()), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if test.args != nil {
+				lock, err := m.Dir().Acquire()
+				if err != nil {
+					t.Fatal(err)
+				}
+				holder(t, lock.File(), test.args...)
+				lock.Release()
+			}
+			if err := watchable(t.Context(), m); reflect.TypeOf(err) != reflect.TypeOf(test.want) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
 // A stop does not wait for ever for a supervisor that is stuck.
 func TestStopOfWhatIsStuck(t *testing.T) {
+	t.Parallel()
 	home, err := os.MkdirTemp("", "")
 	if err != nil {
 		t.Fatal(err)

@@ -44,8 +44,8 @@ func (e *StartError) Hint() string {
 
 // Start starts a machine and waits until its engine answers. It tells follow
 // every status on the way, and returns the last. A VM that has lost its supervisor is
-// ended before. The error is ErrAlready if the machine ran, and a *StartError if it ended instead. If ctx ends first, a
-// machine that this call started is stopped again.
+// ended before. The error is ErrAlready if the machine ran, and a *StartError if it
+// ended instead. If ctx ends first, a machine that this call started is stopped again.
 func Start(ctx context.Context, m *machine.Machine, follow func(control.Status)) (control.Status, error) {
 	return start(ctx, m, false, follow)
 }
@@ -145,7 +145,11 @@ func launch(ctx context.Context, m *machine.Machine, leashed bool) (ours bool, e
 	case err != nil:
 		return true, fmt.Errorf("starting the supervisor: %w", err)
 	case string(message) == "locked\n":
-		return false, watchable(ctx, m)
+		err := watchable(ctx, m)
+		if errors.Is(err, errFree) {
+			return launch(ctx, m, leashed)
+		}
+		return false, err
 	case len(message) > 0:
 		return true, failureOf(m.Name, message)
 	}
@@ -187,7 +191,11 @@ func failureOf(name string, message []byte) error {
 	return &StartError{name, control.Failure{Cause: cause, Hint: hint}}
 }
 
-// watchable returns nil if whoever holds the machine's lock answers.
+// errFree says that nobody holds a machine's lock any more.
+var errFree = errors.New("it has just ended")
+
+// watchable returns nil if whoever holds the machine's lock answers, errFree if that
+// has ended.
 func watchable(ctx context.Context, m *machine.Machine) error {
 	client := control.NewClient(m.Dir().ControlSocket())
 	// The holder may have locked the machine just before us and not listen yet.
@@ -202,7 +210,7 @@ func watchable(ctx context.Context, m *machine.Machine) error {
 			return err
 		}
 		if !held {
-			break
+			return errFree
 		}
 		time.Sleep(20 * time.Millisecond)
 	}

@@ -69,10 +69,11 @@ func stop(ctx context.Context, dir machine.Dir, name string, request control.Sto
 	}
 	err = client.Stop(asking, request)
 	if errors.Is(err, control.ErrNoAnswer) || asking.Err() != nil && ctx.Err() == nil {
+		err := silent(dir, name)
 		if held, _ := dir.Held(); !held {
 			return nil // it ended meanwhile
 		}
-		return silent(dir, name)
+		return err
 	}
 	if err != nil {
 		return err
