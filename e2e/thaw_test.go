@@ -160,10 +160,11 @@ func TestStaleStates(t *testing.T) {
 	}
 	count := 0
 	write := func() { count++; keepCount(t, "stale", count) }
-	for _, test := range []struct {
+	type staleness struct {
 		name, reason string
 		do           func()
-	}{
+	}
+	tests := []staleness{
 		{"the frozen state comes back from a backup", "has changed", func() {
 			hyve(t, "stop", "stale")
 			run("cp", "-a", frozenDir("stale"), backup)
@@ -171,24 +172,6 @@ func TestStaleStates(t *testing.T) {
 			write()
 			kill()
 			run("mv", backup, frozenDir("stale"))
-		}},
-		{"the disk was written to", "has changed", func() {
-			hyve(t, "stop", "stale")
-			run("/sbin/debugfs", "-w", "-R", "set_super_value mnt_count 7", diskOf("stale"))
-		}},
-		{"all of it comes back from a backup", "has changed", func() {
-			hyve(t, "stop", "stale")
-			run("cp", "-a", "--sparse=always", dir, backup)
-			run("rm", "-rf", dir)
-			run("cp", "-a", "--sparse=always", backup, dir)
-		}},
-		{"the hardware is another", "are others now", func() {
-			hyve(t, "stop", "stale")
-			run("sed", "-i", `s/"cpus": 2/"cpus": 1/`, filepath.Join(dir, "machine.json"))
-		}},
-		{"the hypervisor is another", "are others now", func() {
-			hyve(t, "stop", "stale")
-			run("sed", "-i", "$ a # upgraded", qemu)
 		}},
 		{"the state is damaged", "it is damaged", func() {
 			hyve(t, "stop", "stale")
@@ -210,7 +193,30 @@ func TestStaleStates(t *testing.T) {
 			write()
 			kill()
 		}},
-	} {
+	}
+	if *long {
+		tests = append(tests, []staleness{
+			{"the disk was written to", "has changed", func() {
+				hyve(t, "stop", "stale")
+				run("/sbin/debugfs", "-w", "-R", "set_super_value mnt_count 7", diskOf("stale"))
+			}},
+			{"all of it comes back from a backup", "has changed", func() {
+				hyve(t, "stop", "stale")
+				run("cp", "-a", "--sparse=always", dir, backup)
+				run("rm", "-rf", dir)
+				run("cp", "-a", "--sparse=always", backup, dir)
+			}},
+			{"the hardware is another", "are others now", func() {
+				hyve(t, "stop", "stale")
+				run("sed", "-i", `s/"cpus": 2/"cpus": 1/`, filepath.Join(dir, "machine.json"))
+			}},
+			{"the hypervisor is another", "are others now", func() {
+				hyve(t, "stop", "stale")
+				run("sed", "-i", "$ a # upgraded", qemu)
+			}},
+		}...)
+	}
+	for _, test := range tests {
 		t.Log(test.name)
 		write()
 		test.do()
