@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/frozen"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
@@ -45,7 +46,8 @@ func (e *StartError) Hint() string {
 // Start starts a machine and waits until its engine answers. It tells follow
 // every status on the way, and returns the last. A VM that has lost its supervisor is
 // ended before. The error is ErrAlready if the machine ran, and a *StartError if it
-// ended instead. If ctx ends first, a machine that this call started is stopped again.
+// ended instead. If ctx ends first, a machine that this call started is stopped again,
+// unless it was suspended: its containers go on with it.
 func Start(ctx context.Context, m *machine.Machine, follow func(control.Status)) (control.Status, error) {
 	return start(ctx, m, false, follow)
 }
@@ -63,6 +65,7 @@ func start(ctx context.Context, m *machine.Machine, leashed bool, follow func(co
 			return control.Status{}, err
 		}
 	}
+	_, suspended := frozen.Exists(dir.Frozen())
 	ours, err := launch(ctx, m, leashed)
 	if err != nil {
 		return control.Status{}, err
@@ -75,7 +78,7 @@ func start(ctx context.Context, m *machine.Machine, leashed bool, follow func(co
 	})
 	switch {
 	case ctx.Err() != nil:
-		if ours {
+		if ours && !suspended {
 			abandon(m)
 		}
 		return last, context.Cause(ctx)

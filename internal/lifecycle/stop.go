@@ -8,16 +8,50 @@ import (
 	"time"
 
 	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/frozen"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
 // Stop stops a machine in order and waits until it has ended: containers first,
 // then everything is written to the disk. Where it can be, the machine is frozen
 // there, with its engine idle, and the next Start goes on from that; cold, it shuts
-// down. The error is ErrAlready if it did not run.
+// down. The error is ErrAlready if it did not run; cold, it boots next nevertheless.
 func Stop(ctx context.Context, dir machine.Dir, name string, cold bool, follow func(control.Status)) error {
-	return stop(ctx, dir, name, control.StopRequest{Freeze: !cold}, follow)
+	err := stop(ctx, dir, name, control.StopRequest{Freeze: !cold}, follow)
+	if cold && errors.Is(err, ErrAlready) {
+		if err := dropFrozen(dir, name); err != nil {
+			return err
+		}
+	}
+	return err
 }
+
+// dropFrozen drops the state of a machine that is frozen with nothing in it.
+func dropFrozen(dir machine.Dir, name string) error {
+	lock, err := dir.Acquire()
+	if errors.Is(err, machine.ErrLocked) {
+		return &BusyError{name}
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	if _, suspended := frozen.Exists(dir.Frozen()); suspended {
+		return &SuspendedError{name}
+	}
+	return frozen.Drop(dir.Frozen())
+}
+
+// SuspendedError says that a machine has containers that would be lost if it was not
+// resumed.
+type SuspendedError struct{ Name string }
+
+func (e *SuspendedError) Error() string {
+	return fmt.Sprintf("machine %q is suspended, with containers that run", e.Name)
+}
+
+// Hint says how to go on.
+func (e *SuspendedError) Hint() string { return "let them go on before: hyve resume " + e.Name }
 
 // Suspend freezes a machine with everything that runs in it. Where that cannot be
 // done it is an error, and the machine runs on. The error is ErrAlready if it did
