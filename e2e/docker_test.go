@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -17,6 +18,8 @@ import (
 	"time"
 
 	"github.com/creack/pty"
+	"github.com/hyve-vm/hyve/internal/network"
+	"github.com/hyve-vm/hyve/internal/pki"
 )
 
 func TestRun(t *testing.T) {
@@ -77,11 +80,44 @@ func TestEngineIsShutToContainers(t *testing.T) {
 			t.Errorf("plain HTTP gets %s", response.Status)
 		}
 	}
-	if response, err := http.Get("https://" + net.JoinHostPort(ip, "2376") + "/version"); err == nil {
-		t.Errorf("HTTPS without a certificate gets %s", response.Status)
+	ca, err := pki.OpenCA(filepath.Join(home, "pki"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger, err := pki.OpenCA(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		certificate string
+		client      func() (pki.Pair, error) // what the client shows
+		refusal     string
+	}{
+		{"its own", ca.Client, ""},
+		{"no", func() (pki.Pair, error) { return pki.Pair{}, nil }, "certificate required"},
+		{"another CA's", stranger.Client, "unknown certificate authority"},
+	} {
+		config := ca.ClientConfig("") // trusts the engine; only what it shows differs
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			pair, err := tt.client()
+			return &pair.Certificate, err
+		}
+		client := http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}, Timeout: limit}
+		response, err := client.Get("https://" + net.JoinHostPort(ip, "2376") + "/version")
+		switch {
+		case tt.refusal != "" && (err == nil || !strings.Contains(err.Error(), tt.refusal)):
+			t.Errorf("with %s certificate: %v, want %q", tt.certificate, err, tt.refusal)
+		case tt.refusal == "" && (err != nil || response.StatusCode != http.StatusOK):
+			t.Errorf("with %s certificate: %v, %v", tt.certificate, response, err)
+		}
+		if err == nil {
+			response.Body.Close()
+		}
 	}
 }
 
+// The host's client builds with what it has, the guest's with BuildKit: the other
+// builder knows no mounts.
 func TestBuild(t *testing.T) {
 	dir := t.TempDir()
 	dockerfile := "FROM busybox\nRUN echo built > /result\nCOPY file /file\nCMD cat /result /file\n"
@@ -94,6 +130,12 @@ func TestBuild(t *testing.T) {
 	dock(t, shared, "build", "-q", "-t", "e2e-build", dir)
 	if out := dock(t, shared, "run", "--rm", "e2e-build"); out != "built\ncopied\n" {
 		t.Errorf("printed %q", out)
+	}
+	// BuildKit's first build takes its time in emulation.
+	out, err := try(5*time.Minute, binary, "ssh", shared, "--", `printf '%s\n' 'FROM busybox' 'RUN --mount=type=cache,target=/kept grep " /kept " /proc/mounts > /mounts' |
+		docker build -q -t e2e-buildkit - && docker run --rm e2e-buildkit cat /mounts`)
+	if err != nil || !strings.Contains(out, " /kept ") {
+		t.Errorf("the build saw no cache mounted: %q, %v", out, err)
 	}
 }
 
@@ -174,6 +216,8 @@ func TestFollowedLogs(t *testing.T) {
 	}
 }
 
+// That other names follow the host's resolver and its files is what the tests of
+// internal/network are about. Docker's networks have the card's MTU.
 func TestHostsNames(t *testing.T) {
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "from the host") })}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -183,13 +227,14 @@ func TestHostsNames(t *testing.T) {
 	go server.Serve(l)
 	defer server.Close()
 	url := fmt.Sprintf("http://host.docker.internal:%d/", l.Addr().(*net.TCPAddr).Port)
-	if out := dock(t, shared, "run", "--rm", "busybox", "wget", "-qO-", url); out != "from the host" {
-		t.Errorf("got %q", out)
-	}
 	dock(t, shared, "network", "create", "e2e-net")
 	t.Cleanup(func() { dock(t, shared, "network", "rm", "e2e-net") })
-	if out := dock(t, shared, "run", "--rm", "--network", "e2e-net", "busybox", "wget", "-qO-", url); out != "from the host" {
-		t.Errorf("in a network of its own: got %q", out)
+	want := fmt.Sprintf("%d\nfrom the host", network.DefaultMTU)
+	for _, name := range []string{"bridge", "e2e-net"} {
+		out := dock(t, shared, "run", "--rm", "--network", name, "busybox", "sh", "-c", "cat /sys/class/net/eth0/mtu; wget -qO- "+url)
+		if out != want {
+			t.Errorf("in network %s: got %q, want %q", name, out, want)
+		}
 	}
 	dock(t, shared, "run", "--rm", "busybox", "nslookup", "-type=a", "gateway.docker.internal")
 }
