@@ -184,6 +184,7 @@ func TestGuestOutOfMemory(t *testing.T) {
 }
 
 func TestGuestOutOfDisk(t *testing.T) {
+	takesLong(t)
 	create(t, "full", "--disk", "2GiB")
 	_, errText, code := result(t, docker, "--context", "hyve-full", "run", "--rm", "-v", "data:/data", "busybox",
 		"dd", "if=/dev/zero", "of=/data/file", "bs=1M", "count=3000")

@@ -293,6 +293,7 @@ func TestFrozenForAMonth(t *testing.T) {
 
 // A host without room for the state costs the thaw, and nothing else.
 func TestFullDiskWhileFreezing(t *testing.T) {
+	takesLong(t)
 	needsFreezing(t)
 	dir := smallDisk(t, 2600)
 	copyImages(t, dir)
@@ -335,6 +336,7 @@ func TestFullDiskWhileFreezing(t *testing.T) {
 
 // A template whose maker is killed goes with it.
 func TestKilledTemplate(t *testing.T) {
+	takesLong(t)
 	needsFreezing(t)
 	t.Cleanup(func() { try(limit, binary, "rm", "-f", "orphan") })
 	cmd := command(t.Context(), binary, "create", "orphan", "--memory", "777MiB")
