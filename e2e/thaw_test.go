@@ -382,6 +382,7 @@ func TestTemplateBeforehand(t *testing.T) {
 // Whenever hyve is killed while it freezes or thaws, what was written is there and
 // the machine starts.
 func TestKilledFreeze(t *testing.T) {
+	takesLong(t)
 	needsFreezing(t)
 	create(t, "shaky")
 	for i, delay := range []time.Duration{20, 100, 200, 300, 400, 600} {
