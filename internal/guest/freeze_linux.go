@@ -63,11 +63,14 @@ func (g *guest) checkQuiet() error {
 	if err != nil {
 		return err
 	}
-	containers, err := g.engine.containers(false)
-	if err != nil {
-		return err
+	if !running {
+		ids, err := g.engine.containers(false)
+		if err != nil {
+			return err
+		}
+		running = len(ids) > 0
 	}
-	if running || len(containers) > 0 {
+	if running {
 		return errors.New("something runs")
 	}
 	return nil
@@ -205,21 +208,18 @@ func (c *container) restarts() bool {
 	return false
 }
 
-// containers returns those that run, or all.
-func (e *engine) containers(all bool) ([]container, error) {
+// containers returns the IDs of those that run, or of all.
+func (e *engine) containers(all bool) (ids []string, err error) {
 	var listed []struct {
 		ID string `json:"Id"`
 	}
 	if err := e.read(fmt.Sprintf("/containers/json?all=%t", all), &listed); err != nil {
 		return nil, err
 	}
-	containers := make([]container, len(listed))
-	for i, c := range listed {
-		if err := e.read("/containers/"+c.ID+"/json", &containers[i]); err != nil {
-			return nil, err
-		}
+	for _, c := range listed {
+		ids = append(ids, c.ID)
 	}
-	return containers, nil
+	return ids, nil
 }
 
 // stopContainers stops what runs, as dockerd's shutdown would, and notes what is to
@@ -233,7 +233,7 @@ func (e *engine) stopContainers() error {
 	if state := pong.header.Get("Swarm"); state != "" && state != "inactive" {
 		return errors.New("the machine is part of a swarm, which does not let go of its containers")
 	}
-	containers, err := e.containers(true)
+	ids, err := e.containers(true)
 	if err != nil {
 		return err
 	}
@@ -241,8 +241,12 @@ func (e *engine) stopContainers() error {
 	if err != nil {
 		return err
 	}
+	containers := make([]container, len(ids))
 	for i := range containers {
 		c := &containers[i]
+		if err := e.read("/containers/"+ids[i]+"/json", c); err != nil {
+			return err
+		}
 		c.due = c.State.Running || slices.Contains(failed, c.ID)
 	}
 	if err := keepRestarts(containers); err != nil {
@@ -326,10 +330,8 @@ func (e *engine) restartContainers() error {
 	if err != nil {
 		return err
 	}
-	failed := slices.Clone(ids)
-	var mu sync.Mutex
 	var all sync.WaitGroup
-	for _, id := range ids {
+	for i, id := range ids {
 		all.Go(func() {
 			body, err := askEngine(dockerSocket, "POST", "/containers/"+id+"/start", dockerdStart)
 			if err != nil {
@@ -337,11 +339,9 @@ func (e *engine) restartContainers() error {
 				return
 			}
 			body.Close()
-			mu.Lock()
-			failed = slices.DeleteFunc(failed, func(f string) bool { return f == id })
-			mu.Unlock()
+			ids[i] = ""
 		})
 	}
 	all.Wait()
-	return writeRestarts(failed)
+	return writeRestarts(slices.DeleteFunc(ids, func(id string) bool { return id == "" }))
 }
