@@ -129,6 +129,8 @@ func dialSSH(ctx context.Context, m *machine.Machine) (*ssh.Client, error) {
 		User:            "docker",
 		Auth:            []ssh.AuthMethod{ssh.PublicKeys(key.Signer)},
 		HostKeyCallback: ssh.FixedHostKey(host.Signer.PublicKey()),
+		// As OpenSSH does, and for emulated processors, which have no AES worth the name.
+		Config: ssh.Config{Ciphers: []string{ssh.CipherChaCha20Poly1305, ssh.CipherAES128GCM}},
 	})
 	if err != nil {
 		conn.Close()

@@ -69,6 +69,9 @@ func (a launchState) equal(b launchState) bool {
 func newEngine(r *reaper, f *front, out *outbox, phase func(string), fail func(string, error)) *engine {
 	e := &engine{reaper: r, front: f, out: out, phase: phase, fail: fail}
 	env := []string{servicePath, "HOME=/root", "LANG=C.UTF-8"}
+	if known, ok := os.LookupEnv("GODEBUG"); ok {
+		env = append(env, "GODEBUG="+known) // what the host knows of this processor
+	}
 	e.containerd = &service{
 		name: guestapi.ServiceContainerd, phase: guestapi.PhaseContainerd, runDir: runDir,
 		cgroup: cgroupHyve + "/containerd", score: -999, policy: defaultPolicy, reaper: r, out: out,
