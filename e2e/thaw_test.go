@@ -100,18 +100,13 @@ func TestStopAndThaw(t *testing.T) {
 	// A state that is not thawed loses nothing: the disk is enough.
 	hyve(t, "stop", "icy")
 	checkDisk(t, "icy")
-	if err := os.RemoveAll(frozenDir("icy")); err != nil {
-		t.Fatal(err)
-	}
-	hyve(t, "start", "icy")
+	hyve(t, "restart", "icy")
 	boots(t, "icy", "")
 	eventually(t, "the same containers run", func() bool { return running() == run })
 	ended := dock(t, "icy", "run", "--rm", "-v", "data:/data", "busybox", "sort", "-u", "/data/ended")
 	if ended != "always\nno\non-failure\nunless-stopped\n" {
 		t.Errorf("these handled their signal: %q", ended)
 	}
-	hyve(t, "restart", "icy")
-	boots(t, "icy", "")
 	hyve(t, "stop", "--cold", "icy")
 	if _, err := os.Stat(frozenDir("icy")); err == nil {
 		t.Error("a cold stop has frozen the machine")
