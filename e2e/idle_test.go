@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -51,7 +52,15 @@ func TestIdle(t *testing.T) {
 	}
 	thaws(t, "drowsy")
 	fallsAsleep()
-	dock(t, "drowsy", "volume", "create", "second") // over a new connection
+	var clients sync.WaitGroup
+	for _, args := range [][]string{{"version"}, {"volume", "create", "second"}, {"ps"}} { // over new connections
+		clients.Go(func() {
+			if _, err := try(limit, docker, append([]string{"--context", "hyve-drowsy"}, args...)...); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	clients.Wait()
 	fallsAsleep()
 	if got := inGuest(t, "drowsy", "hostname"); got != "drowsy\n" { // over SSH
 		t.Errorf("it calls itself %q", got)

@@ -83,7 +83,15 @@ func TestStopAndThaw(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(frozenDir("icy"), "frozen.json")); err != nil {
 		t.Fatal(err)
 	}
-	hyve(t, "start", "icy")
+	var starts sync.WaitGroup
+	for range 2 { // and only one thaws
+		starts.Go(func() {
+			if _, err := try(limit, binary, "start", "icy"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	starts.Wait()
 	thaws(t, "icy")
 	if got := running(); got != run {
 		t.Errorf("%q run", got)
@@ -254,14 +262,15 @@ func forget(t *testing.T, dir string) {
 	}
 }
 
-// A machine that was frozen for a month finds itself in today.
+// A machine that was frozen for a month, or in the future, finds itself in today.
 func TestFrozenForAMonth(t *testing.T) {
 	needsFreezing(t)
 	create(t, "winter")
 	dock(t, "winter", "run", "-d", "--name", "kept", "--restart", "always", "busybox", "sleep", "100000")
 	for _, word := range []string{"suspend", "stop"} {
-		// It is the guest that lags: the host's clock is not ours to set.
-		inGuest(t, "winter", "sudo date -s '-30 days' > /dev/null")
+		// It is the guest's clock that is wrong: the host's is not ours to set.
+		wrong := map[string]string{"suspend": "-30 days", "stop": "+30 days"}[word]
+		inGuest(t, "winter", "sudo date -s '"+wrong+"' > /dev/null")
 		hyve(t, word, "winter")
 		hyve(t, "start", "winter")
 		thaws(t, "winter")
@@ -572,5 +581,19 @@ func TestSuspendAndResume(t *testing.T) {
 	}
 	hyve(t, "start", "sleepy")
 	boots(t, "sleepy", "")
+	dock(t, "sleepy", "start", "sink")
+
+	// A stop that comes while it is suspended ends it the one way or the other.
+	var both sync.WaitGroup
+	for _, word := range []string{"suspend", "stop"} {
+		both.Go(func() { try(limit, binary, word, "sleepy") })
+		time.Sleep(200 * time.Millisecond)
+	}
+	both.Wait()
+	if state := statusOf(t, "sleepy").State; state != "Suspended" && state != "Stopped" {
+		t.Errorf("the machine is %s", state)
+	}
+	hyve(t, "start", "sleepy")
+	thaws(t, "sleepy")
 	dock(t, "sleepy", "start", "sink")
 }

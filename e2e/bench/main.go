@@ -92,6 +92,8 @@ func (b *bench) print() {
 		{"freeze", "s", m("stop-frozen") - m("stop"), true},
 		{"suspend", "s", m("suspend"), true},
 		{"resume", "s", m("resume"), true},
+		{"clone", "s", m("clone"), true},
+		{"wake", "s", m("wake"), true},
 		{"frozen-disk", "MiB", m("frozen-disk") / (1 << 20), false},
 		{"thawed-pss", "MiB", m("thawed-pss") / (1 << 20), false},
 		{"thaw-ten-first", "s", m("thaw-ten-first"), true},

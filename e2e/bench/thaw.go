@@ -32,7 +32,10 @@ func (b *bench) thaw() error {
 		return err
 	}
 	time.Sleep(settle)
-	if err := errors.Join(b.weigh("thawed-pss", name), b.remove()); err != nil {
+	if err := b.weigh("thawed-pss", name); err != nil {
+		return err
+	}
+	if err := errors.Join(b.clone(), b.wake(), b.remove()); err != nil {
 		return err
 	}
 	// Of a mirror the engine has to be told.
@@ -62,10 +65,35 @@ func (b *bench) thaw() error {
 	return b.remove()
 }
 
+// clone measures a copy of the running machine.
+func (b *bench) clone() error {
+	const twin = name + "-twin"
+	defer b.output(b.hyve, "rm", "-f", twin)
+	return b.timed("clone", func() error { _, err := b.output(b.hyve, "clone", "--no-start", name, twin); return err })
+}
+
+// wake measures how long a client waits for the machine, which has fallen asleep.
+func (b *bench) wake() error {
+	if _, err := b.output(b.hyve, "set", name, "idle=1s"); err != nil {
+		return err
+	}
+	for { // of which nobody tells
+		status, err := b.status(name)
+		if err != nil {
+			return err
+		}
+		if status.Asleep {
+			break
+		}
+		time.Sleep(time.Second)
+	}
+	return b.timed("wake", func() error { _, err := b.onMachine("version"); return err })
+}
+
 // suspend measures a machine in which a container holds 1 GiB of memory.
 func (b *bench) suspend() error {
 	if _, err := b.onMachine("run", "-d", "--tmpfs", "/touched:size=1100m", "--name", "full", "busybox",
-		"sh", "-c", "yes | dd of=/touched/file bs=1M count=1024 iflag=fullblock && touch /touched/done && sleep 100000"); err != nil {
+		"sh", "-c", "cd /touched; head -c 16M /dev/urandom > some; for i in $(seq 63); do cat some; done > more; touch done; sleep 100000"); err != nil {
 		return err
 	}
 	for { // it takes a while, of which nobody tells
