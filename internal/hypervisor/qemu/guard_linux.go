@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -23,9 +24,20 @@ type guard struct {
 	file     unix.Stat_t
 }
 
+// errTmpfs says that memory cannot be shared because reading a hole of its file takes
+// room on a tmpfs; where there is none the process that reads is killed.
+var errTmpfs = errors.New("memory on a tmpfs cannot be shared")
+
 // startGuarded starts a QEMU whose memory is a private copy of the file. With an error
 // it was not started.
 func startGuarded(cmd *exec.Cmd, file *os.File) error {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(file.Fd()), &fs); err != nil {
+		return err
+	}
+	if fs.Type == unix.TMPFS_MAGIC {
+		return errTmpfs
+	}
 	g := &guard{}
 	if err := unix.Fstat(int(file.Fd()), &g.file); err != nil {
 		return err
