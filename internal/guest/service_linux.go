@@ -110,7 +110,7 @@ func (s *service) supervise(ctx context.Context) {
 		}
 		failures++
 		giveUp := failures >= s.policy.attempts
-		s.report(cause, ready, giveUp)
+		s.report(cause, ready, giveUp) // before awaitReady says that it was given up
 		if giveUp {
 			s.change(func(st *serviceState) { st.wanted = false })
 			continue
@@ -169,8 +169,8 @@ func (s *service) once() (ready bool, cause string) {
 	return ready, fmt.Sprintf("%s %s: %s", s.name, describeStatus(status), strings.Join(lines, "\n"))
 }
 
-// start starts the process, unless it is no longer wanted, and reads its output from then on; drained closes at
-// the output's end.
+// start starts the process, unless it is no longer wanted, and reads its output from
+// then on; drained closes at the output's end.
 func (s *service) start() (p *process, drained chan struct{}, err error) {
 	s.starting.Lock()
 	defer s.starting.Unlock()

@@ -93,8 +93,8 @@ func TestServiceThatCannotStart(t *testing.T) {
 	if c := e.Failed.Cause; !strings.HasPrefix(c, "test exited with status 7: ") || !strings.Contains(c, "no such flag") || !strings.Contains(c, "after 3 attempts") {
 		t.Errorf("the cause is %q", c)
 	}
-	if state, _ := s.watch(); state.wanted {
-		t.Error("it is still to be started")
+	if err := s.awaitReady(10 * time.Second); err == nil || !strings.Contains(err.Error(), "given up") {
+		t.Errorf("who waits for it hears %v", err)
 	}
 }
 
