@@ -267,9 +267,9 @@ func TestFrozenForAMonth(t *testing.T) {
 	needsFreezing(t)
 	create(t, "winter")
 	dock(t, "winter", "run", "-d", "--name", "kept", "--restart", "always", "busybox", "sleep", "100000")
-	for _, word := range []string{"suspend", "stop"} {
+	for _, how := range [][2]string{{"suspend", "-30 days"}, {"stop", "-30 days"}, {"stop", "+30 days"}} {
+		word, wrong := how[0], how[1]
 		// It is the guest's clock that is wrong: the host's is not ours to set.
-		wrong := map[string]string{"suspend": "-30 days", "stop": "+30 days"}[word]
 		inGuest(t, "winter", "sudo date -s '"+wrong+"' > /dev/null")
 		hyve(t, word, "winter")
 		hyve(t, "start", "winter")
