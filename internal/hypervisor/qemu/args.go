@@ -256,6 +256,8 @@ func networkArgs(n hypervisor.Network) []string {
 		"netdev":  "network",
 		"mac":     n.MAC,
 		"romfile": "", // nothing boots from it, and the file may not be installed
+		// A thawed guest is not to tell its network where it is: nobody there knew it.
+		"guest_announce": false,
 	}
 	if n.MTU != 0 {
 		card["host_mtu"] = n.MTU
