@@ -65,6 +65,13 @@ func TestGuestsOwnClient(t *testing.T) {
 	}
 }
 
+// No container can write to the program that starts it, which need not guard itself then.
+func TestRuntimeIsReadOnly(t *testing.T) {
+	if out := inGuest(t, shared, "grep ' /usr/bin/crun ' /proc/mounts"); !strings.Contains(out, " erofs ro,") {
+		t.Errorf("it is mounted as %q", out)
+	}
+}
+
 // A container cannot reach the engine's front without a client certificate.
 func TestEngineIsShutToContainers(t *testing.T) {
 	out, _, code := result(t, docker, "--context", "hyve-"+shared, "run", "--rm", "busybox", "sh", "-c",

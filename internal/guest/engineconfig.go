@@ -20,6 +20,7 @@ const (
 	engineIDFile     = "/var/lib/docker/engine-id"
 	containerdConfig = "/etc/containerd/config.toml"
 	shimPath         = "/usr/bin/hyve-docker-proxy"
+	crunPath         = "/usr/bin/crun"
 )
 
 // An engineConfig is all that dockerd is told: its flags and its daemon.json.
@@ -81,7 +82,7 @@ func composeEngineConfig(id guestapi.Identity, engine guestapi.Engine, user []by
 	addToList(keys, "registry-mirrors", id.RegistryMirrors...)
 	addToList(keys, "insecure-registries", id.InsecureRegistries...)
 	keys["userland-proxy-path"] = shimPath
-	addRuntime(keys, "crun", "/usr/bin/crun")
+	addRuntime(keys, "crun", crunPath)
 	file, err := json.MarshalIndent(keys, "", "  ")
 	if err != nil {
 		return c, fmt.Errorf("composing %s: %w", daemonJSON, err)

@@ -104,6 +104,11 @@ func enterRoot(ctx context.Context, d *devices) error {
 	if err := (mountPoint{source: "overlay", target: newRoot, fstype: "overlay", data: layers}).mount(); err != nil {
 		return err
 	}
+	// Where a container could write to it, crun starts each time by copying itself to
+	// where none can. The image's own file is such a place.
+	if err := unix.Mount(lowerDir+crunPath, newRoot+crunPath, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mounting %s: %w", crunPath, err)
+	}
 	return switchRoot()
 }
 
