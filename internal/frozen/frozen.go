@@ -240,8 +240,11 @@ type State struct {
 	dir string
 }
 
-// A Find is a state, if there is one, whose content is being looked at.
+// A Find is a state, if there is one, whose content is being looked at: the files
+// Devices and Memory.
 type Find struct {
+	Devices, Memory string
+
 	dir     string
 	done    chan struct{}
 	content content
@@ -251,12 +254,18 @@ type Find struct {
 // Look begins to look at the state in dir, which takes a moment. The machine's lock
 // is held from here on.
 func Look(dir string) *Find {
-	f := &Find{dir: dir, done: make(chan struct{})}
+	f := &Find{Devices: devicesPath(dir), Memory: memoryPath(dir), dir: dir, done: make(chan struct{})}
 	go func() {
 		defer close(f.done)
 		f.content, f.err = sumUp(dir)
 	}()
 	return f
+}
+
+// Plausible tells whether Take can succeed, as far as that is known at once.
+func (f *Find) Plausible(shape, disk string) bool {
+	_, err := fits(f.dir, shape, disk)
+	return err == nil
 }
 
 // Take takes the state for a VM of that shape with that disk: from here on nobody

@@ -92,32 +92,36 @@ func TestTakeOnce(t *testing.T) {
 
 func TestMisfits(t *testing.T) {
 	for name, test := range map[string]struct {
-		do   func(f *fixture)
-		want string
+		do        func(f *fixture)
+		want      string
+		plausible bool // before its content is known
 	}{
-		"written since": {func(f *fixture) { f.write(f.disk, "DISK") }, "has changed"},
-		"grown":         {func(f *fixture) { os.Truncate(f.disk, 99) }, "has changed"},
+		"written since": {func(f *fixture) { f.write(f.disk, "DISK") }, "has changed", false},
+		"grown":         {func(f *fixture) { os.Truncate(f.disk, 99) }, "has changed", false},
 		"restored from a backup": {func(f *fixture) {
 			info, _ := os.Stat(f.disk)
 			os.Rename(f.disk, f.disk+"~")
 			f.write(f.disk, "disk")
 			os.Chtimes(f.disk, time.Now(), info.ModTime())
-		}, "has changed"},
+		}, "has changed", false},
 		"written, and the clock turned back": {func(f *fixture) {
 			info, _ := os.Stat(f.disk)
 			f.write(f.disk, "DISK")
 			os.Chtimes(f.disk, time.Now(), info.ModTime())
-		}, "has changed"},
-		"no disk":             {func(f *fixture) { os.Remove(f.disk) }, "no such file"},
-		"cut off":             {func(f *fixture) { os.Truncate(devicesPath(f.dir), 2) }, "it is damaged"},
-		"bits turned":         {func(f *fixture) { f.write(memoryPath(f.dir), "M"+string(memory[1:])) }, "it is damaged"},
-		"no memory":           {func(f *fixture) { os.Remove(memoryPath(f.dir)) }, "no such file"},
-		"damaged description": {func(f *fixture) { f.write(manifestPath(f.dir), "{") }, "description is damaged"},
-		"another version":     {func(f *fixture) { f.write(manifestPath(f.dir), `{"format":99}`) }, "another version"},
+		}, "has changed", false},
+		"no disk":             {func(f *fixture) { os.Remove(f.disk) }, "no such file", false},
+		"cut off":             {func(f *fixture) { os.Truncate(devicesPath(f.dir), 2) }, "it is damaged", true},
+		"bits turned":         {func(f *fixture) { f.write(memoryPath(f.dir), "M"+string(memory[1:])) }, "it is damaged", true},
+		"no memory":           {func(f *fixture) { os.Remove(memoryPath(f.dir)) }, "no such file", true},
+		"damaged description": {func(f *fixture) { f.write(manifestPath(f.dir), "{") }, "description is damaged", false},
+		"another version":     {func(f *fixture) { f.write(manifestPath(f.dir), `{"format":99}`) }, "another version", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
 			test.do(f)
+			if Look(f.dir).Plausible("shape", f.disk) != test.plausible {
+				t.Errorf("that it is plausible is not %t", test.plausible)
+			}
 			_, err := Look(f.dir).Take("shape", f.disk)
 			if misfit := (*MisfitError)(nil); !errors.As(err, &misfit) || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %q", err, test.want)

@@ -80,16 +80,36 @@ func (s *supervisor) thaw(ctx context.Context, options qemu.Options) (*qemu.VM, 
 	if s.found == nil { // at a boot after a boot
 		s.found = frozen.Look(dir.Frozen())
 	}
-	state, err := s.found.Take(s.shape(), dir.Disk())
+	found, shape := s.found, s.shape()
 	s.found = nil
-	if err != nil {
+	if !found.Plausible(shape, dir.Disk()) {
+		_, err := found.Take(shape, dir.Disk())
 		return nil, err
 	}
-	defer state.Discard()
-	options.Thaw = &qemu.State{Devices: state.Devices, Memory: state.Memory}
+	// QEMU takes as long to start as it takes to look at a state.
+	var state *frozen.State
+	var untaken error
+	options.Thaw = &qemu.State{Devices: found.Devices, Memory: found.Memory}
+	options.Take = func() (qemu.State, error) {
+		if state, untaken = found.Take(shape, dir.Disk()); untaken != nil {
+			return qemu.State{}, untaken
+		}
+		return qemu.State{Devices: state.Devices, Memory: state.Memory}, nil
+	}
 	vm, err := qemu.Start(ctx, s.parts.qemu, s.hardware(), options)
+	if state != nil {
+		defer state.Discard()
+	}
 	if err != nil && ctx.Err() == nil {
 		s.sockets.guest.forget()
+		if untaken != nil {
+			return nil, untaken
+		}
+		if state == nil { // QEMU did not get that far
+			if err := frozen.Drop(dir.Frozen()); err != nil {
+				return nil, err
+			}
+		}
 		return nil, &frozen.MisfitError{Reason: err.Error()}
 	}
 	s.board.set(func(st *control.Status) {

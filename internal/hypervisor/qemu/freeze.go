@@ -55,7 +55,12 @@ func (vm *VM) Freeze(ctx context.Context, devices string, memory *sparse.Writer)
 func (vm *VM) SharesMemory() bool { return vm.origin != nil }
 
 // thaw reads what Freeze has written; the VM is still paused then.
-func (vm *VM) thaw(ctx context.Context, state State) error {
+func (vm *VM) thaw(ctx context.Context, state State, take func() (State, error)) (err error) {
+	if take != nil {
+		if state, err = take(); err != nil {
+			return err
+		}
+	}
 	if vm.origin == nil {
 		memory, err := os.Open(state.Memory)
 		if err != nil {

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -49,7 +50,12 @@ func TestFreezeAndThaw(t *testing.T) {
 			t.Errorf("it shares its memory: %t", shares)
 		}
 		again := freeze(vm, "second")
-		vm = start(t, q, cfg, Options{Thaw: &state, copyMemory: true})
+		// It may be moved as soon as QEMU has it.
+		moved := State{state.Devices + " moved", state.Memory + " moved"}
+		vm = start(t, q, cfg, Options{Thaw: &state, copyMemory: true, Take: func() (State, error) {
+			return moved, errors.Join(os.Rename(state.Devices, moved.Devices), os.Rename(state.Memory, moved.Memory))
+		}})
+		state = moved
 		if vm.SharesMemory() {
 			t.Error("it shares a copied memory")
 		}
@@ -75,6 +81,9 @@ func TestFreezeAndThaw(t *testing.T) {
 			t.Errorf("the memory's file is no sparse one: %+v, %v", info.Sys(), err)
 		}
 
+		if _, err := Start(t.Context(), q, cfg, Options{Thaw: &state, Take: func() (State, error) { return state, os.ErrExist }}); !errors.Is(err, os.ErrExist) {
+			t.Errorf("a state that cannot be taken: %v", err)
+		}
 		if err := os.Truncate(state.Devices, 1000); err != nil {
 			t.Fatal(err)
 		}

@@ -36,6 +36,10 @@ type Options struct {
 	// boot.
 	Thaw *State
 
+	// Take, if set, is called when QEMU has started and the guest is yet to go on, and says
+	// where Thaw's files are from then on. An error ends the start.
+	Take func() (State, error)
+
 	copyMemory bool // in a test: as where nothing can be shared
 
 	// RunDir is QEMU's working directory, where a core file would land, and
@@ -112,7 +116,7 @@ func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o Options) (*VM,
 		return nil, vm.startFailed(ctx, err)
 	}
 	if o.Thaw != nil {
-		if err := vm.thaw(ctx, *o.Thaw); err != nil {
+		if err := vm.thaw(ctx, *o.Thaw, o.Take); err != nil {
 			return nil, vm.startFailed(ctx, err)
 		}
 	}
