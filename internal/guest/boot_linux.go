@@ -199,11 +199,13 @@ func (g *guest) openDoors() error {
 		return err
 	}
 	g.ssh.account = account
+	var plain net.ListenConfig
+	plain.SetMultipathTCP(false) // there is one path
 	for port, serve := range map[int]func(net.Listener){
 		guestapi.EnginePort: g.front.serve,
 		guestapi.SSHPort:    g.ssh.serve,
 	} {
-		l, err := net.Listen("tcp4", net.JoinHostPort("0.0.0.0", strconv.Itoa(port)))
+		l, err := plain.Listen(g.ctx, "tcp4", net.JoinHostPort("0.0.0.0", strconv.Itoa(port)))
 		if err != nil {
 			return fmt.Errorf("listening on port %d: %w", port, err)
 		}
