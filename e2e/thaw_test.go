@@ -79,6 +79,8 @@ func TestStopAndThaw(t *testing.T) {
 	}
 	dock(t, "icy", "rename", server, "server")
 	const run = "always created on-failure server stopped-always unless-stopped"
+	// What the user has changed holds after a start, as after a boot.
+	inGuest(t, "icy", `cd /var/lib/boot2docker && sudo mkdir -p etc/docker && echo '{"labels": ["edited=yes"]}' | sudo tee etc/docker/daemon.json`)
 	hyve(t, "stop", "icy")
 	if _, err := os.Stat(filepath.Join(frozenDir("icy"), "frozen.json")); err != nil {
 		t.Fatal(err)
@@ -93,6 +95,12 @@ func TestStopAndThaw(t *testing.T) {
 	}
 	starts.Wait()
 	thaws(t, "icy")
+	if out := dock(t, "icy", "info", "-f", "{{.Labels}}"); out != "[edited=yes]\n" {
+		t.Errorf("the engine's labels are %s", out)
+	}
+	if log, err := os.ReadFile(filepath.Join(home, "machines", "icy", "logs", "init.log")); err != nil || strings.Contains(string(log), "refusing") {
+		t.Errorf("%v: hyve itself is refused: %s", err, log)
+	}
 	if got := running(); got != run {
 		t.Errorf("%q run", got)
 	}

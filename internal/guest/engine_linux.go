@@ -160,8 +160,7 @@ func (e *engine) compose(id guestapi.Identity, more []string) (engineConfig, err
 	return composeEngineConfig(id, options, user)
 }
 
-// identify tells a running dockerd of the machine's identity: by a reload where
-// that is enough, else by another start that leaves the containers running.
+// identify tells a running dockerd of the machine's identity, as far as that concerns it.
 func (e *engine) identify(id guestapi.Identity) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -169,6 +168,33 @@ func (e *engine) identify(id guestapi.Identity) error {
 		_, err := trustCAs()
 		return err
 	}
+	if sameToEngine(e.id, id) {
+		e.id = id
+		return nil
+	}
+	return e.update(id)
+}
+
+// sameToEngine tells whether dockerd need not hear of b after a.
+func sameToEngine(a, b guestapi.Identity) bool {
+	return a.Network.MTU == b.Network.MTU && maps.Equal(a.Proxies, b.Proxies) && slices.Equal(a.Labels, b.Labels) &&
+		slices.Equal(a.RegistryMirrors, b.RegistryMirrors) && slices.Equal(a.InsecureRegistries, b.InsecureRegistries)
+}
+
+// refresh has a running dockerd know what its user has changed since it was told of it.
+// Before a freeze, so that nobody has to look for it after the thaw.
+func (e *engine) refresh() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.started {
+		return nil
+	}
+	return e.update(e.id)
+}
+
+// update tells a running dockerd of what there is to know: by a reload where that is
+// enough, else by another start that leaves the containers running. The caller holds mu.
+func (e *engine) update(id guestapi.Identity) error {
 	before := e.launched
 	old, _ := os.ReadFile(daemonJSON)
 	if err := e.prepare(id); err != nil {
@@ -253,6 +279,20 @@ func (e *engine) dockerdReady() {
 	}
 	e.out.put(guestapi.Event{EngineReady: &guestapi.EngineReady{}})
 }
+
+// rehearse asks the engine before anybody else does, and forgets the answer. Under
+// emulation all code is translated when it first runs, again after each thaw.
+func (e *engine) rehearse(path string) {
+	const bound = 10 * time.Second // it is of no importance
+	if answer, err := askEngine(dockerSocket, "GET", path, bound); err == nil {
+		io.Copy(io.Discard, answer)
+		answer.Close()
+	}
+}
+
+// rehearseStart is the like for the start of a program: of a small one that dockerd starts,
+// too, and that is at the same address each time.
+func (e *engine) rehearseStart() { e.reaper.run(nil, "docker-init", "--version") }
 
 // repeat tells a new host that the engine is ready, if it is.
 func (e *engine) repeat() {

@@ -40,18 +40,23 @@ func (g *guest) freeze(how guestapi.Freeze) error {
 		if err := g.endEverything(); err != nil {
 			return err
 		}
+		if err := g.engine.refresh(); err != nil {
+			return err
+		}
 	}
 	keep := int64(0)
 	if how.KeepRunning { // somebody waits for it, and for what runs to go on
 		keep = warmCache
 	}
-	if err := forgetCaches(keep); err != nil {
+	if err := g.forgetCaches(keep); err != nil {
 		return err
 	}
+	g.note(keepShared())
 	// The file system is clean on the disk then, with nothing in its journal.
 	if err := freezeFS(fiFreeze); err != nil {
 		return err
 	}
+	g.front.shut()
 	g.frozen = true
 	return nil
 }
@@ -96,8 +101,9 @@ const warmCache = 128 << 20
 
 // forgetCaches drops what could be read again, if that is more than keep, and wipes what
 // was free and is now: neither is to be written to the host's disk. What is mapped,
-// programs that run, stays.
-func forgetCaches(keep int64) error {
+// programs that run, stays. What the engine needs to answer a first client is read again:
+// he would have to wait for each piece of it.
+func (g *guest) forgetCaches(keep int64) error {
 	m, err := readMeminfo()
 	if err != nil {
 		return err
@@ -109,11 +115,23 @@ func forgetCaches(keep int64) error {
 	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
 		return fmt.Errorf("dropping caches: %w", err)
 	}
+	g.engine.rehearse("/version")
 	b, err := os.ReadFile("/proc/buddyinfo")
 	if err != nil {
 		return fmt.Errorf("looking for free memory: %w", err)
 	}
 	return wipe(min(fragments(string(b))*os.Getpagesize(), maxWipe))
+}
+
+// keepShared keeps the kernel from joining small pages into huge ones behind the back of
+// programs: each would be a copy, of memory that a thawed machine has in common with
+// others.
+func keepShared() error {
+	err := os.WriteFile("/sys/kernel/mm/transparent_hugepage/enabled", []byte("madvise"), 0)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("keeping memory shared: %w", err)
+	}
+	return nil
 }
 
 // maxWipe bounds what is wiped, in bytes: after much has happened it is everywhere, and

@@ -3,6 +3,7 @@ package guest
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -25,15 +26,17 @@ const (
 
 // A front is the engine's door on the network: mutual TLS, and behind it the
 // engine's own socket. The certificate is picked per connection, so that the
-// machine's identity can change under a running engine.
+// machine's identity can change under a running engine. Who comes before there is an
+// identity waits for it.
 type front struct {
 	socket  string
 	logf    func(string, ...any)
-	config  current[*tls.Config]
 	buffers sync.Pool
 
 	mu          sync.Mutex
 	own, second *face
+	config      *tls.Config   // of new connections; nil while there is no identity
+	opened      chan struct{} // closed when there is one; nil before anybody waits
 }
 
 func newFront(socket string, logf func(string, ...any)) *front {
@@ -115,16 +118,54 @@ func (f *front) rebuild() {
 			config.ClientCAs.AppendCertsFromPEM([]byte(face.ca))
 		}
 	}
-	f.config.set(config)
+	f.config = config
+	if f.opened != nil {
+		close(f.opened)
+		f.opened = nil
+	}
+}
+
+// shut has new connections wait until there is an identity again: of a frozen machine
+// nobody knows who it will be.
+func (f *front) shut() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.config = nil
+}
+
+// open ends that, with the identity that there was.
+func (f *front) open() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rebuild()
+}
+
+// await returns the configuration of a new connection, once there is one.
+func (f *front) await(ctx context.Context) (*tls.Config, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for f.config == nil {
+		if f.opened == nil {
+			f.opened = make(chan struct{})
+		}
+		opened := f.opened
+		f.mu.Unlock()
+		select {
+		case <-opened:
+		case <-ctx.Done():
+		}
+		f.mu.Lock()
+		if ctx.Err() != nil {
+			return nil, errors.New("this machine has no identity yet")
+		}
+	}
+	return f.config, nil
 }
 
 // serve accepts connections until l is closed.
 func (f *front) serve(l net.Listener) {
-	base := &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-		if c, ok := f.config.get(); ok {
-			return c, nil
-		}
-		return nil, errors.New("accepting a client: this machine has no identity yet")
+	base := &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		return f.await(hello.Context())
 	}}
 	for {
 		conn, err := l.Accept()
@@ -148,14 +189,15 @@ var oldVersion = regexp.MustCompile(`^GET /v1\.1[0-9]/version `)
 func (f *front) handle(client *tls.Conn) {
 	defer client.Close()
 	defer logPanic(f.logf)
-	client.SetDeadline(time.Now().Add(handshakeTimeout))
-	if err := client.Handshake(); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
+	defer cancel()
+	if err := client.HandshakeContext(ctx); err != nil {
 		if !errors.Is(err, io.EOF) { // somebody only looked whether the port is open
 			f.logf("refusing a client of the engine at %v: %v", client.RemoteAddr(), err)
 		}
 		return
 	}
-	client.SetDeadline(time.Time{})
+	fromClient := rewriteOldVersion(client)
 	server, err := net.Dial("unix", f.socket)
 	if err != nil {
 		io.WriteString(client, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"+
@@ -163,7 +205,7 @@ func (f *front) handle(client *tls.Conn) {
 		return
 	}
 	defer server.Close()
-	join(client, server.(*net.UnixConn), rewriteOldVersion(client), &f.buffers)
+	join(client, server.(*net.UnixConn), fromClient, &f.buffers)
 }
 
 // rewriteOldVersion returns what the client sends, with a first request of an

@@ -5,6 +5,7 @@ package guest
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -191,6 +192,59 @@ func TestFrontLetsIn(t *testing.T) {
 		if b, _ := io.ReadAll(conn); bytes.Contains(b, []byte("HTTP")) {
 			t.Errorf("plain TCP is answered %q", b)
 		}
+	}
+}
+
+// Who comes to a machine that was frozen waits until it is somebody again.
+func TestFrontWaitsForIdentity(t *testing.T) {
+	pki, other := newTestPKI(t, "first"), newTestPKI(t, "first")
+	f, address := startFront(t, pki, func(conn *net.UnixConn) { io.WriteString(conn, "here"); conn.Close() })
+	dial := func(by *testPKI) chan string {
+		heard := make(chan string, 1)
+		go func() {
+			conn, err := dialFront(address, by, by.client)
+			if err != nil {
+				heard <- err.Error()
+				return
+			}
+			defer conn.Close()
+			b, _ := io.ReadAll(conn)
+			heard <- string(b)
+		}()
+		return heard
+	}
+	waits := func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.opened != nil
+	}
+	for name, test := range map[string]struct {
+		client *testPKI
+		end    func() error
+	}{
+		"another": {other, func() error { return f.identify(other.identity("first")) }},
+		"itself":  {other, func() error { f.open(); return nil }},
+	} {
+		f.shut()
+		heard := dial(test.client)
+		for !waits() {
+			time.Sleep(time.Millisecond)
+		}
+		if len(heard) > 0 {
+			t.Fatalf("%s: before there is an identity: %q", name, <-heard)
+		}
+		if err := test.end(); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-heard; got != "here" {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	f.shut()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := f.await(ctx); err == nil {
+		t.Error("nobody is let in")
 	}
 }
 

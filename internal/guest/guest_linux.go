@@ -146,6 +146,7 @@ func (g *guest) handle(req guestapi.Request) {
 					return err
 				}
 				g.phase(guestapi.PhaseIdentity)
+				g.spawn(g.engine.rehearseStart)
 				g.note(g.wake())
 				return nil
 			default:
@@ -160,7 +161,11 @@ func (g *guest) handle(req guestapi.Request) {
 	case req.Freeze != nil:
 		g.reply(req.ID, func() error { return g.freeze(*req.Freeze) })
 	case req.Unfreeze != nil:
-		g.reply(req.ID, func() error { g.unfreeze(); return nil })
+		g.reply(req.ID, func() error {
+			g.unfreeze()
+			g.front.open() // it is who it was
+			return nil
+		})
 	case req.Usage != nil:
 		usage, err := memoryUsage()
 		if err != nil {
@@ -194,15 +199,19 @@ func (g *guest) reply(id uint64, f func() error) {
 	})
 }
 
-// greeted tells a new host what an earlier one knew.
+// greeted tells a new host what an earlier one knew. Such a host has thawed this
+// machine, and says next who it is.
 func (g *guest) greeted(first bool) {
 	if first {
 		return
 	}
-	g.unfreeze()
-	g.tellBusy()
-	g.ports.repeat()
-	g.engine.repeat()
+	g.spawn(func() { g.engine.rehearse("/_ping") })
+	g.spawn(func() {
+		g.unfreeze()
+		g.tellBusy()
+		g.ports.repeat()
+		g.engine.repeat()
+	})
 }
 
 // askPower asks for the machine's end. The first reason counts.

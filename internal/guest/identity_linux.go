@@ -35,8 +35,9 @@ func (g *guest) applyIdentity(id guestapi.Identity) error {
 	defer g.identity.mu.Unlock()
 	ctx, cancel := context.WithTimeout(g.ctx, cardTimeout)
 	defer cancel()
-	err := g.together(
-		func() error { return errors.Join(g.clock.apply(), addEntropy(id.Seed)) },
+	// First of all: what follows draws random numbers.
+	err := errors.Join(addEntropy(id.Seed), g.clock.apply())
+	err = errors.Join(err, g.together(
 		func() error { return applyName(id) },
 		func() error {
 			if now, ok := g.identity.now.get(); ok && now.Network == id.Network {
@@ -46,7 +47,7 @@ func (g *guest) applyIdentity(id guestapi.Identity) error {
 		},
 		func() error { return g.front.identify(id) },
 		func() error { return g.ssh.identify(id) },
-	)
+	))
 	g.identity.now.set(id)
 	return errors.Join(err, g.engine.identify(id))
 }

@@ -41,7 +41,7 @@ func (s *supervisor) serveEngine(ctx context.Context) error {
 			}
 		}
 	})
-	go forward(ctx, s.sockets.docker, s.overTLS(s.dialEngine), s.log)
+	go forward(ctx, s.sockets.docker, s.whenReachable(s.overTLS(s.dialGuest)), s.log)
 	s.board.set(func(st *control.Status) {
 		st.Endpoints = control.Endpoints{
 			Docker: "unix://" + s.machine.Dir().DockerSocket(),
@@ -64,12 +64,21 @@ func listenNear(address netip.Addr, port uint16) (net.Listener, error) {
 	return l, nil
 }
 
-// dialEngine waits until the engine is ready, so that a client that comes early
-// is served late rather than refused.
-func (s *supervisor) dialEngine(ctx context.Context) (net.Conn, error) {
-	if err := s.reachable.wait(ctx); err != nil {
-		return nil, err
+// whenReachable wraps a dialer of the guest's front: it waits until the engine is ready,
+// so that a client that comes early is served late rather than refused.
+func (s *supervisor) whenReachable(dial dialer) dialer {
+	return func(ctx context.Context) (net.Conn, error) {
+		if err := s.reachable.wait(ctx); err != nil {
+			return nil, err
+		}
+		if conn := s.rehearsal.take(); conn != nil {
+			return conn, nil
+		}
+		return dial(ctx)
 	}
+}
+
+func (s *supervisor) dialGuest(ctx context.Context) (net.Conn, error) {
 	return s.net.DialGuest(ctx, guestapi.EnginePort)
 }
 
@@ -122,14 +131,45 @@ func (g *gate) wait(ctx context.Context) error {
 	}
 }
 
-// rehearse shakes hands with the guest's front before anybody waits for it: while
-// dockerd starts, or a thawed guest gets its identity, a processor is idle, and under
-// emulation the first handshake takes long.
-func (s *supervisor) rehearse(ctx context.Context) {
-	conn, err := s.overTLS(func(ctx context.Context) (net.Conn, error) {
-		return s.net.DialGuest(ctx, guestapi.EnginePort)
-	})(ctx)
-	if err == nil {
+// A rehearsal is a connection to the guest's front that was made before anybody asked for
+// one: while dockerd starts, a thawed guest gets its identity, or whoever started the
+// machine is about to call docker, a processor is idle, and under emulation a handshake
+// takes long.
+type rehearsal struct {
+	mu   sync.Mutex // held while it is made
+	conn net.Conn
+}
+
+const (
+	rehearsalBound = 20 * time.Second // of making it
+	rehearsalKept  = 5 * time.Second  // of keeping it, once the engine is ready
+)
+
+func (r *rehearsal) hold(ctx context.Context, dial dialer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.conn != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, rehearsalBound)
+	defer cancel()
+	if conn, err := dial(ctx); err == nil {
+		r.conn = conn
+	}
+}
+
+// take returns the connection to the first who asks, nil to others.
+func (r *rehearsal) take() net.Conn {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	conn := r.conn
+	r.conn = nil
+	return conn
+}
+
+// forget hangs up.
+func (r *rehearsal) forget() {
+	if conn := r.take(); conn != nil {
 		conn.Close()
 	}
 }
@@ -146,6 +186,10 @@ func (s *supervisor) engineReady(ctx context.Context) {
 		s.guest.fail(&guestapi.Failed{Phase: guestapi.PhaseEngine, Cause: "it is up but cannot be reached: " + err.Error()})
 		return
 	}
+	go func() {
+		s.guest.rehearse()
+		time.AfterFunc(rehearsalKept, s.rehearsal.forget)
+	}()
 	s.board.step("ready", "")
 	s.board.set(func(st *control.Status) {
 		if st.State == control.Starting {

@@ -81,19 +81,37 @@ const openingID = 1
 // converse speaks with the guest on conn until the connection ends: it makes the
 // opening request, which gives the guest its configuration or, after a thaw, its
 // identity, then handles what the guest pushes.
-func (g *guest) converse(ctx context.Context, conn net.Conn, opening func() (guestapi.Request, error)) error {
+func (g *guest) converse(ctx context.Context, conn net.Conn, thawed bool, opening func() (guestapi.Request, error)) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 
 	g.mu.Lock()
 	g.greeted, g.poweroff, g.failed = false, nil, nil
+	g.thawing, g.nameless = thawed, thawed
 	g.mu.Unlock()
 	session := uint64(time.Now().UnixNano())
 	out := guestapi.NewWriter[guestapi.Request](conn)
+	open := func() error {
+		request, err := opening()
+		if err != nil {
+			return err
+		}
+		request.ID = openingID
+		if err := out.Write(request); err != nil {
+			return fmt.Errorf("configuring the guest: %w", err)
+		}
+		return nil
+	}
 	hello := &guestapi.Hello{Version: guestapi.Version, Session: session}
 	if err := errors.Join(out.Resync(), out.Write(guestapi.Request{Hello: hello})); err != nil {
 		return fmt.Errorf("greeting the guest: %w", err)
+	}
+	if thawed { // it listens
+		if err := open(); err != nil {
+			return err
+		}
+		go g.rehearse()
 	}
 	in := guestapi.NewReader[guestapi.Event](conn)
 	in.Damaged = func(line []byte) { g.log.Warn("damaged message from the guest", "line", string(line)) }
@@ -112,23 +130,15 @@ func (g *guest) converse(ctx context.Context, conn net.Conn, opening func() (gue
 				continue
 			}
 			greeted = true
-			request, err := opening()
-			if err != nil {
-				return err
-			}
-			request.ID = openingID
-			if err := out.Write(request); err != nil {
-				return fmt.Errorf("configuring the guest: %w", err)
+			if !thawed {
+				if err := open(); err != nil {
+					return err
+				}
 			}
 			g.mu.Lock()
 			g.out, g.greeted, g.born = out, true, time.Now().Add(-event.Uptime)
-			g.thawing = request.Identity != nil
-			g.nameless = g.thawing
 			g.mu.Unlock()
-			if request.Identity != nil {
-				go g.rehearse()
-			}
-			go g.keepClock(ctx)
+			go g.keepClock(ctx, thawed)
 		default:
 			g.handle(event)
 		}
@@ -164,16 +174,20 @@ func (g *guest) hush(on bool) {
 	g.mu.Unlock()
 }
 
-func (g *guest) keepClock(ctx context.Context) {
+// keepClock tells the guest the time, at once if what it has heard was on its way for long.
+func (g *guest) keepClock(ctx context.Context, late bool) {
 	tick := time.NewTicker(clockInterval)
 	defer tick.Stop()
 	for {
+		if late {
+			now := guestapi.ClockNow()
+			g.send(guestapi.Request{Clock: &now}) // or the next time
+		}
+		late = true
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			now := guestapi.ClockNow()
-			g.send(guestapi.Request{Clock: &now}) // or the next time
 		}
 	}
 }

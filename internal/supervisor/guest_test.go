@@ -18,7 +18,7 @@ func testGuest(t *testing.T) (g *guest, in *guestapi.Reader[guestapi.Request], o
 	t.Cleanup(func() { end.Close() })
 	g = &guest{board: newBoard(control.Status{}), log: slog.New(slog.DiscardHandler), lastID: openingID,
 		replies: map[uint64]chan guestapi.Reply{}, rehearse: func() {}}
-	go g.converse(t.Context(), host, func() (guestapi.Request, error) {
+	go g.converse(t.Context(), host, true, func() (guestapi.Request, error) {
 		return guestapi.Request{Identity: &guestapi.Identity{}}, nil
 	})
 	in = guestapi.NewReader[guestapi.Request](end)
@@ -27,9 +27,12 @@ func testGuest(t *testing.T) (g *guest, in *guestapi.Reader[guestapi.Request], o
 	if hello == nil {
 		t.Fatal("the host does not greet")
 	}
-	say(t, out, guestapi.Event{Uptime: time.Hour, Hello: &guestapi.GuestHello{Version: guestapi.Version, Session: hello.Session}})
 	if read(t, in).Identity == nil {
 		t.Fatal("the guest is not told who it is")
+	}
+	say(t, out, guestapi.Event{Uptime: time.Hour, Hello: &guestapi.GuestHello{Version: guestapi.Version, Session: hello.Session}})
+	if read(t, in).Clock == nil {
+		t.Fatal("the guest is not told the time once it listens")
 	}
 	return g, in, out
 }
@@ -100,6 +103,33 @@ func TestHush(t *testing.T) {
 	go g.send(guestapi.Request{Unfreeze: &guestapi.Unfreeze{}})
 	if read(t, in).Unfreeze == nil {
 		t.Error("the host says something else")
+	}
+}
+
+// A rehearsed connection is the first client's, or nobody's.
+func TestRehearsal(t *testing.T) {
+	var r rehearsal
+	dialled := 0
+	dial := func(context.Context) (net.Conn, error) {
+		dialled++
+		ours, _ := net.Pipe()
+		return ours, nil
+	}
+	r.hold(t.Context(), dial)
+	r.hold(t.Context(), dial)
+	if first, second := r.take(), r.take(); first == nil || second != nil || dialled != 1 {
+		t.Errorf("got %v and %v of %d", first, second, dialled)
+	}
+	r.hold(t.Context(), dial)
+	kept := r.conn
+	r.forget()
+	if _, err := kept.Write(nil); err == nil || r.take() != nil {
+		t.Error("it is still there")
+	}
+	r.forget()
+	r.hold(t.Context(), func(context.Context) (net.Conn, error) { return nil, net.ErrClosed })
+	if r.take() != nil {
+		t.Error("a failure is a connection")
 	}
 }
 

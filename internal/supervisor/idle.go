@@ -104,6 +104,7 @@ func (s *supervisor) fallAsleep() {
 	case <-s.idle.woken: // long ago
 	default:
 	}
+	s.rehearsal.forget() // later, that would wake the machine
 	s.net.Hold(s.idle.wake)
 	if left, _ := s.idle.wait(s.net.LastTraffic()); left > 0 { // at the last moment
 		s.net.Release()

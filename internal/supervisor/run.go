@@ -44,6 +44,7 @@ type supervisor struct {
 
 	openDoors func()                  // lets clients in that go straight to the guest
 	reachable gate                    // open while the engine can be dialled
+	rehearsal rehearsal               // for the first who dials it
 	cancel    context.CancelCauseFunc // ends the run before the VM runs
 
 	found    *frozen.Find   // to thaw from
@@ -139,7 +140,7 @@ func (s *supervisor) live(ctx context.Context, lock *machine.Lock) error {
 	if err != nil {
 		return err
 	}
-	s.guest.rehearse = func() { s.rehearse(ctx) }
+	s.guest.rehearse = func() { s.rehearsal.hold(ctx, s.overTLS(s.dialGuest)) }
 	s.guest.engineReady = func() { s.engineReady(ctx) }
 	s.guest.known = s.openDoors
 	s.guest.unknown = s.bootInstead
@@ -203,6 +204,7 @@ func (s *supervisor) boot(ctx context.Context, lock *machine.Lock) error {
 			continue
 		}
 		s.reachable.shut()
+		s.rehearsal.forget()
 		s.board.reboot()
 	}
 }
@@ -269,7 +271,8 @@ func (s *supervisor) attend(ctx context.Context, vm *qemu.VM, opening func() (gu
 		if err != nil {
 			return err
 		}
-		return s.guest.converse(ctx, conn, opening)
+		status, _ := s.board.get()
+		return s.guest.converse(ctx, conn, status.Thawed, opening)
 	})
 	go s.watchHypervisor(ctx, vm)
 	if status, _ := s.board.get(); status.Thawed {
