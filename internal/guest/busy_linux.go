@@ -38,6 +38,9 @@ func (g *guest) tellBusy() {
 		return
 	}
 	g.out.put(guestapi.Event{Busy: &guestapi.Busy{Running: running}})
+	if running {
+		g.note(g.memory.start())
+	}
 }
 
 // watchBusy tells the host when that changes: the kernel tells of it as of a change of

@@ -51,7 +51,7 @@ func (g *guest) freeze(how guestapi.Freeze) error {
 	if err := g.forgetCaches(keep); err != nil {
 		return err
 	}
-	g.note(keepShared())
+	g.note(errors.Join(keepShared(), g.memory.pause()))
 	// The file system is clean on the disk then, with nothing in its journal.
 	if err := freezeFS(fiFreeze); err != nil {
 		return err

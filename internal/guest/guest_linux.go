@@ -31,6 +31,7 @@ type guest struct {
 
 	freezing sync.Mutex // held while it gets ready for a freeze, or goes on
 	frozen   bool       // it is ready for one
+	memory   reporting
 	clock    clock
 	identity identity
 	engine   *engine
@@ -164,7 +165,7 @@ func (g *guest) handle(req guestapi.Request) {
 		g.reply(req.ID, func() error {
 			g.unfreeze()
 			g.front.open() // it is who it was
-			return nil
+			return g.memory.start()
 		})
 	case req.Usage != nil:
 		usage, err := memoryUsage()
