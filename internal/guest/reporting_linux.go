@@ -8,11 +8,10 @@ import (
 	"sync"
 )
 
-// reporting is whether the kernel tells the host of memory that has come free, for it to
-// take back. For each piece that does it goes through all that is free, of which a
-// machine that was thawed, and in which nothing has run yet, has as good as nothing of its
-// own; but to be gone through is enough for the host to count what describes it, 16 MiB a
-// gigabyte.
+// reporting is the kernel's free page reporting: it tells the host what has come free, for
+// it to take back. Each time it goes through all that is free, and the host then maps
+// what describes that, 16 MiB a gigabyte, into a machine that was thawed. Until something
+// runs in such a machine it has next to nothing to give back.
 type reporting struct {
 	mu      sync.Mutex
 	devices []string // that have no driver meanwhile

@@ -145,6 +145,7 @@ const (
 	rehearsalKept  = 5 * time.Second  // of keeping it, once the engine is ready
 )
 
+// hold makes it, unless there is one.
 func (r *rehearsal) hold(ctx context.Context, dial dialer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
