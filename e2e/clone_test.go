@@ -120,6 +120,46 @@ func TestClone(t *testing.T) {
 	}
 }
 
+// On a file system that can share blocks, a copy of a disk takes no room of its own.
+func TestReflinks(t *testing.T) {
+	needsFreezing(t)
+	dir := smallBtrfs(t, 3000)
+	copyImages(t, dir)
+	free := func() int64 {
+		t.Helper()
+		syscall.Sync()
+		var st syscall.Statfs_t
+		if err := syscall.Statfs(dir, &st); err != nil {
+			t.Fatal(err)
+		}
+		return int64(st.Bfree) * st.Bsize >> 20
+	}
+	must := func(args ...string) string {
+		t.Helper()
+		out, code := at(t, dir, args...)
+		if code != 0 {
+			t.Fatalf("hyve %s: %s", strings.Join(args, " "), out)
+		}
+		return out
+	}
+	t.Cleanup(func() { at(t, dir, "rm", "-f", "original", "copy") })
+	must("create", "original", "--memory", "1GiB", "--disk", "2GiB")
+	sum := must("ssh", "original", "--", "sudo dd if=/dev/urandom of=/var/lib/docker/random bs=1M count=100 status=none; sudo sha256sum /var/lib/docker/random")
+	must("stop", "original")
+	before := free()
+	must("clone", "original", "copy")
+	if took := before - free(); took > 30 {
+		t.Errorf("the copy of a machine with a file of 100 MiB took %d MiB", took)
+	}
+	must("start", "copy")
+	if out := must("status", "copy"); !strings.Contains(out, "thawed") {
+		t.Errorf("the copy was not thawed: %s", out)
+	}
+	if out := must("ssh", "copy", "--", "sudo sha256sum /var/lib/docker/random"); out != sum {
+		t.Errorf("the copy has %q, the original %q", out, sum)
+	}
+}
+
 // A machine returns to its snapshots.
 func TestSnapshots(t *testing.T) {
 	needsFreezing(t)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 	"github.com/creack/pty"
 	"github.com/hyve-vm/hyve/internal/network"
 	"github.com/hyve-vm/hyve/internal/pki"
+	"golang.org/x/net/dns/dnsmessage"
 )
 
 func TestRun(t *testing.T) {
@@ -223,8 +225,7 @@ func TestFollowedLogs(t *testing.T) {
 	}
 }
 
-// That other names follow the host's resolver and its files is what the tests of
-// internal/network are about. Docker's networks have the card's MTU.
+// Docker's networks have the card's MTU.
 func TestHostsNames(t *testing.T) {
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "from the host") })}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -244,6 +245,84 @@ func TestHostsNames(t *testing.T) {
 		}
 	}
 	dock(t, shared, "run", "--rm", "busybox", "nslookup", "-type=a", "gateway.docker.internal")
+}
+
+// Containers ask whom the host asks, while a machine runs and after it was frozen.
+func TestNamesFollowTheHost(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can give a process a resolv.conf of its own")
+	}
+	answer := map[string]string{"127.0.53.1": "192.0.2.1", "127.0.53.2": "192.0.2.2"}
+	for server, address := range answer {
+		serveName(t, server, "intranet.example.", address)
+	}
+	conf := filepath.Join(t.TempDir(), "resolv.conf")
+	ask := func(server string) {
+		t.Helper()
+		if err := os.WriteFile(conf, []byte("nameserver "+server+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hyveThere := func(args ...string) {
+		t.Helper()
+		stdout(t, "unshare", append([]string{"--mount", "sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, conf, binary}, args...)...)
+	}
+	expect := func(when, server string) {
+		t.Helper()
+		out := dock(t, "resolving", "run", "--rm", "busybox", "nslookup", "-type=a", "intranet.example")
+		if !strings.Contains(out, answer[server]) {
+			t.Errorf("%s: %s", when, out)
+		}
+	}
+	ask("127.0.53.1")
+	t.Cleanup(func() { try(time.Minute, binary, "rm", "-f", "resolving") })
+	hyveThere("create", "resolving", "--registry-mirror", registry, "--memory", "1GiB", "--cpus", "2")
+	expect("at first", "127.0.53.1")
+	ask("127.0.53.2")
+	expect("after a change", "127.0.53.2")
+	needsFreezing(t)
+	hyve(t, "stop", "resolving")
+	ask("127.0.53.1")
+	hyveThere("start", "resolving")
+	thaws(t, "resolving")
+	expect("after a change while it was frozen", "127.0.53.1")
+}
+
+// serveName is a name server of the host's network, which knows one name.
+func serveName(t *testing.T, server, name, address string) {
+	t.Helper()
+	conn, err := net.ListenPacket("udp", server+":53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	go func() {
+		buf := make([]byte, 512)
+		for {
+			n, from, err := conn.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			var m dnsmessage.Message
+			if m.Unpack(buf[:n]) != nil || len(m.Questions) != 1 {
+				continue
+			}
+			q := m.Questions[0]
+			m.Response, m.Additionals = true, nil
+			switch {
+			case q.Name.String() != name:
+				m.RCode = dnsmessage.RCodeNameError
+			case q.Type == dnsmessage.TypeA:
+				m.Answers = []dnsmessage.Resource{{
+					Header: dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 60},
+					Body:   &dnsmessage.AResource{A: netip.MustParseAddr(address).As4()},
+				}}
+			}
+			if answer, err := m.Pack(); err == nil {
+				conn.WriteTo(answer, from)
+			}
+		}
+	}()
 }
 
 func TestTwentyAtOnce(t *testing.T) {

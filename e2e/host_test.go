@@ -120,6 +120,29 @@ func smallDisk(t *testing.T, size int) string {
 	return dir
 }
 
+// smallBtrfs mounts a Btrfs of that many MiB, which root alone can do.
+func smallBtrfs(t *testing.T, size int64) string {
+	t.Helper()
+	image, dir := filepath.Join(t.TempDir(), "btrfs"), t.TempDir()
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(image, size<<20); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"mkfs.btrfs", "-q", image}, {"mount", "-o", "loop", image, dir}} {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Skipf("mounting a Btrfs: %v: %s", err, out)
+		}
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+	return dir
+}
+
 // fill leaves that many MiB free on a disk and returns what to remove.
 func fill(t *testing.T, dir string, leave int64) (filler string) {
 	t.Helper()

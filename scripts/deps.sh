@@ -44,6 +44,8 @@ missing=
 command -v qemu-system-x86_64 >/dev/null || missing="$missing qemu-system-x86"
 command -v scp >/dev/null || missing="$missing openssh-client"
 command -v e2fsck >/dev/null || missing="$missing e2fsprogs"
+# Which only root can mount.
+[ -n "$own" ] || command -v mkfs.btrfs >/dev/null || missing="$missing btrfs-progs"
 if [ -n "$missing" ]; then
     if [ -z "$own" ]; then
         update
