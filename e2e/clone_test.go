@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -384,7 +385,14 @@ func dockWith(t *testing.T, input string, args ...string) {
 func differ(t *testing.T, names ...string) {
 	t.Helper()
 	seen := map[string]string{}
+	sessions := tls.NewLRUClientSessionCache(1)
 	for _, name := range names {
+		if resumes(t, name, sessions) {
+			t.Errorf("%s reads a TLS ticket of another machine", name)
+		}
+		if !resumes(t, name, sessions) {
+			t.Errorf("%s does not read its own TLS ticket", name)
+		}
 		ip := strings.TrimSpace(hyve(t, "ip", name))
 		for what, value := range map[string]string{
 			"machine-id":     inGuest(t, name, "cat /etc/machine-id"),
@@ -404,4 +412,29 @@ func differ(t *testing.T, names ...string) {
 			seen[value] = what + " of " + name
 		}
 	}
+}
+
+// resumes tells whether a machine's engine takes up a TLS session again.
+func resumes(t *testing.T, name string, sessions tls.ClientSessionCache) bool {
+	t.Helper()
+	dir := filepath.Join(home, "machines", name)
+	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := tls.Dial("tcp", strings.TrimSpace(hyve(t, "ip", name))+":2376", &tls.Config{
+		Certificates:       []tls.Certificate{cert},
+		ClientSessionCache: sessions,
+		ServerName:         "any", // under which the cache keeps it
+		InsecureSkipVerify: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	io.WriteString(conn, "GET /_ping HTTP/1.0\r\n\r\n")
+	if _, err := io.ReadAll(conn); err != nil { // the ticket comes with it
+		t.Fatal(err)
+	}
+	return conn.ConnectionState().DidResume
 }
