@@ -197,7 +197,12 @@ func (g *guest) handle(event guestapi.Event) {
 	case event.Log != nil:
 		g.record(event.Log.Service, event.Log.Line)
 	case event.Phase != nil:
+		now := time.Now()
 		g.mu.Lock()
+		// Nothing has ended in the future: the greeting took longer on its way than this.
+		if born := now.Add(-event.Uptime); born.Before(g.born) {
+			g.born = born
+		}
 		at := g.born.Add(event.Uptime)
 		g.mu.Unlock()
 		g.board.stepAt(event.Phase.Name, activityAfter[event.Phase.Name], at)

@@ -64,7 +64,7 @@ func TestThawedGuest(t *testing.T) {
 		t.Error("a guest that only said hello has come up")
 	}
 	said := time.Now()
-	say(t, out, guestapi.Event{Uptime: time.Hour + time.Minute, Phase: &guestapi.Phase{Name: guestapi.PhaseIdentity}})
+	say(t, out, guestapi.Event{Uptime: time.Hour - time.Minute, Phase: &guestapi.Phase{Name: guestapi.PhaseIdentity}})
 	if word := <-called; word != "known" || !g.met() {
 		t.Errorf("it knows who it is: %s, %t", word, g.met())
 	}
@@ -73,8 +73,13 @@ func TestThawedGuest(t *testing.T) {
 		t.Error(word)
 	}
 	status, _ := g.board.get()
-	if at := g.board.start().Add(status.Timing[0].At).Sub(said); at < 50*time.Second || at > 70*time.Second {
+	if at := g.board.start().Add(status.Timing[0].At).Sub(said); at < -70*time.Second || at > -50*time.Second {
 		t.Errorf("the step ended after %v", at)
+	}
+	say(t, out, guestapi.Event{Uptime: 2 * time.Hour, Phase: &guestapi.Phase{Name: guestapi.PhaseIdentity}})
+	<-called
+	if status, _ = g.board.get(); g.board.start().Add(status.Timing[1].At).After(time.Now()) {
+		t.Error("a step ended in the future")
 	}
 }
 
