@@ -267,29 +267,37 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestStamp makes sure that an unchanged root is not read again: its stamp is
-// what decides.
-func TestStamp(t *testing.T) {
+// Files that have not changed are not read again: their stamps are what decides.
+func TestStamps(t *testing.T) {
 	s := open(t)
 	img := commit(t, s, "amd64", "root")
 	if err := s.Check(img); err != nil {
 		t.Fatal(err)
 	}
-	have, ok := img.readStamp()
-	now, err := stampOf(img.Root())
-	if err != nil || !ok || have != now {
-		t.Fatalf("stamp %+v (%v), file %+v (%v)", have, ok, now, err)
-	}
-	// Damage that is stamped as verified is not looked at; Verify finds it.
-	damage(t, img.Root(), "r00t")
-	if now, err = stampOf(img.Root()); err != nil {
-		t.Fatal(err)
-	}
-	img.writeStamp(now)
-	if err := s.Check(img); err != nil {
-		t.Errorf("the root was read although its stamp fits: %v", err)
+	files := []string{KernelFile, InitrdFile, RootFile}
+	for _, name := range files {
+		// Damage that is stamped as verified is not looked at; Verify finds it.
+		path := filepath.Join(img.Dir, name)
+		damage(t, path, "X")
+		have := img.readStamps()
+		now, err := stampOf(path)
+		if err != nil || len(have) != len(files) {
+			t.Fatal(have, err)
+		}
+		have[name] = now
+		img.writeStamps(have)
+		if err := s.Check(img); err != nil {
+			t.Errorf("%s was read although its stamp fits: %v", name, err)
+		}
 	}
 	wantError(t, s.Verify(context.Background(), img), "the SHA-256 of")
+	// One that does not fit has its own file hashed, and a damaged list all of them.
+	img.writeStamps(stamps{})
+	wantError(t, s.Check(img), "the SHA-256 of")
+	if err := os.WriteFile(filepath.Join(img.Dir, stampFile), []byte("["), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, s.Check(img), "the SHA-256 of")
 }
 
 func TestManifestDamaged(t *testing.T) {

@@ -9,14 +9,18 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 
 	"github.com/google/renameio/v2"
 )
 
-// stampFile remembers, in the image's directory, that the root was verified.
-const stampFile = ".root-verified"
+// stampFile remembers, in the image's directory, what was verified.
+const stampFile = ".verified"
+
+// stamps are the states in which files, by their names, were hashed.
+type stamps map[string]stamp
 
 // stamp identifies one state of a file without reading it.
 type stamp struct {
@@ -40,44 +44,44 @@ func (i *Image) verify(ctx context.Context) error {
 	return nil
 }
 
-// Check verifies an image that is about to be used: kernel and initrd are
-// hashed every time, the large root only when it is not in the state in which
-// it was hashed before.
+// Check verifies an image that is about to be used. Files in the state in which they
+// were hashed before are not read again: it would take longer than all else that
+// hyve does to thaw a machine.
 func (s *Store) Check(img *Image) error {
-	for _, name := range []string{KernelFile, InitrdFile} {
+	known, now := img.readStamps(), stamps{}
+	for _, name := range []string{KernelFile, InitrdFile, RootFile} {
 		f, _ := img.file(name) // load made sure that it is there
-		if err := img.verifyFile(context.Background(), f); err != nil {
-			return err
+		path := filepath.Join(img.Dir, name)
+		before, err := stampOf(path)
+		if err != nil {
+			return broken(img.Digest, pathless(err, path))
+		}
+		if known[name] != before || before.Size != f.Size {
+			if err := img.verifyFile(context.Background(), f); err != nil {
+				return err
+			}
+		}
+		if after, err := stampOf(path); err == nil && after == before {
+			now[name] = after
 		}
 	}
-	root, _ := img.file(RootFile)
-	before, err := stampOf(img.Root())
-	if err != nil {
-		return broken(img.Digest, pathless(err, img.Root()))
-	}
-	if have, ok := img.readStamp(); ok && have == before && before.Size == root.Size {
-		return nil
-	}
-	if err := img.verifyFile(context.Background(), root); err != nil {
-		return err
-	}
-	if after, err := stampOf(img.Root()); err == nil && after == before {
-		img.writeStamp(after)
+	if !maps.Equal(known, now) {
+		img.writeStamps(now)
 	}
 	return nil
 }
 
-func (i *Image) readStamp() (stamp, bool) {
+// readStamps returns what is known to be verified: nothing, if it cannot be read.
+func (i *Image) readStamps() (s stamps) {
 	data, err := os.ReadFile(filepath.Join(i.Dir, stampFile))
-	if err != nil {
-		return stamp{}, false
+	if err != nil || json.Unmarshal(data, &s) != nil {
+		return nil
 	}
-	var s stamp
-	return s, json.Unmarshal(data, &s) == nil
+	return s
 }
 
-// writeStamp may fail: then the next use hashes again.
-func (i *Image) writeStamp(s stamp) {
+// writeStamps may fail: then the next use hashes again.
+func (i *Image) writeStamps(s stamps) {
 	if data, err := json.Marshal(s); err == nil {
 		_ = renameio.WriteFile(filepath.Join(i.Dir, stampFile), append(data, '\n'), 0o600)
 	}

@@ -129,7 +129,7 @@ func prepare(o Options) (*builder, error) {
 	}
 	b := &builder{opts: o}
 	var err error
-	if b.recipe, err = recipeOf(o.Arch, o.HyveInit); err != nil {
+	if b.recipe, err = recipeOf(o.Arch, bytes.NewReader(o.HyveInit)); err != nil {
 		return nil, err
 	}
 	b.mirrors, err = mirrors(o.Mirror, "/etc/apt")

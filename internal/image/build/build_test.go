@@ -238,7 +238,7 @@ func TestBuild(t *testing.T) {
 	if len(warnings) != 1 || warnings[0] != "leaving out module x, which needs snd" {
 		t.Errorf("warnings: %q", warnings)
 	}
-	recipe, err := recipeOf("amd64", o.HyveInit)
+	recipe, err := recipeOf("amd64", bytes.NewReader(o.HyveInit))
 	if m := img.Manifest; err != nil || m.Kernel != testKernel || m.Docker != "1.0+dfsg-1" || m.Recipe != recipe ||
 		m.Cmdline != "" || m.Debian.Version != "13.0" || !m.Debian.Date.Equal(testDate) || len(m.Debian.Suites) != 1 || len(m.Files) != 5 {
 		t.Errorf("manifest %+v (%v)", m, err)

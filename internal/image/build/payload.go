@@ -4,6 +4,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 )
 
@@ -27,19 +28,22 @@ func (h hint) Hint() string { return h.text }
 
 func (h hint) Unwrap() error { return h.error }
 
-// hyveInit returns the guest binary for arch that was embedded into this
-// program.
-func hyveInit(arch string) ([]byte, error) {
-	name := "payload/hyve-init-" + arch
-	data, err := payload.ReadFile(name)
+// openHyveInit opens the guest binary for arch that was embedded into this program.
+func openHyveInit(arch string) (fs.File, error) {
+	f, err := payload.Open("payload/hyve-init-" + arch)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, hint{
 			fmt.Errorf("building an image: this hyve was built without the guest's hyve-init for %s", arch),
 			"build hyve with `make build`, which embeds it",
 		}
 	}
+	return f, err
+}
+
+func hyveInit(arch string) ([]byte, error) {
+	f, err := openHyveInit(arch)
 	if err != nil {
-		return nil, fmt.Errorf("reading the embedded hyve-init: %w", err)
+		return nil, err
 	}
-	return data, nil
+	return io.ReadAll(f)
 }

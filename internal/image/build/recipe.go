@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"sort"
 
 	"github.com/hyve-vm/hyve/internal/image"
@@ -24,15 +25,19 @@ func Recipe(arch string) (string, error) {
 	if err := checkArch(arch); err != nil {
 		return "", err
 	}
-	init, err := hyveInit(arch)
+	// Not as a whole: every creation asks, and would wait for a copy of it.
+	init, err := openHyveInit(arch)
 	if err != nil {
 		return "", err
 	}
 	return recipeOf(arch, init)
 }
 
-func recipeOf(arch string, init []byte) (string, error) {
-	sum := sha256.Sum256(init)
+func recipeOf(arch string, init io.Reader) (string, error) {
+	sum := sha256.New()
+	if _, err := io.Copy(sum, init); err != nil {
+		return "", fmt.Errorf("hashing hyve-init: %w", err)
+	}
 	var left []string
 	for name := range never {
 		left = append(left, name)
@@ -44,7 +49,7 @@ func recipeOf(arch string, init []byte) (string, error) {
 	}
 	data, err := json.Marshal(map[string]any{
 		"arch": arch, "version": recipeVersion, "format": image.Format, "suite": suite,
-		"init": hex.EncodeToString(sum[:]), "wanted": wanted(arch), "never": left, "copyrightOnly": copyrightOnly, "dropped": dropped,
+		"init": hex.EncodeToString(sum.Sum(nil)), "wanted": wanted(arch), "never": left, "copyrightOnly": copyrightOnly, "dropped": dropped,
 		"keptModules": keptModules, "unkeptModules": unkeptModules, "initrdModules": initrdModules,
 		"engineModules": engineModules, "files": files, "busybox": busyboxLinks,
 	})
