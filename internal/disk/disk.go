@@ -76,7 +76,9 @@ func copySparse(ctx context.Context, to, from string) (err error) {
 				if ctx.Err() != nil {
 					return context.Cause(ctx)
 				}
-				_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, 1<<20))
+				// Most disks are small, and in many small pieces.
+				buf := make([]byte, min(from.Size(), 1<<20))
+				_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, buf)
 				return err
 			})
 		}
