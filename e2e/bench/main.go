@@ -90,6 +90,7 @@ func (b *bench) print() {
 		{"thaw-create-mirror", "s", m("thaw-create-mirror"), true},
 		{"thaw-start", "s", m("thaw-start"), true},
 		{"freeze", "s", m("stop-frozen") - m("stop"), true},
+		{"host-write", "s", m("host-write"), true},
 		{"suspend", "s", m("suspend"), true},
 		{"resume", "s", m("resume"), true},
 		{"clone", "s", m("clone"), true},
