@@ -48,8 +48,15 @@ func (b *bench) slirp() error {
 		return b.output(b.docker, append([]string{"-H", "tcp://127.0.0.1:" + ports[0], "--tlsverify",
 			"--tlscacert", dir + "/ca.pem", "--tlscert", dir + "/cert.pem", "--tlskey", dir + "/key.pem"}, args...)...)
 	}
-	return b.measure("slirp", docker, "127.0.0.1:"+ports[1], "10.0.2.2")
+	err = b.measure("slirp", docker, "127.0.0.1:"+ports[1], "10.0.2.2")
+	if err != nil { // its directory goes
+		console, _ := os.ReadFile(consoleOf(dir))
+		err = fmt.Errorf("%w\nits console ends:\n%s", err, console[max(0, len(console)-2000):])
+	}
+	return err
 }
+
+func consoleOf(dir string) string { return filepath.Join(dir, "console.log") }
 
 func (b *bench) slirpIdentity(dir string) (guestapi.Config, error) {
 	ca, err := pki.OpenCA(filepath.Join(b.work, "pki"))
@@ -99,7 +106,7 @@ func (b *bench) startSlirp(dir string, ports []string) (vm *exec.Cmd, channel ne
 		},
 		Channels: []hypervisor.Channel{{Name: guestapi.Port, Socket: l.Addr().String()}},
 		Network:  hypervisor.Network{Socket: filepath.Join(dir, "none"), MAC: "5a:94:ef:e4:0c:ee", MTU: 1500},
-		Console:  filepath.Join(dir, "console.log"),
+		Console:  consoleOf(dir),
 	}, features)
 	for i, arg := range args {
 		if arg == "-netdev" {
