@@ -360,7 +360,8 @@ func TestStats(t *testing.T) {
 		return code == 0
 	})
 	dockWith(t, strings.Repeat("x", 10<<20), "exec", "-i", id, "cp", "/dev/stdin", "/dev/null")
-	if busy := measure(); busy.CPUPercent < 30 || busy.Live.GuestMemoryUsed < idle.Live.GuestMemoryUsed+80<<20 ||
+	// The engine may have let go of some memory meanwhile.
+	if busy := measure(); busy.CPUPercent < 30 || busy.Live.GuestMemoryUsed < idle.Live.GuestMemoryUsed+50<<20 ||
 		busy.Live.NetworkIn < idle.Live.NetworkIn+10<<20 {
 		t.Errorf("a busy machine uses %+v, idle it was %+v", busy, idle)
 	}
