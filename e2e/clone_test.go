@@ -352,16 +352,16 @@ func TestStats(t *testing.T) {
 		idle.Live.HostMemoryOwn < 100<<20 || idle.Live.GuestMemoryUsed < 50<<20 || idle.Live.GuestMemoryUsed > idle.Live.GuestMemoryTotal {
 		t.Errorf("an idle machine uses %+v", idle)
 	}
+	// More than is asked for below: the engine may let go of some memory meanwhile.
 	id := strings.TrimSpace(dock(t, shared, "run", "-d", "--tmpfs", "/full", "busybox", "sh", "-c",
-		"dd if=/dev/urandom of=/full/file bs=1M count=100 && touch /full/done; while :; do :; done"))
+		"dd if=/dev/urandom of=/full/file bs=1M count=150 && touch /full/done; while :; do :; done"))
 	t.Cleanup(func() { dock(t, shared, "rm", "-f", id) })
 	eventually(t, "the file is full", func() bool {
 		_, _, code := result(t, docker, "--context", "hyve-"+shared, "exec", id, "ls", "/full/done")
 		return code == 0
 	})
 	dockWith(t, strings.Repeat("x", 10<<20), "exec", "-i", id, "cp", "/dev/stdin", "/dev/null")
-	// The engine may have let go of some memory meanwhile.
-	if busy := measure(); busy.CPUPercent < 30 || busy.Live.GuestMemoryUsed < idle.Live.GuestMemoryUsed+50<<20 ||
+	if busy := measure(); busy.CPUPercent < 30 || busy.Live.GuestMemoryUsed < idle.Live.GuestMemoryUsed+80<<20 ||
 		busy.Live.NetworkIn < idle.Live.NetworkIn+10<<20 {
 		t.Errorf("a busy machine uses %+v, idle it was %+v", busy, idle)
 	}
