@@ -33,7 +33,6 @@ func TestIdle(t *testing.T) {
 
 	// One that only listens does not keep it awake, and misses nothing.
 	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
 	listener := command(ctx, docker, "--context", "hyve-drowsy", "events", "--format", "{{.Type}} {{.Action}} {{.Actor.ID}}")
 	stdout, err := listener.StdoutPipe()
 	if err != nil {
@@ -42,7 +41,7 @@ func TestIdle(t *testing.T) {
 	if err := listener.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Wait()
+	defer func() { cancel(); listener.Wait() }()
 	events := bufio.NewScanner(stdout)
 
 	fallsAsleep()
@@ -90,6 +89,10 @@ func TestIdle(t *testing.T) {
 	staysAwake("it was told not to")
 	hyve(t, "set", "drowsy", "idle=1s")
 	fallsAsleep()
+	log := hyve(t, "logs", "drowsy", "--service", "supervisor")
+	if woken, ready := strings.Count(log, "msg=woken"), strings.Count(log, "msg=ready"); ready != woken+1 {
+		t.Errorf("it woke %d times, and its engine was found ready %d times", woken, ready)
+	}
 	hyve(t, "suspend", "drowsy")
 	if s := statusOf(t, "drowsy"); s.State != "Suspended" {
 		t.Errorf("it is %s", s.State)

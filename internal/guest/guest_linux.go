@@ -206,12 +206,12 @@ func (g *guest) greeted(first bool) {
 	if first {
 		return
 	}
+	g.engine.repeat() // before the reply to who it is, or the host would greet the engine twice
 	g.spawn(func() { g.engine.rehearse("/_ping") })
 	g.spawn(func() {
 		g.unfreeze()
 		g.tellBusy()
 		g.ports.repeat()
-		g.engine.repeat()
 	})
 }
 
