@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/signal"
 	"os/user"
 	"path/filepath"
 	"strings"
@@ -141,6 +142,10 @@ func TestSSHExec(t *testing.T) {
 }
 
 func TestSSHDisconnectHangsUp(t *testing.T) {
+	// What nohup starts ignores the signal, and so does what that starts.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, unix.SIGHUP)
+	defer signal.Stop(hangups)
 	pki := newTestPKI(t, "first")
 	_, address := startSSH(t, pki)
 	client, err := dialSSH(address, "docker", pki, pki.user)
