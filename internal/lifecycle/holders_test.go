@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
@@ -133,15 +134,16 @@ func TestEndsOfSilentMachines(t *testing.T) {
 	}
 }
 
-// A start finds out what is with a machine that another process has locked.
+// A start and a listing find out what is with a machine that another process has locked.
 func TestWatchable(t *testing.T) {
 	for name, test := range map[string]struct {
-		args []string
-		want error
+		args  []string
+		want  error
+		state control.State
 	}{
-		"free":                    {nil, errFree},
-		"a supervisor":            {supervisorArgs, new(UnresponsiveError)},
-		"a command at work on it": {commandArgs, new(BusyError)},
+		"free":                    {nil, errFree, control.Stopped},
+		"a supervisor":            {supervisorArgs, new(UnresponsiveError), control.Unresponsive},
+		"a command at work on it": {commandArgs, new(BusyError), control.Stopped},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -159,6 +161,9 @@ func TestWatchable(t *testing.T) {
 			}
 			if err := watchable(t.Context(), m); reflect.TypeOf(err) != reflect.TypeOf(test.want) {
 				t.Errorf("got %v", err)
+			}
+			if status, err := Status(t.Context(), m.Dir()); err != nil || status.State != test.state {
+				t.Errorf("it is %q, %v", status.State, err)
 			}
 		})
 	}

@@ -34,18 +34,26 @@ func Status(ctx context.Context, dir machine.Dir) (control.Status, error) {
 	case heldErr != nil:
 		return control.Status{}, heldErr
 	case !held:
-		status := control.Status{State: control.Stopped, Failure: control.KeptFailure(dir.Failure())}
-		var suspended bool
-		if status.Frozen, suspended = frozen.Exists(dir.Frozen()); suspended {
-			status.State = control.Suspended
-		}
-		return status, nil
+		return atRest(dir), nil
 	case err == nil: // it says Stopped and is about to end
 		return status, nil
 	case errors.Is(err, control.ErrNoAnswer), errors.Is(err, context.DeadlineExceeded):
+		if busy := (*BusyError)(nil); errors.As(silent(dir, ""), &busy) { // copies its disk, for example
+			return atRest(dir), nil
+		}
 		return control.Status{State: control.Unresponsive}, nil
 	}
 	return control.Status{}, err
+}
+
+// atRest is the status of a machine that does not run.
+func atRest(dir machine.Dir) control.Status {
+	status := control.Status{State: control.Stopped, Failure: control.KeptFailure(dir.Failure())}
+	var suspended bool
+	if status.Frozen, suspended = frozen.Exists(dir.Frozen()); suspended {
+		status.State = control.Suspended
+	}
+	return status
 }
 
 // ask asks a machine's supervisor what the machine does.
