@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -391,36 +392,53 @@ func TestTemplateBeforehand(t *testing.T) {
 	}
 }
 
-// Whenever hyve is killed while it freezes or thaws, what was written is there and
-// the machine starts.
+// Whenever a part of hyve, or all of it, is killed while it freezes or thaws, what was
+// written is there and the machine starts.
 func TestKilledFreeze(t *testing.T) {
 	takesLong(t)
 	needsFreezing(t)
 	create(t, "shaky")
-	for i, delay := range []time.Duration{20, 100, 200, 300, 400, 600} {
-		keepCount(t, "shaky", i)
-		word := []string{"stop", "start"}[i%2]
-		if word == "start" {
-			hyve(t, "stop", "shaky")
-		}
-		before := statusOf(t, "shaky")
-		cmd := command(t.Context(), binary, word, "shaky")
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(delay * time.Millisecond)
-		s := statusOf(t, "shaky")
-		for _, pid := range []int{before.PID, before.HypervisorPid, s.PID, s.HypervisorPid} {
-			if pid > 0 {
-				syscall.Kill(pid, syscall.SIGKILL)
+	n := 0
+	for _, victims := range []string{"all", "the supervisor", "the hypervisor"} {
+		for i, delay := range []time.Duration{20, 100, 20, 100, 200, 300, 200, 300, 400, 600, 400, 600} {
+			word := []string{"stop", "start", "suspend", "resume"}[i%4]
+			n++
+			keepCount(t, "shaky", n)
+			if end := map[string]string{"start": "stop", "resume": "suspend"}[word]; end != "" {
+				hyve(t, end, "shaky")
 			}
-		}
-		cmd.Process.Kill()
-		cmd.Wait()
-		try(limit, binary, "kill", "shaky")
-		hyve(t, "start", "shaky")
-		if out := inGuest(t, "shaky", "cat "+countFile); out != fmt.Sprintln(i) {
-			t.Errorf("%s killed after %d ms: the file holds %q", word, delay, out)
+			before := statusOf(t, "shaky")
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			cmd := command(ctx, binary, word, "shaky")
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(delay * time.Millisecond)
+			s := statusOf(t, "shaky")
+			var pids []int
+			if victims != "the hypervisor" {
+				pids = append(pids, before.PID, s.PID)
+			}
+			if victims != "the supervisor" {
+				pids = append(pids, before.HypervisorPid, s.HypervisorPid)
+			}
+			for _, pid := range pids {
+				if pid > 0 {
+					syscall.Kill(pid, syscall.SIGKILL)
+				}
+			}
+			if victims == "all" {
+				cmd.Process.Kill()
+			}
+			cmd.Wait()
+			if ctx.Err() != nil {
+				t.Errorf("%s hangs, %s killed after %d ms", word, victims, delay)
+			}
+			cancel()
+			hyve(t, "start", "shaky")
+			if out := inGuest(t, "shaky", "cat "+countFile); out != fmt.Sprintln(n) {
+				t.Errorf("%s, %s killed after %d ms: the file holds %q", word, victims, delay, out)
+			}
 		}
 	}
 	dock(t, "shaky", "run", "--rm", "busybox", "true")

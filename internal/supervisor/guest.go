@@ -67,12 +67,15 @@ func (g *guest) close() {
 	}
 }
 
-// disconnected forgets a VM that has ended.
-func (g *guest) disconnected() {
+// hangUp ends a conversation, also for those who wait for a reply.
+func (g *guest) hangUp() {
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.out, g.hushed = nil, false
-	g.mu.Unlock()
-	g.ports.clear()
+	for id, waiting := range g.replies {
+		waiting <- guestapi.Reply{ID: id, Error: "the VM has ended"}
+		delete(g.replies, id)
+	}
 }
 
 // openingID is the ID of a conversation's first request after the hello.
@@ -85,6 +88,7 @@ func (g *guest) converse(ctx context.Context, conn net.Conn, thawed bool, openin
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
+	defer g.hangUp()
 
 	g.mu.Lock()
 	g.greeted, g.poweroff, g.failed = false, nil, nil

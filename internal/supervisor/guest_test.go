@@ -11,14 +11,15 @@ import (
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
-// testGuest is a guest that was thawed, and its end of the conversation.
-func testGuest(t *testing.T) (g *guest, in *guestapi.Reader[guestapi.Request], out *guestapi.Writer[guestapi.Event]) {
+// testGuest is a guest that was thawed, and its end of the conversation, which ends with
+// ctx.
+func testGuest(ctx context.Context, t *testing.T) (g *guest, in *guestapi.Reader[guestapi.Request], out *guestapi.Writer[guestapi.Event]) {
 	t.Helper()
 	host, end := net.Pipe()
 	t.Cleanup(func() { end.Close() })
 	g = &guest{board: newBoard(control.Status{}), log: slog.New(slog.DiscardHandler), lastID: openingID,
 		replies: map[uint64]chan guestapi.Reply{}, rehearse: func() {}}
-	go g.converse(t.Context(), host, true, func() (guestapi.Request, error) {
+	go g.converse(ctx, host, true, func() (guestapi.Request, error) {
 		return guestapi.Request{Identity: &guestapi.Identity{}}, nil
 	})
 	in = guestapi.NewReader[guestapi.Request](end)
@@ -56,7 +57,7 @@ func say(t *testing.T, out *guestapi.Writer[guestapi.Event], event guestapi.Even
 // A guest that was thawed has come up when it is its machine, not before, and is of use
 // when what is to run in it does; a step of it has ended when its clock says so.
 func TestThawedGuest(t *testing.T) {
-	g, _, out := testGuest(t)
+	g, _, out := testGuest(t.Context(), t)
 	called := make(chan string, 1)
 	g.known = func() { called <- "known" }
 	g.engineReady = func() { called <- "ready" }
@@ -85,7 +86,7 @@ func TestThawedGuest(t *testing.T) {
 
 // One that cannot be its machine has not come up.
 func TestThawedGuestWithoutName(t *testing.T) {
-	g, _, out := testGuest(t)
+	g, _, out := testGuest(t.Context(), t)
 	called := make(chan bool)
 	g.unknown = func() { called <- true }
 	say(t, out, guestapi.Event{Reply: &guestapi.Reply{ID: openingID, Error: "no"}})
@@ -97,7 +98,7 @@ func TestThawedGuestWithoutName(t *testing.T) {
 
 // Nobody speaks to a guest that is being frozen.
 func TestHush(t *testing.T) {
-	g, in, out := testGuest(t)
+	g, in, out := testGuest(t.Context(), t)
 	g.known = func() {}
 	say(t, out, guestapi.Event{Phase: &guestapi.Phase{Name: guestapi.PhaseIdentity}}) // the greeting is over
 	g.hush(true)
@@ -108,6 +109,27 @@ func TestHush(t *testing.T) {
 	go g.send(guestapi.Request{Unfreeze: &guestapi.Unfreeze{}})
 	if read(t, in).Unfreeze == nil {
 		t.Error("the host says something else")
+	}
+}
+
+// Who waits for a reply hears that the VM has ended.
+func TestUnansweredRequest(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	g, in, out := testGuest(ctx, t)
+	g.known = func() {}
+	say(t, out, guestapi.Event{Phase: &guestapi.Phase{Name: guestapi.PhaseIdentity}}) // the greeting is over
+	asked := make(chan error)
+	go func() { asked <- g.ask(t.Context(), guestapi.Request{Freeze: &guestapi.Freeze{}}) }()
+	if read(t, in).Freeze == nil {
+		t.Error("the host says something else")
+	}
+	cancel()
+	if err := <-asked; err == nil {
+		t.Error("a reply came")
+	}
+	if g.isConnected() {
+		t.Error("the guest is connected")
 	}
 }
 

@@ -283,7 +283,7 @@ func (s *supervisor) attend(ctx context.Context, vm *qemu.VM, opening func() (gu
 	// One that never began needs to be told.
 	defer time.AfterFunc(time.Second, cancel).Stop()
 	talkErr := talk.Wait()
-	s.guest.disconnected()
+	s.guest.ports.clear()
 	s.freezing.Wait()
 
 	off, failed := s.guest.last()
