@@ -435,6 +435,10 @@ func TestKilledFreeze(t *testing.T) {
 				t.Errorf("%s hangs, %s killed after %d ms", word, victims, delay)
 			}
 			cancel()
+			eventually(t, "the end is noticed", func() bool {
+				pid := statusOf(t, "shaky").HypervisorPid
+				return pid == 0 || !slices.Contains(pids, pid)
+			})
 			hyve(t, "start", "shaky")
 			if out := inGuest(t, "shaky", "cat "+countFile); out != fmt.Sprintln(n) {
 				t.Errorf("%s, %s killed after %d ms: the file holds %q", word, victims, delay, out)
