@@ -71,7 +71,7 @@ func (g *guest) close() {
 func (g *guest) hangUp() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.out, g.hushed = nil, false
+	g.out = nil
 	for id, waiting := range g.replies {
 		waiting <- guestapi.Reply{ID: id, Error: "the VM has ended"}
 		delete(g.replies, id)
@@ -91,7 +91,7 @@ func (g *guest) converse(ctx context.Context, conn net.Conn, thawed bool, openin
 	defer g.hangUp()
 
 	g.mu.Lock()
-	g.greeted, g.poweroff, g.failed = false, nil, nil
+	g.greeted, g.hushed, g.poweroff, g.failed = false, false, nil, nil
 	g.thawing, g.nameless = thawed, thawed
 	g.mu.Unlock()
 	session := uint64(time.Now().UnixNano())
