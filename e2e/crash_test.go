@@ -72,6 +72,24 @@ func TestDataSurvives(t *testing.T) {
 	}
 }
 
+// An emulator that crashes before its guest is up is started again.
+func TestEarlyCrash(t *testing.T) {
+	takesLong(t)
+	create(t, "unlucky")
+	hyve(t, "stop", "--cold", "unlucky")
+	start := make(chan error, 1)
+	go func() { _, err := try(limit, binary, "start", "unlucky"); start <- err }()
+	first := 0
+	eventually(t, "there is a hypervisor", func() bool { first = statusOf(t, "unlucky").HypervisorPid; return first > 0 })
+	syscall.Kill(first, syscall.SIGABRT)
+	if err := <-start; err != nil {
+		t.Fatal(err)
+	}
+	if log := hyve(t, "logs", "unlucky", "--service", "supervisor"); !strings.Contains(log, "booting again") {
+		t.Errorf("the log has no second boot: %s", log)
+	}
+}
+
 // A container's own handler of SIGTERM is let to finish at a stop.
 func TestStopIsOrderly(t *testing.T) {
 	create(t, "orderly")

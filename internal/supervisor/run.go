@@ -167,8 +167,8 @@ func (s *supervisor) tellIdentity() error {
 	return s.guest.send(guestapi.Request{Identity: &identity})
 }
 
-// errEarlyEnd says that a VM ended before its guest had said a word. Under
-// emulation a kernel does that once in many boots, before it has a console to say
+// errEarlyEnd says that a VM ended, or QEMU crashed, before its guest had said a word.
+// Under emulation a kernel does that once in many boots, before it has a console to say
 // why; nothing is lost by booting it again.
 var errEarlyEnd = errors.New("the VM ended before its guest came up")
 
@@ -300,6 +300,8 @@ func (s *supervisor) attend(ctx context.Context, vm *qemu.VM, opening func() (gu
 		return true, nil
 	case off != nil:
 		return off.Reboot, nil
+	case errors.Is(vm.Err(), qemu.ErrCrashed) && !s.guest.met():
+		return false, fmt.Errorf("%w: %w", errEarlyEnd, vm.Err())
 	case vm.Err() != nil:
 		return false, fmt.Errorf("the VM ended: %w", vm.Err())
 	case talkErr != nil && !errors.Is(talkErr, context.Canceled):

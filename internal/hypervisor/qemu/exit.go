@@ -12,6 +12,9 @@ import (
 	"syscall"
 )
 
+// ErrCrashed says that QEMU has ended by a fault of its own.
+var ErrCrashed = errors.New("QEMU crashed")
+
 // tailWriter keeps the last max bytes of what is written, and passes
 // everything on to next.
 type tailWriter struct {
@@ -92,6 +95,9 @@ func (vm *VM) exitCause(waitErr error) error {
 			return nil
 		}
 		err := fmt.Errorf("QEMU was ended by a signal: %s", status.Signal())
+		if s := status.Signal(); s == syscall.SIGABRT || s == syscall.SIGSEGV {
+			err = fmt.Errorf("%w: %s", ErrCrashed, s)
+		}
 		switch {
 		case said != "":
 			return fmt.Errorf("%w; its last words: %s", err, said)

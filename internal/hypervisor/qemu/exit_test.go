@@ -2,10 +2,12 @@ package qemu
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -57,6 +59,22 @@ func TestStartFailures(t *testing.T) {
 					t.Errorf("took %s", took)
 				}
 			})
+		})
+	}
+}
+
+// TestCrash: what ends QEMU from outside is no fault of its own.
+func TestCrash(t *testing.T) {
+	for signal, crashed := range map[syscall.Signal]bool{syscall.SIGABRT: true, syscall.SIGSEGV: true, syscall.SIGKILL: false} {
+		onEach(t, func(t *testing.T, q *QEMU) {
+			vm := start(t, q, fullConfig(t, guestHang), Options{})
+			if err := syscall.Kill(vm.PID(), signal); err != nil {
+				t.Fatal(err)
+			}
+			<-vm.Done()
+			if err := vm.Err(); err == nil || errors.Is(err, ErrCrashed) != crashed {
+				t.Errorf("after %s: %v", signal, err)
+			}
 		})
 	}
 }
