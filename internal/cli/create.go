@@ -69,6 +69,8 @@ func (c *creation) flags(f *pflag.FlagSet) {
 	f.StringArrayVar(&spec.RegistryMirrors, "registry-mirror", nil, "`URL` of a registry mirror (repeatable)")
 	f.StringArrayVar(&spec.InsecureRegistries, "insecure-registry", nil, "`HOST` or network of registries without TLS (repeatable)")
 	f.StringArrayVar(&spec.EngineOptions, "engine-opt", nil, "option of dockerd, NAME=`VALUE` without dashes (repeatable)")
+	f.StringArrayVar(&spec.EngineEnv, "engine-env", nil, "variable of dockerd's environment, NAME=`VALUE` (repeatable)")
+	f.StringArrayVar(&spec.CertNames, "tls-san", nil, "host `NAME` or address that the engine's certificate is also good for (repeatable)")
 	f.StringArrayVar(&spec.Labels, "label", nil, "label of the engine, KEY=`VALUE` (repeatable)")
 	f.StringVar(&spec.Idle, "idle", "", "let the machine fall asleep when nothing happens in it for `DURATION`, such as 15m")
 	f.StringVar(&spec.Image, "image", "", "guest image, by its digest (see hyve image ls; default: the current one)")

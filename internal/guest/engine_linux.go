@@ -144,7 +144,7 @@ func (e *engine) prepare(id guestapi.Identity) error {
 	for _, note := range config.notes {
 		e.out.logf("%s", note)
 	}
-	e.launch.set(launch{flags: config.flags, env: p.env})
+	e.launch.set(launch{flags: config.flags, env: slices.Concat(e.options.Env, p.env)})
 	e.id = id
 	e.launched = launchState{proxies: maps.Clone(id.Proxies), cas: cas}
 	return writeChanged(daemonJSON, config.file, 0o644)

@@ -108,6 +108,8 @@ type Engine struct {
 	ID string `json:"id,omitempty"`
 	// Options are dockerd flags without their dashes, "name=value" or "name".
 	Options []string `json:"options,omitempty"`
+	// Env are variables of dockerd's environment, "NAME=value".
+	Env []string `json:"env,omitempty"`
 }
 
 // PortAck answers an EventPortOpened. Until it arrives `docker run` waits.

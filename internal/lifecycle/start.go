@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -99,6 +100,9 @@ func start(ctx context.Context, m *machine.Machine, leashed bool, follow func(co
 // control socket answers. It tells whether the supervisor is this call's.
 func launch(ctx context.Context, m *machine.Machine, leashed bool) (ours bool, err error) {
 	self, err := os.Executable()
+	if err == nil {
+		self, err = filepath.EvalSymlinks(self)
+	}
 	if err != nil {
 		return false, fmt.Errorf("finding hyve's own binary: %w", err)
 	}
@@ -118,6 +122,7 @@ func launch(ctx context.Context, m *machine.Machine, leashed bool) (ours bool, e
 	defer answer.Close()
 
 	cmd := exec.Command(self, "supervise", m.Name)
+	cmd.Args[0] = "hyve" // whatever name this process was called by
 	if leashed {
 		cmd.Args = append(cmd.Args, "--leash")
 		// Nobody writes to the pipe; it ends with this process.

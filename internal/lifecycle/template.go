@@ -37,7 +37,7 @@ const draftTemplate = ".draft-"
 // one.
 func ensureTemplate(ctx context.Context, m *machine.Machine, q *qemu.QEMU, build bool, follow func(control.Status)) (string, error) {
 	accel := q.Accelerator(ctx)
-	if !accel.Freezes() || len(m.EngineOptions) > 0 {
+	if !accel.Freezes() || len(m.EngineOptions) > 0 || len(m.EngineEnv) > 0 {
 		return "", nil
 	}
 	dir := filepath.Join(m.Home().Templates(), templateKey(m, q.Shape(hypervisor.Config{CPUs: m.CPUs, Memory: m.Memory}, accel.Name)))

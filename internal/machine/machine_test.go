@@ -257,3 +257,29 @@ func TestPickAddress(t *testing.T) {
 		t.Errorf("%v is no loopback address", first)
 	}
 }
+
+func TestCheckEngineAndIdentity(t *testing.T) {
+	host := Host{CPUs: 2, Memory: 4 << 30, Disk: 64 << 30}
+	for name, c := range map[string]struct {
+		change func(*Spec)
+		ok     bool
+	}{
+		"a variable":              {func(s *Spec) { s.EngineEnv = []string{"HTTP_PROXY=http://p:3128", "EMPTY="} }, true},
+		"a variable without name": {func(s *Spec) { s.EngineEnv = []string{"=x"} }, false},
+		"no variable":             {func(s *Spec) { s.EngineEnv = []string{"HTTP_PROXY"} }, false},
+		"a variable of two lines": {func(s *Spec) { s.EngineEnv = []string{"A=b\nC=d"} }, false},
+		"names":                   {func(s *Spec) { s.CertNames = []string{"docker.corp.test", "*.corp.test", "10.0.0.1", "fe80::1"} }, true},
+		"no name":                 {func(s *Spec) { s.CertNames = []string{"a b"} }, false},
+		"an empty name":           {func(s *Spec) { s.CertNames = []string{""} }, false},
+		"a key":                   {func(s *Spec) { s.AuthorizedKeys = []string{"ssh-rsa AAAAB3NzaC1yc2E= me@there"} }, true},
+		"a key with options":      {func(s *Spec) { s.AuthorizedKeys = []string{`command="x" ssh-rsa AAAAB3NzaC1yc2E=`} }, false},
+		"two keys in one":         {func(s *Spec) { s.AuthorizedKeys = []string{"ssh-rsa AAAA x\nssh-rsa BBBB y"} }, false},
+	} {
+		spec := Spec{Name: "m"}
+		spec.Defaults(host)
+		c.change(&spec)
+		if err := spec.Check(host); (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -40,7 +40,19 @@ type Spec struct {
 	RegistryMirrors    []string `json:"registryMirrors,omitempty"`
 	InsecureRegistries []string `json:"insecureRegistries,omitempty"`
 	EngineOptions      []string `json:"engineOptions,omitempty"` // dockerd flags without dashes, "name=value"
+	EngineEnv          []string `json:"engineEnv,omitempty"`     // dockerd's environment, "NAME=value"
 	Labels             []string `json:"labels,omitempty"`        // "key=value"
+
+	// CertNames are host names and addresses, beside the machine's own, that the
+	// engine's certificate is good for.
+	CertNames []string `json:"certNames,omitempty"`
+	// AuthorizedKeys are SSH public keys that may log in, beside hyve's own, one line
+	// each as in authorized_keys.
+	AuthorizedKeys []string `json:"authorizedKeys,omitempty"`
+
+	// Driver is the name under which docker-machine's users asked for the machine,
+	// "xhyve" for example. It is for display alone.
+	Driver string `json:"driver,omitempty"`
 
 	// Idle is how long nothing has to happen in the machine before it falls asleep, a
 	// Go duration of at least a second. Empty is never.
@@ -110,6 +122,21 @@ func (s *Spec) Check(h Host) error {
 			return fmt.Errorf("engine option %q is not of the form NAME or NAME=VALUE, without dashes", option)
 		}
 	}
+	for _, variable := range s.EngineEnv {
+		if !engineVariable.MatchString(variable) {
+			return fmt.Errorf("variable %q of the engine is not of the form NAME=VALUE", variable)
+		}
+	}
+	for _, name := range s.CertNames {
+		if !isAddress(name) && !certName.MatchString(name) {
+			return fmt.Errorf("%q is no host name or address for the engine's certificate", name)
+		}
+	}
+	for _, key := range s.AuthorizedKeys {
+		if !authorizedKey.MatchString(key) {
+			return fmt.Errorf("%q is not an SSH public key", key)
+		}
+	}
 	for _, mirror := range s.RegistryMirrors {
 		if !strings.HasPrefix(mirror, "http://") && !strings.HasPrefix(mirror, "https://") {
 			return fmt.Errorf("registry mirror %q is not an http:// or https:// address", mirror)
@@ -131,7 +158,12 @@ func (s *Spec) IdleAfter() time.Duration {
 	return after
 }
 
-var engineOption = regexp.MustCompile(`^[a-z][a-z0-9-]*(=[^\n\r\x00]*)?$`)
+var (
+	engineOption   = regexp.MustCompile(`^[a-z][a-z0-9-]*(=[^\n\r\x00]*)?$`)
+	engineVariable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*=[^\n\r\x00]*$`)
+	certName       = regexp.MustCompile(`^(\*\.)?[a-zA-Z0-9]([a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?$`)
+	authorizedKey  = regexp.MustCompile(`^(ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\n\r\x00]*)?$`)
+)
 
 func checkSize(what string, size, least, most int64) error {
 	if most < least {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,10 +28,10 @@ func (s *supervisor) hardware() hypervisor.Config {
 // shape names everything that must be the same for a frozen state to be thawed,
 // but the disk.
 func (s *supervisor) shape() string {
-	words := append([]string{
+	words := slices.Concat([]string{
 		s.parts.qemu.Shape(s.hardware(), s.parts.accel.Name),
 		s.parts.image.Digest,
-	}, s.machine.EngineOptions...)
+	}, s.machine.EngineOptions, s.machine.EngineEnv)
 	sum := sha256.Sum256([]byte(strings.Join(words, "\x00")))
 	return hex.EncodeToString(sum[:])
 }

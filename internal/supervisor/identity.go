@@ -53,7 +53,7 @@ func openIdentity(m *machine.Machine) (*identity, error) {
 // server returns the certificate that the guest shows, renewed when needed.
 func (id *identity) server() (pki.Pair, error) {
 	return id.ca.Server(id.machine.Dir().ServerDir(),
-		[]string{id.machine.Name, "localhost"},
+		append([]string{id.machine.Name, "localhost"}, id.machine.CertNames...),
 		[]netip.Addr{id.machine.Address, netip.MustParseAddr("127.0.0.1")})
 }
 
@@ -62,7 +62,7 @@ func (id *identity) configure() (guestapi.Request, error) {
 	guest, err := id.guestIdentity()
 	return guestapi.Request{Configure: &guestapi.Config{
 		Identity: guest,
-		Engine:   guestapi.Engine{ID: id.machine.EngineID, Options: id.machine.EngineOptions},
+		Engine:   guestapi.Engine{ID: id.machine.EngineID, Options: id.machine.EngineOptions, Env: id.machine.EngineEnv},
 	}}, err
 }
 
@@ -97,7 +97,7 @@ func (id *identity) guestIdentity() (guestapi.Identity, error) {
 		ServerCert:         string(server.CertPEM),
 		ServerKey:          string(server.KeyPEM),
 		SSHHostKey:         string(id.hostKey.PEM),
-		AuthorizedKeys:     []string{id.userKey.Public()},
+		AuthorizedKeys:     append([]string{id.userKey.Public()}, m.AuthorizedKeys...),
 		Proxies:            hostProxies(os.Getenv),
 		RegistryMirrors:    m.RegistryMirrors,
 		InsecureRegistries: m.InsecureRegistries,
