@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -199,15 +198,13 @@ func (g *guest) openDoors() error {
 		return err
 	}
 	g.ssh.account = account
-	var plain net.ListenConfig
-	plain.SetMultipathTCP(false) // there is one path
-	for port, serve := range map[int]func(net.Listener){
+	for port, serve := range map[uint16]func(net.Listener){
 		guestapi.EnginePort: g.front.serve,
 		guestapi.SSHPort:    g.ssh.serve,
 	} {
-		l, err := plain.Listen(g.ctx, "tcp4", net.JoinHostPort("0.0.0.0", strconv.Itoa(port)))
+		l, err := listenTCP(g.ctx, port)
 		if err != nil {
-			return fmt.Errorf("listening on port %d: %w", port, err)
+			return err
 		}
 		g.spawn(func() { serve(l) })
 		context.AfterFunc(g.ctx, func() { l.Close() })

@@ -29,6 +29,10 @@ var persistentDirs = []struct {
 	{"/var/lib/boot2docker", 0o755},
 }
 
+// boot2dockerDirs are there for who writes a file into them: docker-machine when it
+// provisions, and people who add a certificate.
+var boot2dockerDirs = []string{"certs", "etc/docker/certs.d"}
+
 // mountData waits for the data disk, makes its file system if the disk is blank,
 // repairs and grows it where needed, and mounts what is to persist.
 func mountData(ctx context.Context, d *devices, r *reaper, logf func(string, ...any)) error {
@@ -261,6 +265,11 @@ func bindPersistent() error {
 		m := mountPoint{source: source, target: dir.path, flags: unix.MS_BIND}
 		if err := m.mount(); err != nil {
 			return err
+		}
+	}
+	for _, dir := range boot2dockerDirs {
+		if err := os.MkdirAll(filepath.Join("/var/lib/boot2docker", dir), 0o755); err != nil {
+			return fmt.Errorf("making a directory of boot2docker's: %w", err)
 		}
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"regexp"
+	"strconv"
 	"sync"
 	"time"
 
@@ -37,6 +38,8 @@ type front struct {
 	own, second *face
 	config      *tls.Config   // of new connections; nil while there is no identity
 	opened      chan struct{} // closed when there is one; nil before anybody waits
+	also        net.Listener  // on a port of the user's choice; nil if there is none
+	alsoPort    uint16
 }
 
 func newFront(socket string, logf func(string, ...any)) *front {
@@ -75,6 +78,44 @@ func (f *front) alsoAs(ca, cert, key string) error {
 	f.second = second
 	f.rebuild()
 	return nil
+}
+
+// alsoAt makes the front answer at another port, too, where docker-machine looks for the
+// engine when it knows the machine by a forwarded port. 0 takes it back.
+func (f *front) alsoAt(port uint16) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if port == guestapi.EnginePort {
+		port = 0
+	}
+	if port == f.alsoPort {
+		return nil
+	}
+	if f.also != nil {
+		f.also.Close()
+		f.also, f.alsoPort = nil, 0
+	}
+	if port == 0 {
+		return nil
+	}
+	l, err := listenTCP(context.Background(), port)
+	if err != nil {
+		return err
+	}
+	f.also, f.alsoPort = l, port
+	go f.serve(l)
+	return nil
+}
+
+// listenTCP listens on a port of every address of the guest.
+func listenTCP(ctx context.Context, port uint16) (net.Listener, error) {
+	var plain net.ListenConfig
+	plain.SetMultipathTCP(false) // there is one path
+	l, err := plain.Listen(ctx, "tcp4", net.JoinHostPort("0.0.0.0", strconv.Itoa(int(port))))
+	if err != nil {
+		return nil, fmt.Errorf("listening on port %d: %w", port, err)
+	}
+	return l, nil
 }
 
 // A face is what the front shows its clients, and who they may be.

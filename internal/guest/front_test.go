@@ -308,3 +308,50 @@ func TestFrontForgetsSessions(t *testing.T) {
 		t.Error("a session of an earlier identity is resumed")
 	}
 }
+
+// docker-machine may know the engine by another port, which is behind the same TLS.
+func TestFrontAtAnotherPort(t *testing.T) {
+	pki := newTestPKI(t, "first")
+	f, _ := startFront(t, pki, func(conn *net.UnixConn) { conn.Write([]byte("output")); conn.Close() })
+	free := func() (port uint16, address string) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		return uint16(l.Addr().(*net.TCPAddr).Port), l.Addr().String()
+	}
+	one, first := free()
+	if err := f.alsoAt(one); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := dialFront(first, pki, pki.client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(conn); string(got) != "output" {
+		t.Errorf("the client reads %q, %v", got, err)
+	}
+	if conn, err := dialFront(first, pki); err == nil {
+		if got, err := io.ReadAll(conn); err == nil {
+			t.Errorf("a client without a certificate reads %q", got)
+		}
+	}
+	other, second := free()
+	for _, port := range []uint16{one, other, other} { // said again, it stays
+		if err := f.alsoAt(port); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if conn, err := net.Dial("tcp", first); err == nil {
+		conn.Close()
+		t.Error("the port before still answers")
+	}
+	if err := f.alsoAt(0); err != nil {
+		t.Fatal(err)
+	}
+	if conn, err := net.Dial("tcp", second); err == nil {
+		conn.Close()
+		t.Error("a port that was taken back still answers")
+	}
+}

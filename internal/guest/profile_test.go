@@ -24,8 +24,9 @@ EXTRA_ARGS='
 --debug
 '
 CACERT=`+dir+`/ca.pem
-DOCKER_HOST='-H tcp://0.0.0.0:2376'
-DOCKER_STORAGE=overlay2
+DOCKER_HOST='-H tcp://0.0.0.0:49153'
+DOCKER_STORAGE=vfs
+DOCKER_DIR=/mnt/data/docker
 DOCKER_TLS=auto
 SERVERKEY=`+dir+`/server-key.pem
 SERVERCERT=`+dir+`/server.pem
@@ -37,8 +38,11 @@ echo printed
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"label=provider=xhyve", "insecure-registry=r:5000", "registry-mirror=https://m", "debug"}; !slices.Equal(p.options, want) {
+	if want := []string{"label=provider=xhyve", "insecure-registry=r:5000", "registry-mirror=https://m", "debug", "storage-driver=vfs", "data-root=/mnt/data/docker"}; !slices.Equal(p.options, want) {
 		t.Errorf("options %q", p.options)
+	}
+	if p.port != 49153 {
+		t.Errorf("port %d", p.port)
 	}
 	if !slices.Equal(p.env, []string{"HTTP_PROXY=http://p q"}) {
 		t.Errorf("environment %q", p.env)
@@ -56,5 +60,31 @@ echo printed
 	}
 	if p, err := readProfile(testReaper, filepath.Join(dir, "none")); err != nil || p.options != nil {
 		t.Errorf("no profile: %+v, %v", p, err)
+	}
+}
+
+func TestProfileOfBoot2docker(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "profile")
+	// What boot2docker itself wrote and what people found on the web: nothing of it
+	// opens the engine to the network or asks for a driver that is gone.
+	os.WriteFile(path, []byte("DOCKER_STORAGE=aufs\nDOCKER_TLS=no\nDOCKER_HOST='-H unix:///x'\n"), 0o600)
+	p, err := readProfile(testReaper, path)
+	if err != nil || len(p.options) > 0 || p.port != 0 {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
+
+func TestTCPPort(t *testing.T) {
+	for flags, want := range map[string]uint16{
+		"":                            0,
+		"-H tcp://0.0.0.0:2376":       2376,
+		"-H unix:///x -H tcp://:2377": 2377,
+		"-H tcp://[::]:2378 -H x":     2378,
+		"-H tcp://0.0.0.0":            0,
+		"-H tcp://0.0.0.0:70000":      0,
+	} {
+		if got := tcpPort(flags); got != want {
+			t.Errorf("tcpPort(%q) = %d, want %d", flags, got, want)
+		}
 	}
 }
