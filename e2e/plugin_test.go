@@ -1,0 +1,303 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A client is an unmodified docker-machine, its store, and the plugin on its PATH.
+type client struct {
+	program string // its file
+	env     []string
+	store   string
+}
+
+// newClient builds the docker-machine whose module is e2e/clients/MODULE.
+func newClient(t *testing.T, module, pkg string) *client {
+	t.Helper()
+	dir := filepath.Join(root, "e2e", "clients", module)
+	program := filepath.Join(home, "clients", module)
+	build := exec.CommandContext(t.Context(), "go", "build", "-mod=readonly", "-trimpath", "-ldflags=-s -w", "-o", program, pkg)
+	build.Dir = dir
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building %s: %v\n%s", module, err, out)
+	}
+	path := t.TempDir()
+	for name, target := range map[string]string{
+		"docker-machine-driver-xhyve": binary, "docker-machine-driver-hyve": binary, "docker-machine": program,
+	} {
+		if err := os.Symlink(target, filepath.Join(path, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	store := filepath.Join(t.TempDir(), "machine")
+	env := command(t.Context(), "true").Env
+	for i, variable := range env {
+		if search, ok := strings.CutPrefix(variable, "PATH="); ok {
+			env[i] = "PATH=" + path + ":" + search
+		}
+	}
+	return &client{program: program, store: store, env: append(env, "MACHINE_STORAGE_PATH="+store, "SHELL=/bin/sh")}
+}
+
+func (c *client) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := command(ctx, c.program, args...)
+	cmd.Env = c.env
+	return cmd
+}
+
+// result runs the client to its end.
+func (c *client) result(t *testing.T, args ...string) (out, errText string, code int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	cmd := c.command(ctx, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.Run()
+	if ctx.Err() != nil {
+		t.Fatalf("docker-machine %s: does not end\n%s%s", strings.Join(args, " "), &stdout, &stderr)
+	}
+	return stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()
+}
+
+// run runs the client, which must succeed, and returns its standard output.
+func (c *client) run(t *testing.T, args ...string) string {
+	t.Helper()
+	out, errText, code := c.result(t, args...)
+	if code != 0 {
+		t.Fatalf("docker-machine %s: exit status %d\n%s%s", strings.Join(args, " "), code, out, errText)
+	}
+	return out
+}
+
+// shell runs a script in which docker-machine is the client.
+func (c *client) shell(t *testing.T, script string) string {
+	t.Helper()
+	cmd := command(t.Context(), "sh", "-ec", script)
+	cmd.Env = c.env
+	var errText bytes.Buffer
+	cmd.Stderr = &errText
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s%s", script, err, out, &errText)
+	}
+	return string(out)
+}
+
+// remove removes machines, whatever a test has left of them.
+func (c *client) remove(t *testing.T, names ...string) {
+	t.Cleanup(func() {
+		for _, name := range names {
+			if t.Failed() {
+				logs, _ := try(time.Minute, binary, "logs", "-n", "40", name)
+				t.Logf("logs of %s:\n%s", name, logs)
+			}
+			try(time.Minute, binary, "rm", "-f", name)
+		}
+	})
+}
+
+// Today's docker-machine, and the last one of Docker's.
+func rancherMachine(t *testing.T) *client {
+	return newClient(t, "rancher-machine", "github.com/rancher/machine/cmd/rancher-machine")
+}
+
+func dockerMachine(t *testing.T) *client {
+	return newClient(t, "docker-machine", "github.com/docker/machine/cmd/docker-machine")
+}
+
+// The transcript of 2016, by today's docker-machine and the plugin; then its other words.
+func TestRealDockerMachine(t *testing.T) { testRealDockerMachine(t, rancherMachine(t)) }
+
+func TestDockerMachineOf2019(t *testing.T) {
+	takesLong(t)
+	testRealDockerMachine(t, dockerMachine(t))
+}
+
+func testRealDockerMachine(t *testing.T, c *client) {
+	c.remove(t, "dockerhost")
+	out := c.run(t, "create", "dockerhost", "--driver", "xhyve", "--xhyve-memory-size", "1024", "--xhyve-cpu-count", "2", "--xhyve-qcow2",
+		"--engine-registry-mirror", registry, "--engine-label", "from=2016", "--engine-env", "FROM=docker-machine", "--tls-san", "docker.test")
+	for _, want := range []string{"(dockerhost) --xhyve-qcow2 is ignored: ", "Provisioning with boot2docker...\n", "Docker is up and running!\n"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("create said %s, without %q", out, want)
+		}
+	}
+	if out := c.shell(t, `eval "$(docker-machine env dockerhost)"; docker run --rm busybox echo 'plop!'`); out != "plop!\n" {
+		t.Errorf("printed %q", out)
+	}
+	checkWords(t, c, strings.TrimSpace(hyve(t, "ip", "dockerhost")), strings.TrimSpace(hyve(t, "url", "dockerhost")))
+
+	// Certificates and profile of the client's survive whatever the machine does.
+	usable := func(after string) {
+		t.Helper()
+		out := c.shell(t, `eval "$(docker-machine env dockerhost)"; docker info -f '{{.Labels}}'`)
+		if !strings.Contains(out, "from=2016") || !strings.Contains(out, "provider=xhyve") {
+			t.Errorf("after %s: labels %q", after, out)
+		}
+	}
+	usable("create")
+	c.run(t, "stop", "dockerhost")
+	if state := statusOf(t, "dockerhost"); state.State != "Stopped" {
+		t.Errorf("after stop the machine is %+v", state)
+	}
+	for args, want := range map[string]string{"status": "Stopped\n", "ls -f {{.Name}},{{.State}},{{.Error}}": "dockerhost,Stopped,\n"} {
+		words := strings.Fields(args)
+		if args == "status" {
+			words = append(words, "dockerhost")
+		}
+		if out := c.run(t, words...); out != want {
+			t.Errorf("%s: %q, want %q", args, out, want)
+		}
+	}
+	if _, errText, code := c.result(t, "url", "dockerhost"); code != 1 || errText != "Host is not running\n" {
+		t.Errorf("url of a stopped machine: %q, %d", errText, code)
+	}
+	c.run(t, "start", "dockerhost")
+	usable("a thaw")
+	hyve(t, "suspend", "dockerhost")
+	if out := c.run(t, "status", "dockerhost"); out != "Saved\n" {
+		t.Errorf("status of a suspended machine: %q", out)
+	}
+	c.run(t, "start", "dockerhost")
+	usable("suspend and resume")
+	c.run(t, "kill", "dockerhost")
+	c.run(t, "start", "dockerhost")
+	usable("kill and a boot")
+	c.run(t, "regenerate-certs", "-f", "dockerhost")
+	usable("regenerate-certs")
+
+	// Clients of hyve's own CA still have their door.
+	if out := dock(t, "dockerhost", "version", "-f", "{{.Server.Os}}"); out != "linux\n" {
+		t.Errorf("hyve's own context: %q", out)
+	}
+	c.run(t, "rm", "-y", "dockerhost")
+	if out := hyve(t, "ls", "-q"); strings.Contains(out, "dockerhost") {
+		t.Errorf("after rm hyve lists %s", out)
+	}
+	if out := c.run(t, "ls", "-q"); out != "" {
+		t.Errorf("after rm docker-machine lists %q", out)
+	}
+}
+
+// checkWords runs the words that change nothing, on a running machine "dockerhost".
+func checkWords(t *testing.T, c *client, ip, url string) {
+	t.Helper()
+	for args, want := range map[string]string{
+		"ip dockerhost":     ip + "\n",
+		"url dockerhost":    url + "\n",
+		"status dockerhost": "Running\n",
+		"ls -f {{.Name}},{{.DriverName}},{{.State}},{{.URL}},{{.Error}}": "dockerhost,xhyve,Running," + url + ",\n",
+		"ssh dockerhost hostname":                              "dockerhost\n",
+		"inspect -f {{.Driver.IPAddress}} dockerhost":          ip + "\n",
+		"inspect -f {{.Driver.Memory}} dockerhost":             "1024\n",
+		"ssh dockerhost cat /var/lib/boot2docker/etc/hostname": "dockerhost\n",
+	} {
+		if out := c.run(t, strings.Fields(args)...); out != want {
+			t.Errorf("%s: %q, want %q", args, out, want)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte("carried\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.run(t, "scp", "-q", file, "dockerhost:/tmp/there")
+	c.run(t, "scp", "-q", "dockerhost:/tmp/there", file+".back")
+	if back, err := os.ReadFile(file + ".back"); err != nil || string(back) != "carried\n" {
+		t.Errorf("scp brought back %q, %v", back, err)
+	}
+	if env := c.run(t, "ssh", "dockerhost", "sudo cat /proc/$(cat /var/run/docker.pid)/environ"); !strings.Contains(env, "FROM=docker-machine\x00") {
+		t.Errorf("the engine's environment is %q", env)
+	}
+	var listed []struct{ Name, State string }
+	if err := json.Unmarshal([]byte(hyve(t, "ls", "--format", "json")), &listed); err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, m := range listed {
+		found = found || m.Name == "dockerhost" && m.State == "Running"
+	}
+	if !found {
+		t.Errorf("hyve ls shows %+v", listed)
+	}
+}
+
+// Two creations at once; a client or a plugin that dies in the middle of a word leaves
+// what can be removed, and nothing that runs on by itself.
+func TestRealDockerMachineTwiceAndKilled(t *testing.T) {
+	c := rancherMachine(t)
+	c.remove(t, "one", "two", "half")
+	flags := []string{"--driver", "hyve", "--hyve-memory-size", "1024", "--hyve-cpu-count", "2"}
+	// Two clients that make their common CA at the same time get in each other's way.
+	c.run(t, "create", "--driver", "none", "--url", "tcp://127.0.0.1:1", "adopted")
+	c.run(t, "rm", "-y", "adopted")
+	var both sync.WaitGroup
+	for _, name := range []string{"one", "two"} {
+		both.Go(func() {
+			if out, errText, code := c.result(t, append([]string{"create", name}, flags...)...); code != 0 {
+				t.Errorf("create %s: %d\n%s%s", name, code, out, errText)
+			}
+		})
+	}
+	both.Wait()
+	if out := c.run(t, "ls", "-f", "{{.Name}} {{.State}}"); out != "one Running\ntwo Running\n" {
+		t.Errorf("listed %q", out)
+	}
+
+	for _, victim := range []string{"client", "plugin"} {
+		cmd := c.command(t.Context(), append([]string{"create", "half"}, flags...)...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the machine is being made", func() bool {
+			return strings.Contains(hyve(t, "ls", "-q"), "half")
+		})
+		if victim == "client" {
+			cmd.Process.Kill()
+		} else if out, err := exec.Command("pkill", "-KILL", "-P", fmt.Sprint(cmd.Process.Pid)).CombinedOutput(); err != nil {
+			t.Fatalf("killing the plugin: %v %s", err, out)
+		}
+		cmd.Wait()
+		if out, errText, code := c.result(t, "rm", "-f", "half"); code != 0 {
+			t.Errorf("rm -f after the %s was killed: %d\n%s%s", victim, code, out, errText)
+		}
+		eventually(t, "nothing is left of it", func() bool {
+			return !strings.Contains(hyve(t, "ls", "-q"), "half") && !strings.Contains(c.run(t, "ls", "-q"), "half")
+		})
+	}
+
+	// A machine outlives the client that is killed while it waits for something else.
+	for _, word := range []string{"stop", "start", "restart"} {
+		cmd := c.command(t.Context(), word, "one")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(300 * time.Millisecond)
+		cmd.Process.Kill()
+		cmd.Wait()
+		eventually(t, "the machine has come to rest after a killed "+word, func() bool {
+			state := statusOf(t, "one").State
+			return state == "Running" || state == "Stopped"
+		})
+		if out, errText, code := c.result(t, "start", "one"); code != 0 && !strings.Contains(errText, "already running") {
+			t.Errorf("start after a killed %s: %d\n%s%s", word, code, out, errText)
+		}
+		if out := c.run(t, "ssh", "one", "echo", "there"); out != "there\n" {
+			t.Errorf("ssh after a killed %s: %q", word, out)
+		}
+	}
+	c.run(t, "rm", "-y", "one", "two")
+}
