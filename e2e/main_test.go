@@ -18,7 +18,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyve-vm/hyve/e2e/testimage"
 	"github.com/hyve-vm/hyve/e2e/testregistry"
+	"github.com/hyve-vm/hyve/internal/image/build"
+	"github.com/hyve-vm/hyve/internal/machine"
 )
 
 // Where the tests work. What takes long to make, packages and images, stays in
@@ -31,6 +34,8 @@ var (
 	binary   string // hyve
 	docker   string // the docker client
 )
+
+var engine = flag.String("engine", "", "the engine of the machines: stable, newest or a version (default: hyve's own)")
 
 var long = flag.Bool("long", false, "run those tests, too, that take long for how seldom it is what they are about")
 
@@ -83,6 +88,13 @@ func run(m *testing.M) (status int, err error) {
 	defer stop()
 	removeMachines()
 	defer removeMachines()
+	if *engine != "" {
+		img, err := testimage.Make(context.Background(), machine.Home(home), build.Engine(*engine))
+		if err != nil {
+			return 0, fmt.Errorf("making the image: %w", err)
+		}
+		fmt.Printf("with docker.io %s of %s\n", img.Manifest.Docker, img.Manifest.EngineSuite)
+	}
 	began := time.Now()
 	out, err := try(5*time.Minute, binary, "create", shared, "--registry-mirror", registry, "--memory", "2GiB", "--timing")
 	if err != nil {
@@ -120,7 +132,7 @@ func removeMachines() {
 func command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = []string{"HYVE_HOME=" + home, "DOCKER_CONFIG=" + config, "HOME=" + config,
-		"PATH=" + filepath.Dir(docker) + ":" + os.Getenv("PATH"), "TERM=xterm", "LANG=C.UTF-8"}
+		"PATH=" + filepath.Dir(docker) + ":" + os.Getenv("PATH"), "TERM=xterm", "LANG=C.UTF-8", "HYVE_ENGINE=" + *engine}
 	cmd.WaitDelay = 5 * time.Second
 	return cmd
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/hyve-vm/hyve/internal/dockerenv"
 	"github.com/hyve-vm/hyve/internal/image"
+	"github.com/hyve-vm/hyve/internal/image/build"
 	"github.com/hyve-vm/hyve/internal/lifecycle"
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/supervisor"
@@ -74,9 +76,25 @@ func (c *creation) flags(f *pflag.FlagSet) {
 	f.StringArrayVar(&spec.Labels, "label", nil, "label of the engine, KEY=`VALUE` (repeatable)")
 	f.StringVar(&spec.Idle, "idle", "", "let the machine fall asleep when nothing happens in it for `DURATION`, such as 15m")
 	f.StringVar(&spec.Image, "image", "", "guest image, by its digest (see hyve image ls; default: the current one)")
+	engineFlag(f, &spec.Engine)
 	f.StringVar(&c.options.Mirror, "mirror", "", "Debian `URL` to build the image from (default: $HYVE_MIRROR, or what the host's apt uses)")
 	f.StringVar(&spec.QEMU, "qemu", "", "`PATH` of the QEMU to use (default: the one on PATH)")
 	f.BoolVar(&c.options.Cold, "cold", false, "boot the machine, even where it could be thawed")
+}
+
+// engineFlag is the flag that says which Docker engine an image is to have.
+func engineFlag(f *pflag.FlagSet, engine *string) {
+	f.StringVar(engine, "engine", "", fmt.Sprintf("Docker engine: stable, newest, or a `VERSION` of Debian's docker.io (default: $HYVE_ENGINE, or %s)", build.DefaultEngine))
+}
+
+// wantedEngine returns the engine that a command line, or else the environment, asks for,
+// "" if neither does.
+func (a *app) wantedEngine(flag string) (string, error) {
+	engine := cmp.Or(flag, a.getenv("HYVE_ENGINE"))
+	if _, err := build.ParseEngine(engine); err != nil {
+		return "", &usageError{err, hintOf(err)}
+	}
+	return engine, nil
 }
 
 func (c *creation) sizeFlags(f *pflag.FlagSet) {
@@ -95,6 +113,11 @@ func (a *app) creation(cmd *cobra.Command, c *creation) (home machine.Home, opti
 	}
 	if home, err = a.home(); err != nil {
 		return "", options, err
+	}
+	if options.Spec.Image == "" || options.Spec.Engine != "" {
+		if options.Spec.Engine, err = a.wantedEngine(options.Spec.Engine); err != nil {
+			return "", options, err
+		}
 	}
 	if q := options.Spec.QEMU; strings.ContainsRune(q, filepath.Separator) {
 		// The supervisor works in another directory; a mere name is looked for on PATH.
@@ -207,7 +230,7 @@ func (a *app) dryRun(cmd *cobra.Command, home machine.Home, options lifecycle.Cr
 	if err != nil {
 		return err
 	}
-	img, err := lifecycle.PlannedImage(image.Look(home.ImagesDir()), m.Image)
+	img, err := lifecycle.PlannedImage(image.Look(home.ImagesDir()), m.Spec)
 	if err != nil {
 		return err
 	}

@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os/exec"
 	"runtime"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 
 	"github.com/hyve-vm/hyve/internal/hypervisor/qemu"
 	"github.com/hyve-vm/hyve/internal/image"
+	"github.com/hyve-vm/hyve/internal/image/build"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
@@ -107,10 +110,25 @@ func diagnoseData(home machine.Home) []finding {
 	if err != nil {
 		return append(findings, finding{"guest image", "bad", err.Error(), hintOf(err)})
 	}
-	img, err := store.Find("", runtime.GOARCH)
+	entries, err := store.List()
 	if err != nil {
+		return append(findings, finding{"guest image", "bad", err.Error(), hintOf(err)})
+	}
+	images := len(findings)
+	for _, e := range entries {
+		if e.Err != nil || e.Image.Arch != runtime.GOARCH || build.Outdated(e.Image) {
+			continue
+		}
+		m := e.Image.Manifest
+		suite := cmp.Or(m.EngineSuite, m.Debian.Release)
+		f := finding{"guest image", "ok", fmt.Sprintf("Debian %s (%s), Linux %s, Docker %s (%s, of %s)",
+			m.Debian.Version, m.Debian.Release, m.Kernel, m.Docker, build.EngineOf(e.Image), suite), ""}
+		if !slices.Contains(findings[images:], f) {
+			findings = append(findings, f)
+		}
+	}
+	if len(findings) == images {
 		return append(findings, finding{"guest image", "note", "none yet", "the first hyve create builds it"})
 	}
-	return append(findings, finding{"guest image", "ok",
-		fmt.Sprintf("Debian %s, Linux %s, Docker %s", img.Manifest.Debian.Version, img.Manifest.Kernel, img.Manifest.Docker), ""})
+	return findings
 }

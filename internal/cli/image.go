@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -41,18 +43,24 @@ func (a *app) store() (machine.Home, *image.Store, error) {
 }
 
 func (a *app) imageBuildCommand() *cobra.Command {
-	var arch, mirror string
+	var arch, mirror, engine string
 	var freeze bool
 	var template creation
 	cmd := &cobra.Command{
 		Use:   "build",
 		Short: "Build the guest image from Debian's packages",
 		Long: `Build the guest image from Debian's packages. With --freeze, also boot and freeze what
-new machines of that size are then thawed from, as the first hyve create would.`,
+new machines of that size are then thawed from, as the first hyve create would.
+
+The engine is that of Debian's stable release or the newest that Debian has, of its next
+release; everything else is the stable release's. Images of both stand beside each other.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			home, store, err := a.store()
 			if err != nil {
+				return err
+			}
+			if engine, err = a.wantedEngine(engine); err != nil {
 				return err
 			}
 			var options lifecycle.CreateOptions
@@ -68,6 +76,7 @@ new machines of that size are then thawed from, as the first hyve create would.`
 				Store:    store,
 				CacheDir: home.CacheDir(),
 				Arch:     arch,
+				Engine:   build.Engine(engine),
 				Mirror:   mirror,
 				Progress: follow.Image,
 				Warn:     follow.Warn,
@@ -91,6 +100,7 @@ new machines of that size are then thawed from, as the first hyve create would.`
 	}
 	template.sizeFlags(cmd.Flags())
 	cmd.Flags().BoolVar(&freeze, "freeze", false, "also freeze a machine of it")
+	engineFlag(cmd.Flags(), &engine)
 	cmd.Flags().StringVar(&arch, "arch", runtime.GOARCH, "amd64 or arm64")
 	cmd.Flags().StringVar(&mirror, "mirror", "", "Debian `URL` (default: $HYVE_MIRROR, or what the host's apt uses)")
 	return cmd
@@ -98,15 +108,27 @@ new machines of that size are then thawed from, as the first hyve create would.`
 
 // listedImage is an image in the JSON of image ls.
 type listedImage struct {
-	Digest  string   `json:"digest"`
-	Arch    string   `json:"arch"`
-	Default bool     `json:"default"` // what a new machine gets
-	Debian  string   `json:"debian"`
-	Kernel  string   `json:"kernel"`
-	Docker  string   `json:"docker"`
-	Size    int64    `json:"size"` // bytes
-	UsedBy  []string `json:"usedBy"`
-	Error   string   `json:"error,omitempty"` // of one that is damaged
+	Digest  string `json:"digest"`
+	Arch    string `json:"arch"`
+	Default bool   `json:"default"` // what a new machine gets
+	// Outdated is an image that this hyve would make in another way. Those that use it
+	// can be upgraded.
+	Outdated bool      `json:"outdated"`
+	Engine   string    `json:"engine"` // "stable" or "newest"
+	Debian   string    `json:"debian"`
+	Kernel   string    `json:"kernel"`
+	Docker   string    `json:"docker"`
+	Suite    string    `json:"suite"`  // that docker came from
+	Suites   []suiteOf `json:"suites"` // that the image was made from
+	Size     int64     `json:"size"`   // bytes
+	UsedBy   []string  `json:"usedBy"`
+	Error    string    `json:"error,omitempty"` // of one that is damaged
+}
+
+// suiteOf is a suite of Debian in the state that an image was made from.
+type suiteOf struct {
+	Name string    `json:"name"`
+	Date time.Time `json:"date"`
 }
 
 func (a *app) imageListCommand() *cobra.Command {
@@ -150,36 +172,73 @@ func describe(home machine.Home, store *image.Store, e image.Entry) (listedImage
 		return listedImage{Digest: e.Digest, UsedBy: users, Error: e.Err.Error()}, nil
 	}
 	img := e.Image
-	current, err := store.Find("", img.Arch)
-	return listedImage{
-		Digest:  img.Digest,
-		Arch:    img.Arch,
-		Default: err == nil && current.Digest == img.Digest,
-		Debian:  img.Manifest.Debian.Version,
-		Kernel:  img.Manifest.Kernel,
-		Docker:  img.Manifest.Docker,
-		Size:    img.Size(),
-		UsedBy:  users,
-	}, nil
+	listed := listedImage{
+		Digest:   img.Digest,
+		Arch:     img.Arch,
+		Default:  isDefault(store, img),
+		Outdated: build.Outdated(img),
+		Engine:   string(build.EngineOf(img)),
+		Debian:   img.Manifest.Debian.Version,
+		Kernel:   img.Manifest.Kernel,
+		Docker:   img.Manifest.Docker,
+		Suite:    cmp.Or(img.Manifest.EngineSuite, img.Manifest.Debian.Release),
+		Suites:   []suiteOf{},
+		Size:     img.Size(),
+		UsedBy:   users,
+	}
+	for _, s := range img.Manifest.Debian.Suites {
+		listed.Suites = append(listed.Suites, suiteOf(s))
+	}
+	return listed, nil
+}
+
+// isDefault tells whether a new machine gets an image where nothing else is asked for.
+func isDefault(store *image.Store, img *image.Image) bool {
+	current, err := build.Find(store, img.Arch, build.DefaultEngine)
+	if err != nil && !errors.Is(err, image.ErrNotFound) { // this hyve has no guest in it
+		current, err = store.Find("", img.Arch)
+	}
+	return err == nil && current.Digest == img.Digest
 }
 
 func (a *app) printImages(list []listedImage) error {
 	w := tabwriter.NewWriter(a.stdout, 5, 1, 3, ' ', 0)
-	fmt.Fprintln(w, "DIGEST\tARCH\tDEFAULT\tDEBIAN\tKERNEL\tDOCKER\tSIZE\tUSED BY")
+	fmt.Fprintln(w, "DIGEST\tARCH\tSTATE\tENGINE\tDOCKER\tFROM\tDEBIAN\tKERNEL\tSIZE\tUSED BY")
 	for _, i := range list {
 		digits := strings.TrimPrefix(i.Digest, "sha256:")
 		if i.Error != "" {
-			fmt.Fprintf(w, "%.12s\tbroken\t\t\t\t\t\t%s\n", digits, i.Error)
+			fmt.Fprintf(w, "%.12s\tbroken\t\t\t\t\t\t\t\t%s\n", digits, i.Error)
 			continue
 		}
-		mark := ""
-		if i.Default {
-			mark = "*"
+		state := ""
+		switch {
+		case i.Default:
+			state = "default"
+		case i.Outdated:
+			state = "outdated"
 		}
-		fmt.Fprintf(w, "%.12s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", digits, i.Arch, mark,
-			i.Debian, i.Kernel, i.Docker, machine.FormatSize(i.Size), strings.Join(i.UsedBy, ", "))
+		fmt.Fprintf(w, "%.12s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", digits, i.Arch, state, i.Engine, i.Docker, i.Suite,
+			i.Debian, i.Kernel, machine.FormatSize(i.Size), strings.Join(i.UsedBy, ", "))
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return a.adviseUpgrades(list)
+}
+
+// adviseUpgrades says which machines could have a newer image.
+func (a *app) adviseUpgrades(list []listedImage) error {
+	var names []string
+	for _, i := range list {
+		if i.Outdated {
+			names = append(names, i.UsedBy...)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	slices.Sort(names)
+	return a.say("outdated images are used by %s; move them to today's with: hyve upgrade %s", strings.Join(names, ", "), strings.Join(names, " "))
 }
 
 // usersOf returns the machines that boot from an image.

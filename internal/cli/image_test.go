@@ -30,7 +30,7 @@ func TestOddImages(t *testing.T) {
 		ok     bool
 		prints string // a pattern
 	}{
-		{"image ls", true, fmt.Sprintf(`(?s)%.12s +amd64 +\*.*%.12s +broken +image .* is damaged`, digits(amd64), digits(damaged))},
+		{"image ls", true, fmt.Sprintf(`(?s)%.12s +amd64 +outdated +stable .*%.12s +broken +image .* is damaged`, digits(amd64), digits(damaged))},
 		{"image ls --format json", true, `"error": "image .* is damaged`},
 		{"image verify " + amd64.Digest, true, "^" + amd64.Digest + " OK\n$"},
 		{"image verify " + arm64.Digest[:20], true, "^" + arm64.Digest + " OK\n$"},

@@ -18,7 +18,10 @@ import (
 
 // A Draft is an image in the making: a directory that no one else sees.
 type Draft struct {
-	Dir   string
+	Dir string
+	// Aside says that the image is not to be the default of its architecture.
+	Aside bool
+
 	store *Store
 	lock  *flock.Flock
 	done  bool
@@ -93,7 +96,7 @@ func remove(file string) error {
 
 // Commit completes the manifest with the draft's files, writes it, and makes
 // the image visible under its digest with one rename, as the new default of its
-// architecture. An undamaged image that is already there stays as it is.
+// architecture unless Aside says otherwise. An undamaged image that is already there stays as it is.
 func (d *Draft) Commit(m Manifest) (*Image, error) {
 	files, err := d.files()
 	if err != nil {
@@ -121,6 +124,9 @@ func (d *Draft) Commit(m Manifest) (*Image, error) {
 	img, err := d.settle(digest)
 	if err != nil {
 		return nil, err
+	}
+	if d.Aside {
+		return img, nil
 	}
 	return img, d.store.setDefault(img.Arch, digest)
 }

@@ -5,7 +5,7 @@
 //	DIR/images/.draft-*      half-made images, with the lock of their maker
 //	DIR/default-ARCH         the digest that a machine of that architecture gets
 //	DIR/lock                 held while entries come and go
-//	DIR/build-ARCH.lock      held while an image is being built
+//	DIR/build-KIND.lock      held while an image is being built
 //
 // An image is never changed once it is there.
 package image
@@ -45,7 +45,11 @@ type Manifest struct {
 	Arch   string `json:"arch"`   // "amd64", "arm64"
 	Kernel string `json:"kernel"` // kernel release, as uname -r says
 	Docker string `json:"docker"` // dockerd's Debian version
-	Debian Debian `json:"debian"`
+	// Engine is which of build's engines that is, "stable" or "newest", and EngineSuite
+	// the suite that it came from. Images of older versions of hyve do not say.
+	Engine      string `json:"engine,omitempty"`
+	EngineSuite string `json:"engineSuite,omitempty"`
+	Debian      Debian `json:"debian"`
 	// Recipe is a hash of all that determines the image besides the packages.
 	Recipe string `json:"recipe"`
 	// Cmdline is what the image requires on the kernel's command line beyond what

@@ -271,10 +271,10 @@ func (s *Store) discard(dir string) error {
 	return os.RemoveAll(trash)
 }
 
-// BuildLock makes builders of one architecture take turns. waited says that
+// BuildLock makes builders of one kind, an architecture for example, take turns. waited says that
 // another one was at work; waiting, if not nil, is called before the wait.
-func (s *Store) BuildLock(ctx context.Context, arch string, waiting func()) (unlock func(), waited bool, err error) {
-	l := flock.New(filepath.Join(s.dir, "build-"+arch+".lock"))
+func (s *Store) BuildLock(ctx context.Context, kind string, waiting func()) (unlock func(), waited bool, err error) {
+	l := flock.New(filepath.Join(s.dir, "build-"+kind+".lock"))
 	ok, err := l.TryLock()
 	if err == nil && !ok {
 		waited = true

@@ -4,6 +4,7 @@
 package lifecycle
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,7 +64,7 @@ func Create(ctx context.Context, home machine.Home, options CreateOptions, follo
 	if err != nil {
 		return nil, err
 	}
-	m.Image = img.Digest
+	m.Image, m.Engine = img.Digest, cmp.Or(m.Engine, string(build.EngineOf(img)))
 	var template string
 	if !options.Cold {
 		if template, err = ensureTemplate(ctx, m, q, !options.NoStart, follow.Machine); err != nil {
@@ -113,6 +114,9 @@ func Plan(home machine.Home, options CreateOptions) (*machine.Machine, error) {
 // design is Plan for a name that is good.
 func design(home machine.Home, options CreateOptions) (*machine.Machine, error) {
 	spec := options.Spec
+	if _, err := build.ParseEngine(spec.Engine); err != nil {
+		return nil, err
+	}
 	host, err := machine.ThisHost(string(home))
 	if err != nil {
 		return nil, err
@@ -133,21 +137,35 @@ func draw(home machine.Home, spec machine.Spec) (*machine.Machine, error) {
 	return machine.New(home, spec, machine.PickAddress(spec.Name, taken)), nil
 }
 
-// PlannedImage returns the image that a new machine gets: the one asked for, or else
-// one that this version of hyve has made. The error wraps image.ErrNotFound where a
-// creation would build it. A hyve without a guest in it uses what there is.
-func PlannedImage(store *image.Store, ref string) (*image.Image, error) {
-	if ref != "" {
-		return store.Find(ref, runtime.GOARCH)
+// PlannedImage returns the image that a new machine of the Spec gets: the one asked
+// for, or else one with the engine asked for that this version of hyve has made. The
+// error wraps image.ErrNotFound where a creation would build it. A hyve without a guest
+// in it uses what there is.
+func PlannedImage(store *image.Store, spec machine.Spec) (*image.Image, error) {
+	if spec.Image != "" {
+		img, err := store.Find(spec.Image, runtime.GOARCH)
+		if err == nil && spec.Engine != "" && !has(img, build.Engine(spec.Engine)) {
+			err = fmt.Errorf("image %.19s has docker.io %s (%s), not %s", img.Digest, img.Manifest.Docker, build.EngineOf(img), spec.Engine)
+		}
+		return img, err
 	}
-	recipe, err := build.Recipe(runtime.GOARCH)
-	if err == nil {
-		return store.FindRecipe(recipe, runtime.GOARCH)
+	engine, err := build.ParseEngine(spec.Engine)
+	if err != nil {
+		return nil, err
 	}
-	if img, findErr := store.Find("", runtime.GOARCH); findErr == nil {
-		return img, nil
+	img, err := build.Find(store, runtime.GOARCH, engine)
+	if err == nil || errors.Is(err, image.ErrNotFound) {
+		return img, err
+	}
+	if there, findErr := store.Find("", runtime.GOARCH); findErr == nil && has(there, engine) {
+		return there, nil
 	}
 	return nil, err
+}
+
+// has tells whether an image is one with that engine.
+func has(img *image.Image, engine build.Engine) bool {
+	return build.EngineOf(img) == engine || engine.Matches(img.Manifest.Docker)
 }
 
 // ensureImage returns PlannedImage, which it builds if need be.
@@ -159,7 +177,7 @@ func ensureImage(ctx context.Context, home machine.Home, options CreateOptions, 
 	if err != nil {
 		return nil, err
 	}
-	img, err := PlannedImage(store, options.Spec.Image)
+	img, err := PlannedImage(store, options.Spec)
 	if !errors.Is(err, image.ErrNotFound) || options.Spec.Image != "" {
 		return img, err
 	}
@@ -167,6 +185,7 @@ func ensureImage(ctx context.Context, home machine.Home, options CreateOptions, 
 		Store:    store,
 		CacheDir: home.CacheDir(),
 		Arch:     runtime.GOARCH,
+		Engine:   build.Engine(options.Spec.Engine),
 		Mirror:   options.Mirror,
 		Progress: follow.Image,
 		Warn:     follow.Warn,

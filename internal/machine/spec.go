@@ -34,6 +34,9 @@ type Spec struct {
 
 	// Image is the digest of the guest image, "sha256:…".
 	Image string `json:"image"`
+	// Engine is which Docker engine the image was asked for with, "stable", "newest" or
+	// a version; an upgrade stays with it. Empty is what the image has.
+	Engine string `json:"engine,omitempty"`
 	// QEMU is the hypervisor's path where the user named one.
 	QEMU string `json:"qemu,omitempty"`
 

@@ -33,6 +33,7 @@ type Options struct {
 	Store    *image.Store
 	CacheDir string // for downloads; made if needed
 	Arch     string // "amd64", "arm64"
+	Engine   Engine // "" means DefaultEngine
 	// Mirror is the base URL of a Debian mirror. Empty means $HYVE_MIRROR,
 	// else what the host's apt uses, else debian.DefaultMirror.
 	Mirror string
@@ -41,20 +42,22 @@ type Options struct {
 	Progress func(Progress) // may be nil; called one at a time
 	Warn     func(error)    // may be nil; told of a mirror that was passed over, and the like
 
-	// For tests: the keys to trust, the clock, and how long a mirror may take.
-	// Zero values mean Debian's keys, time.Now, and debian's limits.
-	Keys   openpgp.EntityList
-	Now    func() time.Time
-	Limits debian.Limits
+	// For tests: the keys to trust, the clock, how long a mirror may take, and whether
+	// its state may have expired. Zero values mean Debian's keys, time.Now, debian's
+	// limits, and that it may not.
+	Keys    openpgp.EntityList
+	Now     func() time.Time
+	Limits  debian.Limits
+	Expired bool
 }
 
 // keepDownloads is how long a package stays in the cache unused.
 const keepDownloads = 60 * 24 * time.Hour
 
-// Build makes an image and commits it to the store as the default of its
-// architecture:
+// Build makes an image and commits it to the store, with the default engine as the
+// default of its architecture:
 //
-//  1. open the archive: signed metadata, indices
+//  1. open the archive: signed metadata, indices; which of them has a version asked for
 //  2. resolve the packages
 //  3. download them
 //  4. unpack them, several at a time
@@ -62,28 +65,24 @@ const keepDownloads = 60 * 24 * time.Hour
 //  6. write kernel, initrd, root and bill of materials to a draft
 //  7. commit the draft
 //
-// Where another process builds for the same architecture it waits, and takes
-// that one's image if it was made by the same recipe.
+// Where another process builds for the same architecture with the same engine it waits,
+// and takes that one's image if it was made by the same recipe.
 func Build(ctx context.Context, o Options) (*image.Image, error) {
 	b, err := prepare(o)
 	if err != nil {
 		return nil, err
 	}
-	unlock, waited, err := o.Store.BuildLock(ctx, o.Arch, func() { b.stage("Waiting for another build", 0, 0) })
+	unlock, waited, err := o.Store.BuildLock(ctx, o.Arch+"-"+string(b.engine), func() { b.stage("Waiting for another build", 0, 0) })
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
 	if waited {
-		if img, err := o.Store.Find("default", o.Arch); err == nil && img.Manifest.Recipe == b.recipe {
+		if img, err := find(o.Store, o.Arch, b.engine, b.recipe); err == nil {
 			return img, nil
 		}
 	}
-	archive, err := debian.Open(ctx, debian.Options{
-		Suite: suite, Arch: o.Arch, Mirrors: b.mirrors, CacheDir: o.CacheDir,
-		Keys: o.Keys, Now: o.Now, Limits: o.Limits, Warn: o.Warn,
-		Progress: func(p debian.Progress) { b.stage(p.Stage, p.Done, p.Total) },
-	})
+	archive, err := b.open(ctx)
 	if err != nil {
 		return nil, explain(err)
 	}
@@ -109,7 +108,7 @@ func Build(ctx context.Context, o Options) (*image.Image, error) {
 // A builder is one build under way.
 type builder struct {
 	opts     Options
-	recipe   string
+	engine   Engine // once the archive is open Stable or Newest
 	mirrors  []debian.Mirror
 	debian   image.Debian
 	packages []*debian.Package
@@ -129,11 +128,44 @@ func prepare(o Options) (*builder, error) {
 	}
 	b := &builder{opts: o}
 	var err error
-	if b.recipe, err = recipeOf(o.Arch, bytes.NewReader(o.HyveInit)); err != nil {
+	if b.engine, err = ParseEngine(string(o.Engine)); err != nil {
 		return nil, err
 	}
 	b.mirrors, err = mirrors(o.Mirror, "/etc/apt")
 	return b, err
+}
+
+// recipe is that of an image with an engine.
+func (b *builder) recipe(e Engine) (string, error) {
+	return recipeOf(b.opts.Arch, e, bytes.NewReader(b.opts.HyveInit))
+}
+
+// open opens as much of the archive as the engine needs, and decides which one that is.
+// A version that the base release has is built without asking the next one.
+func (b *builder) open(ctx context.Context) (*debian.Archive, error) {
+	attempts := []Engine{b.engine}
+	if !b.engine.fixed() {
+		attempts = []Engine{Stable, Newest}
+	}
+	var err error
+	for _, e := range attempts {
+		var archive *debian.Archive
+		archive, err = debian.Open(ctx, debian.Options{
+			Releases: e.releases(), Arch: b.opts.Arch, Mirrors: b.mirrors, CacheDir: b.opts.CacheDir,
+			Keys: b.opts.Keys, Now: b.opts.Now, Limits: b.opts.Limits, Expired: b.opts.Expired, Warn: b.opts.Warn,
+			Progress: func(p debian.Progress) { b.stage(p.Stage, p.Done, p.Total) },
+		})
+		if err != nil {
+			return nil, err
+		}
+		var engine Engine
+		if engine, err = b.engine.choose(archive.Index); err == nil {
+			b.engine = engine
+			return archive, nil
+		}
+		archive.Close()
+	}
+	return nil, err
 }
 
 // mirrors returns where to look for Debian, in order. apt is where the host's apt
@@ -167,11 +199,11 @@ func (b *builder) warn(err error) {
 // resolve decides on the packages.
 func (b *builder) resolve(x *debian.Index) error {
 	var err error
-	if b.packages, err = debian.Resolve(x, wanted(b.opts.Arch), never); err != nil {
+	if b.packages, err = debian.Resolve(x, wanted(b.opts.Arch), never, b.engine.pins()); err != nil {
 		return err
 	}
 	for _, name := range copyrightOnly {
-		p := x.Newest(name)
+		p := x.Newest(name, baseRelease)
 		if p == nil {
 			return fmt.Errorf("resolving packages: the archive has no %s", name)
 		}
@@ -184,13 +216,13 @@ func (b *builder) resolve(x *debian.Index) error {
 
 // date notes which state of the archive this is.
 func (b *builder) date(releases []*debian.Release) {
-	b.debian = image.Debian{Release: suite}
+	b.debian = image.Debian{Release: baseRelease}
 	for _, r := range releases {
 		b.debian.Suites = append(b.debian.Suites, image.Suite{Name: r.Suite, Date: r.Date})
 		if r.Date.After(b.debian.Date) {
 			b.debian.Date = r.Date
 		}
-		if r.Suite == suite {
+		if r.Suite == baseRelease {
 			b.debian.Version = r.Version
 		}
 	}
@@ -222,20 +254,27 @@ func (b *builder) assemble(ctx context.Context) (*image.Image, error) {
 	if err := b.write(ctx, draft.Dir, g); err != nil {
 		return nil, err
 	}
+	recipe, err := b.recipe(b.engine)
+	if err != nil {
+		return nil, err
+	}
+	docker := b.docker()
+	draft.Aside = b.engine != DefaultEngine
 	return draft.Commit(image.Manifest{
-		Arch: b.opts.Arch, Kernel: g.version, Docker: b.version("docker.io"),
-		Debian: b.debian, Recipe: b.recipe,
+		Arch: b.opts.Arch, Kernel: g.version, Docker: docker.Version,
+		Engine: string(b.engine), EngineSuite: docker.Suite,
+		Debian: b.debian, Recipe: recipe,
 	})
 }
 
-// version returns a chosen package's version.
-func (b *builder) version(name string) string {
+// docker returns the package that the engine is.
+func (b *builder) docker() *debian.Package {
 	for _, p := range b.packages {
-		if p.Name == name {
-			return p.Version
+		if p.Name == "docker.io" {
+			return p
 		}
 	}
-	return ""
+	return &debian.Package{} // there is none without it
 }
 
 // unpack merges the packages' files into one tree, in the order of their names.
@@ -322,7 +361,7 @@ func (b *builder) furnish(root *tree) (*guest, error) {
 	if err := root.put("boot", dir(0o755)); err != nil {
 		return nil, err
 	}
-	docker, _, _ := strings.Cut(b.version("docker.io"), "+")
+	docker, _, _ := strings.Cut(b.docker().Version, "+")
 	if err := addSystem(root, b.opts.HyveInit, b.debian.Date, docker); err != nil {
 		return nil, err
 	}

@@ -206,7 +206,7 @@ var testDate = time.Date(2026, 5, 31, 10, 0, 0, 0, time.UTC)
 func testOptions(t testing.TB, arch string, wrap func(http.Handler) http.Handler) Options {
 	t.Helper()
 	key := debiantest.Key(t)
-	a := debiantest.Archive{Suite: suite, Arch: arch, Date: testDate, Key: key, Debs: testDebs(t, arch)}
+	a := debiantest.Archive{Suite: baseRelease, Arch: arch, Date: testDate, Key: key, Debs: testDebs(t, arch)}
 	store, err := image.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -238,7 +238,7 @@ func TestBuild(t *testing.T) {
 	if len(warnings) != 1 || warnings[0] != "leaving out module x, which needs snd" {
 		t.Errorf("warnings: %q", warnings)
 	}
-	recipe, err := recipeOf("amd64", bytes.NewReader(o.HyveInit))
+	recipe, err := recipeOf("amd64", Stable, bytes.NewReader(o.HyveInit))
 	if m := img.Manifest; err != nil || m.Kernel != testKernel || m.Docker != "1.0+dfsg-1" || m.Recipe != recipe ||
 		m.Cmdline != "" || m.Debian.Version != "13.0" || !m.Debian.Date.Equal(testDate) || len(m.Debian.Suites) != 1 || len(m.Files) != 5 {
 		t.Errorf("manifest %+v (%v)", m, err)
@@ -466,7 +466,7 @@ func TestConcurrentBuilds(t *testing.T) {
 	var once sync.Once
 	o := testOptions(t, "amd64", func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if strings.HasSuffix(r.URL.Path, "/"+suite+"/InRelease") {
+			if strings.HasSuffix(r.URL.Path, "/"+baseRelease+"/InRelease") {
 				releases.Add(1)
 				once.Do(func() { close(started) })
 				time.Sleep(100 * time.Millisecond)
@@ -513,7 +513,7 @@ func TestFailedBuild(t *testing.T) {
 // Who asks for a mirror gets it, then the environment, then apt's.
 func TestMirrors(t *testing.T) {
 	configured, empty := t.TempDir(), t.TempDir()
-	if err := os.WriteFile(filepath.Join(configured, "sources.list"), []byte("deb http://apt.test/debian "+suite+" main\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(configured, "sources.list"), []byte("deb http://apt.test/debian "+baseRelease+" main\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct{ explicit, env, apt, want string }{

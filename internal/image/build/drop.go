@@ -33,6 +33,10 @@ var dropped = []string{
 	"usr/sbin/e2scrub*", "usr/lib/*/e2fsprogs", "etc/e2scrub.conf", "usr/sbin/mkfs.cramfs", "usr/sbin/mkfs.minix",
 	"usr/sbin/fsck.cramfs", "usr/sbin/fsck.minix", "usr/sbin/mkfs.bfs", "usr/bin/perf",
 	"usr/bin/dockerd-rootless*", "usr/bin/rootlesskit*",
+
+	// What containerd and runc build for others: a fork of the shim, tests' helpers.
+	"usr/lib/containerd", "usr/lib/cni", "usr/sbin/fs-idmap", "usr/sbin/pidfd-kill", "usr/sbin/recvtty",
+	"usr/sbin/remap-rootfs", "usr/sbin/sd-helper", "usr/sbin/seccompagent",
 }
 
 // isDropped says whether a package's file stays out of the root.

@@ -11,7 +11,6 @@ func wanted(arch string) []string {
 		"containerd",
 		"runc",          // BuildKit uses it
 		"crun",          // dockerd does, see engineconfig.go
-		"tini",          // docker-init
 		"iptables",      // its nft variant
 		"pigz",          // dockerd unpacks layers with unpigz where it finds it, in parallel
 		"xz-utils",      // dockerd unpacks .xz archives with it

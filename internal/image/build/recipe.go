@@ -13,15 +13,12 @@ import (
 
 // recipeVersion goes up with every change of this package's code that changes
 // the images it makes. Changes of its lists and files count by themselves.
-const recipeVersion = 2
+const recipeVersion = 3
 
-// suite is the Debian release that images are made from.
-const suite = "trixie"
-
-// Recipe returns the hash of all that determines an image for arch besides
-// Debian's packages. An image whose manifest has another one was made by
-// another hyve and should be made anew.
-func Recipe(arch string) (string, error) {
+// Recipe returns the hash of all that determines an image for arch with Stable or
+// Newest besides Debian's packages. An image whose manifest has another one was made
+// by another hyve and should be made anew.
+func Recipe(arch string, engine Engine) (string, error) {
 	if err := checkArch(arch); err != nil {
 		return "", err
 	}
@@ -30,10 +27,10 @@ func Recipe(arch string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return recipeOf(arch, init)
+	return recipeOf(arch, engine, init)
 }
 
-func recipeOf(arch string, init io.Reader) (string, error) {
+func recipeOf(arch string, engine Engine, init io.Reader) (string, error) {
 	sum := sha256.New()
 	if _, err := io.Copy(sum, init); err != nil {
 		return "", fmt.Errorf("hashing hyve-init: %w", err)
@@ -48,7 +45,7 @@ func recipeOf(arch string, init io.Reader) (string, error) {
 		files = append(files, fmt.Sprintf("%+v", f))
 	}
 	data, err := json.Marshal(map[string]any{
-		"arch": arch, "version": recipeVersion, "format": image.Format, "suite": suite,
+		"arch": arch, "version": recipeVersion, "format": image.Format, "engine": engine, "releases": engine.releases(), "pins": engine.pins().Names,
 		"init": hex.EncodeToString(sum.Sum(nil)), "wanted": wanted(arch), "never": left, "copyrightOnly": copyrightOnly, "dropped": dropped,
 		"keptModules": keptModules, "unkeptModules": unkeptModules, "initrdModules": initrdModules,
 		"engineModules": engineModules, "files": files, "busybox": busyboxLinks,

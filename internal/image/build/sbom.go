@@ -112,12 +112,12 @@ func sbom(arch string, packages []*debian.Package, init []byte, date time.Time) 
 		add(spdxPackage{
 			Name: p.Name, SPDXID: "SPDXRef-deb-" + spdxID(p.Name), VersionInfo: p.Version,
 			Supplier:         "Organization: Debian",
-			DownloadLocation: debian.DefaultMirror().Archive + "/" + p.Filename,
+			DownloadLocation: downloadLocation(p),
 			Checksums:        []spdxChecksum{{"SHA256", p.Digest.SHA256}},
-			SourceInfo:       "built from the source package " + p.Source,
+			SourceInfo:       "of the suite " + p.Suite + ", built from the source package " + p.Source,
 			ExternalRefs: []spdxRef{{
 				"PACKAGE-MANAGER", "purl",
-				fmt.Sprintf("pkg:deb/debian/%s@%s?arch=%s&distro=%s", purl(p.Name), purl(p.Version), p.Arch, suite),
+				fmt.Sprintf("pkg:deb/debian/%s@%s?arch=%s&distro=%s", purl(p.Name), purl(p.Version), p.Arch, p.Release),
 			}},
 		})
 	}
@@ -127,6 +127,15 @@ func sbom(arch string, packages []*debian.Package, init []byte, date time.Time) 
 		return nil, fmt.Errorf("encoding the bill of materials: %w", err)
 	}
 	return append(data, '\n'), nil
+}
+
+// downloadLocation returns where Debian itself has a package, for as long as it does.
+func downloadLocation(p *debian.Package) string {
+	base := debian.DefaultMirror().Archive
+	if strings.HasSuffix(p.Suite, "-security") {
+		base = debian.DefaultMirror().Security
+	}
+	return base + "/" + p.Filename
 }
 
 // linked returns what Go's linker says that a program consists of, the standard

@@ -310,7 +310,7 @@ VERSION=%s
 VERSION_ID=%s
 PRETTY_NAME="hyve guest, Docker %s (Debian %s)"
 BUILD_ID=%s
-`, version, version, version, "trixie", date.UTC().Format("20060102"))
+`, version, version, version, baseRelease, date.UTC().Format("20060102"))
 	if err := t.put(own, file(0o644, []byte(text))); err != nil {
 		return err
 	}

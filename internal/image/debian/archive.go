@@ -29,22 +29,26 @@ type Progress struct {
 
 // Options say which archive to open.
 type Options struct {
-	Suite    string   // a release's code name, for example "trixie"
+	Releases []string // code names, for example "trixie"
 	Arch     string   // Debian's name: "amd64", "arm64"
 	Mirrors  []Mirror // tried in order
 	CacheDir string   // made if it does not exist
 
-	Keys     openpgp.EntityList // nil means Keyring()
-	Now      func() time.Time   // nil means time.Now
-	Limits   Limits
+	Keys   openpgp.EntityList // nil means Keyring()
+	Now    func() time.Time   // nil means time.Now
+	Limits Limits
+	// Expired takes a Release that is past its Valid-Until, with a warning. It is for
+	// tests: the mirrors of testing that they find may lag behind, and what that date
+	// guards against is an old state that is passed off as today's.
+	Expired  bool
 	Progress func(Progress) // may be nil; called from several goroutines, one at a time
 	Warn     func(error)    // may be nil; told of a mirror that was passed over
 }
 
-// An Archive is the verified content of a release with its updates and security
+// An Archive is the verified content of releases with their updates and security
 // updates. It holds the cache's lock until Close.
 type Archive struct {
-	Releases []*Release // the suite itself, then its updates, then security, where they exist
+	Releases []*Release // of each the suite itself, then its updates, then security, where they exist
 	Index    *Index
 
 	opts  Options
@@ -53,7 +57,7 @@ type Archive struct {
 	tell  sync.Mutex
 }
 
-// Open downloads and verifies the metadata of a release. Where another process
+// Open downloads and verifies the metadata of the releases. Where another process
 // uses the same cache it waits for that one.
 func Open(ctx context.Context, o Options) (*Archive, error) {
 	if len(o.Mirrors) == 0 {
@@ -92,14 +96,13 @@ func (a *Archive) Close() error {
 
 // load reads all suites' metadata.
 func (a *Archive) load(ctx context.Context) error {
-	suites := []struct {
-		name     string
-		security bool
-		optional bool
-	}{
-		{name: a.opts.Suite},
-		{name: a.opts.Suite + "-updates", optional: true},
-		{name: a.opts.Suite + "-security", security: true}, // optional where its place is guessed
+	var suites []suite
+	for _, release := range a.opts.Releases {
+		suites = append(suites,
+			suite{name: release, release: release},
+			suite{name: release + "-updates", release: release, optional: true},
+			suite{name: release + "-security", release: release, security: true}, // optional where its place is guessed
+		)
 	}
 	a.progress(Progress{Stage: "Reading the Debian archive"})
 	releases := make([]*Release, len(suites))
@@ -107,10 +110,11 @@ func (a *Archive) load(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for i, s := range suites {
 		group.Go(func() error {
-			r, err := a.release(ctx, s.name, s.security, s.optional)
+			r, err := a.release(ctx, s)
 			if err != nil || r == nil {
 				return err
 			}
+			r.Release = s.release
 			releases[i] = r
 			indices[i], err = a.packages(ctx, r)
 			return err
@@ -138,28 +142,37 @@ func (a *Archive) load(ctx context.Context) error {
 	return nil
 }
 
+// A suite is one to be read.
+type suite struct {
+	name     string
+	release  string // that it belongs to
+	security bool   // it is in the security archive
+	optional bool
+}
+
 // release returns the suite's Release from the first mirror that serves a good
-// one, or nil if the suite may be missing and a mirror says that it is.
-func (a *Archive) release(ctx context.Context, suite string, security, optional bool) (*Release, error) {
+// one, or nil if the suite may be missing and a mirror says that it is. One that was
+// there before may not: whoever keeps it back keeps back its updates.
+func (a *Archive) release(ctx context.Context, s suite) (*Release, error) {
 	var errs []error
 	missing := false
 	for _, m := range a.opts.Mirrors {
 		base := m.Archive
-		if security {
+		if s.security {
 			base = m.Security
 		}
 		if base == "" {
 			missing = true
 			continue
 		}
-		r, err := a.releaseFrom(ctx, base, suite)
+		r, err := a.releaseFrom(ctx, base, s.name)
 		if err == nil {
 			return r, nil
 		}
 		if ctx.Err() != nil {
 			return nil, err
 		}
-		if (optional || security && m.Guessed) && errors.Is(err, errNotFound) {
+		if (s.optional || s.security && m.Guessed) && errors.Is(err, errNotFound) {
 			missing = true
 			continue
 		}
@@ -168,10 +181,17 @@ func (a *Archive) release(ctx context.Context, suite string, security, optional 
 			a.opts.Warn(err)
 		}
 	}
-	if missing {
-		return nil, nil
+	if !missing {
+		return nil, joinLine(errs)
 	}
-	return nil, joinLine(errs)
+	seen, err := a.seen(s.name)
+	if err != nil || seen.IsZero() {
+		return nil, err
+	}
+	return nil, withHint(
+		joinLine(append(errs, fmt.Errorf("reading the Debian archive: the mirror has no %s, which was there before, dated %s",
+			s.name, seen.Format(time.RFC3339)))),
+		"choose another mirror with --mirror; if this one is meant to be without it, remove "+a.seenPath(s.name))
 }
 
 func (a *Archive) releaseFrom(ctx context.Context, base, suite string) (*Release, error) {
@@ -181,6 +201,13 @@ func (a *Archive) releaseFrom(ctx context.Context, base, suite string) (*Release
 		return nil, err
 	}
 	r, err := ParseRelease(data, suite, a.opts.Keys, a.opts.Now())
+	var expired *ExpiredError
+	if errors.As(err, &expired) && a.opts.Expired {
+		if a.opts.Warn != nil {
+			a.opts.Warn(fmt.Errorf("taking %s all the same: %w", where, err))
+		}
+		r, err = expired.Release, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("verifying %s: %w", where, err)
 	}
@@ -259,7 +286,7 @@ func (a *Archive) packages(ctx context.Context, r *Release) ([]*Package, error) 
 		return nil, fmt.Errorf("reading %s%s: %w", dir, name, err)
 	}
 	for _, p := range list {
-		p.base = r.URL
+		p.base, p.Suite, p.Release = r.URL, r.Suite, r.Release
 	}
 	return list, nil
 }

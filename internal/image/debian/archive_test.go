@@ -38,7 +38,7 @@ func testArchive(key *openpgp.Entity) debiantest.Archive {
 func openTest(t *testing.T, url, cache string, key *openpgp.Entity, change func(*Options)) (*Archive, error) {
 	t.Helper()
 	o := Options{
-		Suite: "trixie", Arch: "amd64", CacheDir: cache, Keys: openpgp.EntityList{key}, Limits: quick,
+		Releases: []string{"trixie"}, Arch: "amd64", CacheDir: cache, Keys: openpgp.EntityList{key}, Limits: quick,
 		Mirrors: []Mirror{{Archive: url, Security: url + "/security", Guessed: true}},
 		Now:     func() time.Time { return testNow },
 	}
@@ -72,7 +72,7 @@ func TestArchive(t *testing.T) {
 	if len(a.Releases) != 2 || a.Releases[0].Version != "13.0" {
 		t.Errorf("releases %+v", a.Releases)
 	}
-	packages, err := Resolve(a.Index, []string{"app"}, nil)
+	packages, err := Resolve(a.Index, []string{"app"}, nil, Pins{Release: "trixie"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,7 +288,7 @@ func TestResume(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	packages, err := Resolve(ar.Index, []string{"app"}, nil)
+	packages, err := Resolve(ar.Index, []string{"app"}, nil, Pins{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -327,7 +327,7 @@ func TestCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	_, err := Open(ctx, Options{
-		Suite: "trixie", Arch: "amd64", CacheDir: t.TempDir(), Keys: openpgp.EntityList{key}, Limits: quick,
+		Releases: []string{"trixie"}, Arch: "amd64", CacheDir: t.TempDir(), Keys: openpgp.EntityList{key}, Limits: quick,
 		Mirrors: []Mirror{{Archive: debiantest.Serve(t, testArchive(key).Files(t), nil)}},
 	})
 	if !errors.Is(err, context.Canceled) {
@@ -355,5 +355,98 @@ func TestRealKeyring(t *testing.T) {
 		if !found[name] {
 			t.Errorf("no key of %s", name)
 		}
+	}
+}
+
+// A suite that was there once may not be kept back.
+func TestSuiteGoesMissing(t *testing.T) {
+	key, cache := debiantest.Key(t), t.TempDir()
+	plain := testArchive(key).Files(t)
+	if a, err := openTest(t, debiantest.Serve(t, plain, nil), cache, key, nil); err != nil {
+		t.Fatalf("a mirror that never had it: %v", err)
+	} else {
+		a.Close()
+	}
+	full := testArchive(key).Files(t)
+	security := testArchive(key)
+	security.Suite = "trixie-security"
+	for name, data := range security.Files(t) {
+		full["security/"+name] = data
+	}
+	if a, err := openTest(t, debiantest.Serve(t, full, nil), cache, key, nil); err != nil {
+		t.Fatal(err)
+	} else {
+		a.Close()
+	}
+	_, err := openTest(t, debiantest.Serve(t, plain, nil), cache, key, nil)
+	if err == nil || !strings.Contains(err.Error(), "no trixie-security, which was there before, dated 2026-06-01") {
+		t.Fatalf("got %v", err)
+	}
+	var h interface{ Hint() string }
+	if !errors.As(err, &h) || !strings.Contains(h.Hint(), filepath.Join(cache, "seen", "trixie-security")) {
+		t.Errorf("no way out in %v", err)
+	}
+}
+
+// Of several releases each is verified by itself, and their packages stay apart.
+func TestReleases(t *testing.T) {
+	key := debiantest.Key(t)
+	files := testArchive(key).Files(t)
+	next := testArchive(key)
+	next.Suite, next.ValidUntil = "forky", testNow.Add(-time.Minute)
+	next.Debs[0].Version = "2.0-1"
+	for name, data := range next.Files(t) {
+		files[name] = data
+	}
+	url := debiantest.Serve(t, files, nil)
+	var warned []error
+	both := func(expired bool) func(*Options) {
+		return func(o *Options) {
+			o.Releases, o.Expired = []string{"trixie", "forky"}, expired
+			o.Warn = func(err error) { warned = append(warned, err) }
+		}
+	}
+	_, err := openTest(t, url, t.TempDir(), key, both(false))
+	if expired := (*ExpiredError)(nil); !errors.As(err, &expired) || !strings.Contains(err.Error(), "forky") || expired.Hint() == "" {
+		t.Errorf("got %v", err)
+	}
+	warned = nil
+	a, err := openTest(t, url, t.TempDir(), key, both(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(warned) != 1 || !strings.Contains(warned[0].Error(), "expired") {
+		t.Errorf("warnings: %v", warned)
+	}
+	for release, want := range map[string]string{"trixie": "1.0-1", "forky": "2.0-1"} {
+		p := a.Index.Newest("app", release)
+		if p == nil || p.Version != want || p.Suite != release {
+			t.Errorf("app of %s is %+v", release, p)
+		}
+	}
+	// The two have one libapp, byte for byte.
+	if p := a.Index.Newest("libapp", "forky"); p == nil || p.Release != "forky" {
+		t.Errorf("libapp of forky is %+v", p)
+	}
+}
+
+// Two suites' indices can be one and the same file, for example an empty one.
+func TestSameFileTwice(t *testing.T) {
+	key := debiantest.Key(t)
+	files := testArchive(key).Files(t)
+	for _, suite := range []string{"trixie-updates", "forky", "forky-updates"} {
+		empty := testArchive(key)
+		empty.Suite, empty.Debs = suite, nil
+		for name, data := range empty.Files(t) {
+			files[name] = data
+		}
+	}
+	url := debiantest.Serve(t, files, nil)
+	for range 20 {
+		a, err := openTest(t, url, t.TempDir(), key, func(o *Options) { o.Releases = []string{"trixie", "forky"} })
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Close()
 	}
 }

@@ -101,6 +101,56 @@ func parseIndex(t *testing.T, text string) *Index {
 	return NewIndex(list)
 }
 
+// Packages stay in the release that they are pinned to, but for what needs a newer one.
+func TestPins(t *testing.T) {
+	x := newIndex()
+	for _, p := range []struct{ release, name, version, depends string }{
+		{"base", "engine", "26", "libc (>= 2), proxy"},
+		{"base", "libc", "2.41", ""},
+		{"base", "proxy", "1", "libc"},
+		{"base", "shell", "5", "libc, libtalloc"},
+		{"base", "libtalloc", "2", ""},
+		{"base", "libseccomp", "2.5", ""},
+		{"next", "engine", "28", "libc (>= 2), proxy, libseccomp (>= 2.6)"},
+		{"next", "libc", "2.42", ""},
+		{"next", "proxy", "2", "libc"},
+		{"next", "shell", "6", "libc"},
+		{"next", "libseccomp", "2.6", ""},
+		{"next", "impossible", "1", "engine (<< 1)"},
+		{"next", "both", "1", "libseccomp (<< 2.6), engine (>= 28)"},
+	} {
+		depends, err := ParseDependencies(p.depends)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x.add(&Package{Name: p.name, Version: p.version, Release: p.release, Depends: depends})
+	}
+	toNext := map[string]string{"engine": "next"}
+	for _, tt := range []struct {
+		wanted string
+		names  map[string]string
+		want   string // or of what the error speaks
+	}{
+		{"engine shell", nil, "engine=26 libc=2.41 libtalloc=2 proxy=1 shell=5"},
+		{"engine shell", toNext, "engine=28 libc=2.41 libseccomp=2.6 libtalloc=2 proxy=1 shell=5"},
+		{"libseccomp engine", toNext, "engine=28 libc=2.41 libseccomp=2.6 proxy=1"}, // chosen before it is known
+		{"engine impossible", toNext, "impossible needs engine (<< 1)"},
+		{"both", toNext, "libseccomp"}, // no choice satisfies both
+	} {
+		got, err := Resolve(x, strings.Fields(tt.wanted), nil, Pins{Release: "base", Names: tt.names})
+		var said []string
+		for _, p := range got {
+			said = append(said, p.Name+"="+p.Version)
+		}
+		if err != nil {
+			said = []string{err.Error()}
+		}
+		if text := strings.Join(said, " "); text != tt.want && (err == nil || !strings.Contains(text, tt.want)) {
+			t.Errorf("%s with %v: %s, want %s", tt.wanted, tt.names, text, tt.want)
+		}
+	}
+}
+
 func TestResolve(t *testing.T) {
 	x := parseIndex(t, `
 Package: app
@@ -169,7 +219,7 @@ Depends: strict, missing (>= 3)
 		{"app enemy", "", "enemy conflicts with virtual"},
 		{"app strict", "", "strict needs lib (<< 2), but lib 2+deb13u1 is already chosen"},
 	} {
-		got, err := Resolve(x, strings.Fields(tc.wanted), never)
+		got, err := Resolve(x, strings.Fields(tc.wanted), never, Pins{})
 		if tc.err != "" {
 			if err == nil || !strings.Contains(err.Error(), tc.err) {
 				t.Errorf("%s: got %v, want %q", tc.wanted, err, tc.err)
@@ -180,7 +230,7 @@ Depends: strict, missing (>= 3)
 			t.Errorf("%s: got %s, %v; want %s", tc.wanted, names(got), err, tc.want)
 		}
 	}
-	if _, err := Resolve(x, []string{"helper"}, nil); err == nil || !strings.Contains(err.Error(), "helper, for it heavy needs nowhere") {
+	if _, err := Resolve(x, []string{"helper"}, nil, Pins{}); err == nil || !strings.Contains(err.Error(), "helper, for it heavy needs nowhere") {
 		t.Errorf("chain: %v", err)
 	}
 }
@@ -401,6 +451,6 @@ func FuzzPackages(f *testing.F) {
 				t.Errorf("%+v", p)
 			}
 		}
-		_, _ = Resolve(NewIndex(list), []string{"a"}, nil)
+		_, _ = Resolve(NewIndex(list), []string{"a"}, nil, Pins{})
 	})
 }

@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 )
 
 // Limits bound how long a mirror may take. The zero value of a field means its
@@ -57,6 +59,7 @@ type fetcher struct {
 	client *http.Client
 	limits Limits
 	dir    string
+	blobs  singleflight.Group // two suites' indices can be the same file, for example empty
 }
 
 func newFetcher(dir string, limits Limits) *fetcher {
@@ -94,6 +97,14 @@ func (f *fetcher) get(ctx context.Context, url string, max int64) ([]byte, error
 // from the first of urls that has it. got is told of bytes as they arrive, and
 // of what has to be fetched again as negative ones.
 func (f *fetcher) blob(ctx context.Context, urls []string, want Digest, got func(n int64)) (string, error) {
+	file, err, _ := f.blobs.Do(want.SHA256, func() (any, error) { return f.load(ctx, urls, want, got) })
+	if err != nil {
+		return "", err
+	}
+	return file.(string), nil
+}
+
+func (f *fetcher) load(ctx context.Context, urls []string, want Digest, got func(n int64)) (string, error) {
 	file := f.blobPath(want)
 	switch ok, err := matches(file, want); {
 	case err != nil:

@@ -15,6 +15,8 @@ type Package struct {
 	Source   string // source package, with its version in parentheses where that differs
 	Filename string // below the archive's base
 	Digest   Digest
+	Suite    string // whose index it is of, for example "trixie-security"
+	Release  string // that the suite belongs to, for example "trixie"
 
 	PreDepends, Depends, Provides []Dependency
 	Conflicts, Breaks             []Dependency
@@ -88,8 +90,8 @@ func newIndex() *Index {
 	return &Index{byName: map[string][]*Package{}, providers: map[string][]*Package{}}
 }
 
-// NewIndex returns an index of packages. Of two with the same name and version
-// the first counts.
+// NewIndex returns an index of packages. Of two of one release with the same name and
+// version the first counts.
 func NewIndex(packages []*Package) *Index {
 	x := newIndex()
 	for _, p := range packages {
@@ -101,8 +103,10 @@ func NewIndex(packages []*Package) *Index {
 func (x *Index) add(p *Package) {
 	list := x.byName[p.Name]
 	at := sort.Search(len(list), func(i int) bool { return CompareVersions(list[i].Version, p.Version) <= 0 })
-	if at < len(list) && CompareVersions(list[at].Version, p.Version) == 0 {
-		return
+	for ; at < len(list) && CompareVersions(list[at].Version, p.Version) == 0; at++ {
+		if list[at].Release == p.Release {
+			return
+		}
 	}
 	list = append(list, nil)
 	copy(list[at+1:], list[at:])
@@ -113,17 +117,20 @@ func (x *Index) add(p *Package) {
 	}
 }
 
-// Newest returns the newest version of a package, or nil.
-func (x *Index) Newest(name string) *Package {
-	if list := x.byName[name]; len(list) > 0 {
-		return list[0]
+// Newest returns the newest version of a package in a release, or nil.
+func (x *Index) Newest(name, release string) *Package {
+	for _, p := range x.byName[name] {
+		if p.Release == release {
+			return p
+		}
 	}
 	return nil
 }
 
 // candidates returns the packages that satisfy r: those of that name, newest
-// first, then the providers, by name.
-func (x *Index) candidates(r Relation) []*Package {
+// first, then the providers, by name. Those of the release that their name is pinned
+// to come before all others.
+func (x *Index) candidates(r Relation, pins Pins) []*Package {
 	var out []*Package
 	for _, p := range x.byName[r.Name] {
 		if r.Holds(p.Version) {
@@ -132,12 +139,14 @@ func (x *Index) candidates(r Relation) []*Package {
 	}
 	var by []*Package
 	for _, p := range x.providers[r.Name] {
-		if p == x.Newest(p.Name) && provides(p, r) {
+		if p == x.Newest(p.Name, p.Release) && provides(p, r) {
 			by = append(by, p)
 		}
 	}
 	sort.SliceStable(by, func(i, j int) bool { return by[i].Name < by[j].Name })
-	return append(out, by...)
+	out = append(out, by...)
+	sort.SliceStable(out, func(i, j int) bool { return pins.keep(out[i]) && !pins.keep(out[j]) })
+	return out
 }
 
 // provides says whether p provides r; an unversioned Provides satisfies only an

@@ -26,6 +26,7 @@ type Digest struct {
 // A Release is a suite's signed metadata.
 type Release struct {
 	Suite      string    // as asked for, for example "trixie-security"
+	Release    string    // that the suite belongs to, for example "trixie"
 	Codename   string    // as the file says; equal to Suite
 	Version    string    // for example "13.8"; may be empty
 	Date       time.Time // when the archive made it
@@ -37,8 +38,21 @@ type Release struct {
 
 const signedHead = "-----BEGIN PGP SIGNED MESSAGE-----"
 
+// ExpiredError says that a Release, good otherwise, is past its Valid-Until.
+type ExpiredError struct{ Release *Release }
+
+func (e *ExpiredError) Error() string {
+	return fmt.Sprintf("it expired at %s", e.Release.ValidUntil.Format(time.RFC3339))
+}
+
+// Hint says how to go on.
+func (e *ExpiredError) Hint() string {
+	return "the mirror is no longer updated, or this computer's clock is wrong; choose another mirror with --mirror"
+}
+
 // ParseRelease verifies an InRelease file against keys, as of now, and returns
-// its content. The error says which of signature, suite or date is wrong.
+// its content. The error says which of signature, suite or date is wrong; it is an
+// *ExpiredError only where everything else is good.
 func ParseRelease(data []byte, suite string, keys openpgp.EntityList, now time.Time) (*Release, error) {
 	text, err := verify(data, keys, now)
 	if err != nil {
@@ -52,15 +66,13 @@ func ParseRelease(data []byte, suite string, keys openpgp.EntityList, now time.T
 	if r.Codename != suite {
 		return nil, fmt.Errorf("it is the release %q, not %q", r.Codename, suite)
 	}
-	if !r.ValidUntil.IsZero() && now.After(r.ValidUntil) {
-		return nil, withHint(
-			fmt.Errorf("it expired at %s", r.ValidUntil.Format(time.RFC3339)),
-			"the mirror is no longer updated, or this computer's clock is wrong; choose another mirror with --mirror")
-	}
 	if ahead := r.Date.Sub(now); ahead > 24*time.Hour {
 		return nil, withHint(
 			fmt.Errorf("it is dated %s, which is in the future", r.Date.Format(time.RFC3339)),
 			"this computer's clock is wrong; set it")
+	}
+	if !r.ValidUntil.IsZero() && now.After(r.ValidUntil) {
+		return nil, &ExpiredError{r}
 	}
 	return r, nil
 }

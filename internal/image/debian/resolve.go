@@ -1,7 +1,9 @@
 package debian
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"sort"
 	"strings"
 )
@@ -10,13 +12,64 @@ import (
 // Depends; no Recommends), sorted by name. A dependency that a package of never
 // would satisfy counts as satisfied, and that package is left out.
 //
+// A package comes from the release that pins say, and from another one only where a
+// chosen package needs a version that its own release does not have.
+//
 // The result depends on the index and the arguments only. There is no
-// backtracking: an archive's release is consistent in itself, and where it is
-// not the error says which dependency failed and who has it.
-func Resolve(x *Index, wanted []string, never map[string]string) ([]*Package, error) {
-	s := &solver{index: x, never: never, chosen: map[string]*Package{}, because: map[string]string{}}
+// backtracking but for such a version: an archive's release is consistent in itself,
+// and where it is not the error says which dependency failed and who has it.
+func Resolve(x *Index, wanted []string, never map[string]string, pins Pins) ([]*Package, error) {
+	for {
+		s := &solver{index: x, never: never, pins: pins, chosen: map[string]*Package{}, because: map[string]string{}}
+		out, err := s.resolve(wanted)
+		moved := (*movedError)(nil)
+		if !errors.As(err, &moved) {
+			return out, err
+		}
+		// Each round moves one package more, so this ends.
+		pins = pins.move(moved.to)
+	}
+}
+
+// Pins say which release packages come from.
+type Pins struct {
+	Release string            // of most
+	Names   map[string]string // a package's name -> its release, where that is another one
+
+	moved map[string]*Package // what another package needs of another release
+}
+
+// keep says whether p is of the release that its name is pinned to.
+func (p Pins) keep(pkg *Package) bool {
+	if moved := p.moved[pkg.Name]; moved != nil {
+		return pkg == moved
+	}
+	release, ok := p.Names[pkg.Name]
+	if !ok {
+		release = p.Release
+	}
+	return pkg.Release == release
+}
+
+// move returns pins by which to is the package of its name.
+func (p Pins) move(to *Package) Pins {
+	moved := maps.Clone(p.moved)
+	if moved == nil {
+		moved = map[string]*Package{}
+	}
+	moved[to.Name] = to
+	p.moved = moved
+	return p
+}
+
+// movedError says that a package has to come from another release than its pin's.
+type movedError struct{ to *Package }
+
+func (e *movedError) Error() string { return "another version is needed of " + e.to.Name }
+
+func (s *solver) resolve(wanted []string) ([]*Package, error) {
 	for _, name := range wanted {
-		c := x.candidates(Relation{Name: name})
+		c := s.index.candidates(Relation{Name: name}, s.pins)
 		if len(c) == 0 {
 			return nil, fmt.Errorf("resolving packages: the archive has no %s", name)
 		}
@@ -44,6 +97,7 @@ func Resolve(x *Index, wanted []string, never map[string]string) ([]*Package, er
 type solver struct {
 	index   *Index
 	never   map[string]string
+	pins    Pins
 	chosen  map[string]*Package
 	because map[string]string // package -> the one that needed it first
 	queue   []*Package
@@ -65,12 +119,16 @@ func (s *solver) satisfy(p *Package, d Dependency) error {
 		}
 	}
 	clash := ""
+	var move *Package
 	for _, r := range d {
-		for _, c := range s.index.candidates(r) {
+		for _, c := range s.index.candidates(r, s.pins) {
 			if _, no := s.never[c.Name]; no {
 				return nil
 			}
 			if have := s.chosen[c.Name]; have != nil && have != c {
+				if move == nil && s.pins.moved[c.Name] == nil && have.Release != c.Release && CompareVersions(c.Version, have.Version) > 0 {
+					move = c
+				}
 				clash = fmt.Sprintf(", but %s %s is already chosen", have.Name, have.Version)
 				continue
 			}
@@ -80,6 +138,9 @@ func (s *solver) satisfy(p *Package, d Dependency) error {
 		if _, no := s.never[r.Name]; no { // not even in the archive
 			return nil
 		}
+	}
+	if move != nil {
+		return &movedError{move}
 	}
 	if clash == "" {
 		clash = ", which the archive does not have"
