@@ -194,12 +194,22 @@ func TestParseProxyCall(t *testing.T) {
 			proxyCall{protocol: "udp", hostIP: "::1", port: 53}, "-proto udp -host-ip :: -host-port 53 -x"},
 		{"-proto tcp -host-ip 10.0.0.1 -host-port 80 -use-listen-fd",
 			proxyCall{protocol: "tcp", hostIP: "10.0.0.1", port: 80, listenFD: true},
-			"-proto tcp -host-ip 0.0.0.0 -host-port 80 -use-listen-fd"},
+			"-proto tcp -host-ip 0.0.0.0 -host-port 80"},
+		{"-proto tcp -host-ip 127.0.0.1 -host-port 80 -use-listen-fd=true -container-port 8080",
+			proxyCall{protocol: "tcp", hostIP: "127.0.0.1", port: 80, listenFD: true},
+			"-proto tcp -host-ip 0.0.0.0 -host-port 80 -container-port 8080"},
 	} {
 		got, err := parseProxyCall(strings.Fields(test.in))
 		test.want.args = strings.Fields(test.args)
 		if err != nil || !reflect.DeepEqual(got, test.want) {
 			t.Errorf("parseProxyCall(%q) = %+v, %v; want %+v", test.in, got, err, test.want)
+		}
+		at := strings.Join(got.at("192.0.2.1"), " ")
+		if want := strings.Replace(strings.Join(got.args, " "), "-host-ip "+reachable(got.hostIP), "-host-ip 192.0.2.1", 1); at != want {
+			t.Errorf("at another address: %s, want %s", at, want)
+		}
+		if want := got.listenFD && got.hostIP != "0.0.0.0" && got.hostIP != "::"; got.astray() != want {
+			t.Errorf("%q leads astray: %v", test.in, !want)
 		}
 		protocol, ip, port, err := parsePortLine(strings.Fields(got.portLine())[1:])
 		if err != nil || protocol != got.protocol || ip != got.hostIP || port != got.port {

@@ -1,8 +1,11 @@
 package guest
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"os"
+	"runtime"
 	"syscall"
 	"time"
 )
@@ -31,7 +34,10 @@ func runProxy(argv []string) error {
 		if !call.listenFD {
 			args = call.args
 		}
-		err = announce(call)
+		if call.astray() {
+			err = proxyBeside(call)
+		}
+		err = errors.Join(err, announce(call))
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "hyve-docker-proxy: %v\n", err)
@@ -40,6 +46,59 @@ func runProxy(argv []string) error {
 		err = syscall.Exec(path, append([]string{"docker-proxy"}, args...), os.Environ())
 	}
 	return fmt.Errorf("running docker-proxy: %w", err)
+}
+
+// proxyBeside starts a second docker-proxy, for a port that dockerd has bound to an address
+// which the user meant as one of the host: at the guest's own, to which the host's
+// connections come. It returns when the port is open. The proxy ends with this process.
+func proxyBeside(call proxyCall) error {
+	address, err := ownAddress()
+	if err != nil {
+		return fmt.Errorf("publishing port %d: %w", call.port, err)
+	}
+	ready, told, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("publishing port %d: %w", call.port, err)
+	}
+	defer ready.Close()
+	// Its parent, at whose death it is killed, is this thread, which exec makes that of
+	// the real proxy.
+	runtime.LockOSThread()
+	attr := &os.ProcAttr{
+		Env:   os.Environ(),
+		Files: []*os.File{nil, os.Stdout, os.Stderr, told}, // the last as dockerd's proxies have it
+		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
+	}
+	for _, path := range realProxies {
+		if _, err = os.StartProcess(path, append([]string{"docker-proxy"}, call.at(address)...), attr); err == nil {
+			break
+		}
+	}
+	told.Close()
+	if err != nil {
+		return fmt.Errorf("publishing port %d: %w", call.port, err)
+	}
+	ready.SetReadDeadline(time.Now().Add(ackTimeout))
+	answer := make([]byte, 256)
+	n, err := ready.Read(answer)
+	if err != nil {
+		return fmt.Errorf("publishing port %d at %s: %w", call.port, address, err)
+	}
+	if text := string(answer[:n]); text != "0\n" {
+		return fmt.Errorf("publishing port %d at %s: docker-proxy answered %q", call.port, address, text)
+	}
+	return nil
+}
+
+// ownAddress returns the guest's own address: that from which it would speak to the
+// world. Nothing is sent.
+func ownAddress() (string, error) {
+	conn, err := net.Dial("udp4", "192.0.2.1:9")
+	if err != nil {
+		return "", fmt.Errorf("finding the guest's address: %w", err)
+	}
+	defer conn.Close()
+	return conn.LocalAddr().(*net.UDPAddr).IP.String(), nil
 }
 
 // announce tells PID 1 of a port and waits for its answer. It uses bare system

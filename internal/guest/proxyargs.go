@@ -3,6 +3,7 @@ package guest
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -13,8 +14,25 @@ type proxyCall struct {
 	hostIP   string
 	port     uint16
 	listenFD bool // dockerd has bound the port itself and passes it on
-	// args are the real proxy's, with an address that the host can reach.
+	// args are the real proxy's, which is to bind the port itself, at an address that
+	// the host can reach.
 	args []string
+}
+
+// astray tells whether dockerd has bound the port to an address that the host's
+// connections do not come to.
+func (c proxyCall) astray() bool {
+	addr, err := netip.ParseAddr(c.hostIP)
+	return c.listenFD && err == nil && !addr.IsUnspecified()
+}
+
+// at returns args for another address.
+func (c proxyCall) at(address string) []string {
+	args := slices.Clone(c.args)
+	if i := slices.Index(args, "-host-ip"); i >= 0 && i+1 < len(args) {
+		args[i+1] = address
+	}
+	return args
 }
 
 // parseProxyCall reads docker-proxy's arguments, argv[0] left out. Flags begin
@@ -49,6 +67,7 @@ func parseProxyCall(args []string) (proxyCall, error) {
 			c.port = uint16(port)
 		case "use-listen-fd":
 			c.listenFD = !joined || value == "true"
+			continue
 		}
 		if known {
 			c.args = append(c.args, "-"+name, value)

@@ -15,6 +15,8 @@ import (
 var sysctls = [][2]string{
 	{"net.ipv4.ip_forward", "1"},
 	{"net.ipv6.conf.all.forwarding", "1"},
+	{"net.ipv4.ip_nonlocal_bind", "1"},            // dockerd 28 binds published ports, to addresses of the host
+	{"net.ipv6.ip_nonlocal_bind", "1"},            //
 	{"net.ipv4.ping_group_range", "0 2147483647"}, // ping without a capability
 	{"net.ipv4.ip_unprivileged_port_start", "0"},  // a VM of one user
 	{"net.ipv4.conf.all.arp_notify", "1"},         // neighbours learn at once of a new hardware address
