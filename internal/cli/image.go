@@ -56,11 +56,12 @@ The engine is that of Debian's stable release or the newest that Debian has, of 
 release; everything else is the stable release's. Images of both stand beside each other.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			home, store, err := a.store()
-			if err != nil {
+			var err error
+			if engine, err = a.wantedEngine(engine); err != nil {
 				return err
 			}
-			if engine, err = a.wantedEngine(engine); err != nil {
+			home, store, err := a.store()
+			if err != nil {
 				return err
 			}
 			var options lifecycle.CreateOptions
@@ -241,7 +242,7 @@ func (a *app) adviseUpgrades(list []listedImage) error {
 	return a.say("outdated images are used by %s; move them to today's with: hyve upgrade %s", strings.Join(names, ", "), strings.Join(names, " "))
 }
 
-// usersOf returns the machines that boot from an image.
+// usersOf returns the machines that boot from an image, or would go back to it.
 func usersOf(home machine.Home, digest string) ([]string, error) {
 	entries, err := home.List()
 	if err != nil {
@@ -249,7 +250,11 @@ func usersOf(home machine.Home, digest string) ([]string, error) {
 	}
 	users := []string{}
 	for _, e := range entries {
-		if e.Machine != nil && e.Machine.Image == digest {
+		if e.Machine == nil {
+			continue
+		}
+		pending, _ := e.Machine.Dir().Upgrade() // of one that cannot be read nobody goes back
+		if e.Machine.Image == digest || pending != nil && pending.Image == digest {
 			users = append(users, e.Name)
 		}
 	}

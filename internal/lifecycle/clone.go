@@ -27,6 +27,9 @@ type CloneOptions struct {
 // with the same containers, under an identity of its own. One of a machine that does
 // not run is not started.
 func Clone(ctx context.Context, from *machine.Machine, options CloneOptions, follow Follower) (*machine.Machine, error) {
+	if err := settle(from); err != nil {
+		return nil, err
+	}
 	home, spec := from.Home(), from.Spec
 	spec.Name, spec.Throwaway = options.Name, options.Throwaway
 	if err := machine.CheckName(spec.Name); err != nil {
@@ -59,6 +62,9 @@ func Clone(ctx context.Context, from *machine.Machine, options CloneOptions, fol
 // copyMachine copies what a machine has done, its disk and its state, to a directory
 // that has neither. It tells whether the machine runs.
 func copyMachine(ctx context.Context, from *machine.Machine, to machine.Dir) (runs bool, err error) {
+	if err := settle(from); err != nil {
+		return false, err
+	}
 	dir := from.Dir()
 	lock, err := dir.Acquire()
 	switch {

@@ -61,6 +61,9 @@ func Rollback(ctx context.Context, m *machine.Machine, tag string, follow func(c
 	if err != nil {
 		return err
 	}
+	if err := settle(m); err != nil {
+		return err
+	}
 	err = Kill(ctx, m.Dir(), m.Name)
 	ran := err == nil
 	if err != nil && !errors.Is(err, ErrAlready) {

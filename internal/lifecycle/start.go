@@ -46,10 +46,13 @@ func (e *StartError) Hint() string {
 
 // Start starts a machine and waits until its engine answers. It tells follow
 // every status on the way, and returns the last. A VM that has lost its supervisor is
-// ended before. The error is ErrAlready if the machine ran, and a *StartError if it
+// ended before, an upgrade that was cut short undone. The error is ErrAlready if the machine ran, and a *StartError if it
 // ended instead. If ctx ends first, a machine that this call started is stopped again,
 // unless it was suspended: its containers go on with it.
 func Start(ctx context.Context, m *machine.Machine, follow func(control.Status)) (control.Status, error) {
+	if err := settle(m); err != nil {
+		return control.Status{}, err
+	}
 	return start(ctx, m, false, follow)
 }
 

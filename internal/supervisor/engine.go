@@ -187,6 +187,11 @@ func (s *supervisor) engineReady(ctx context.Context) {
 		s.guest.fail(&guestapi.Failed{Phase: guestapi.PhaseEngine, Cause: "it is up but cannot be reached: " + err.Error()})
 		return
 	}
+	// Before anybody hears of the engine: what is done with it is not to be undone.
+	if err := s.machine.Dir().EndUpgrade(); err != nil {
+		s.guest.fail(&guestapi.Failed{Phase: guestapi.PhaseEngine, Cause: err.Error()})
+		return
+	}
 	go func() {
 		s.guest.rehearse()
 		time.AfterFunc(rehearsalKept, s.rehearsal.forget)

@@ -82,10 +82,9 @@ func Run(ctx context.Context, home machine.Home, name string, leash io.Reader, r
 		return err
 	}
 	s := &supervisor{
-		machine: m,
-		log:     slog.New(slog.NewTextHandler(os.Stderr, nil)),
-		board:   newBoard(control.Status{PID: os.Getpid(), Activity: "Preparing"}),
-		idle:    newIdle(m.IdleAfter()),
+		log:   slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		board: newBoard(control.Status{PID: os.Getpid(), Activity: "Preparing"}),
+		idle:  newIdle(m.IdleAfter()),
 	}
 	s.reachable.knock = s.idle.wake
 	lock, err := m.Dir().Acquire()
@@ -94,6 +93,12 @@ func Run(ctx context.Context, home machine.Home, name string, leash io.Reader, r
 		return err
 	}
 	defer lock.Release()
+	// Whoever had the lock just now may have changed it.
+	if s.machine, err = home.Load(name); err != nil {
+		ready(err)
+		return err
+	}
+	m = s.machine
 	if s.sockets, err = listen(m.Dir()); err != nil {
 		ready(err)
 		return err
