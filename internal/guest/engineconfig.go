@@ -237,6 +237,13 @@ var disabledPlugins = []string{
 	"io.containerd.internal.v1.opt",
 	"io.containerd.internal.v1.tracing",
 	"io.containerd.tracing.processor.v1.otlp",
+	// Of containerd 2, where Kubernetes' part is several.
+	"io.containerd.cri.v1.images",
+	"io.containerd.cri.v1.runtime",
+	"io.containerd.differ.v1.erofs",
+	"io.containerd.monitor.container.v1.restart",
+	"io.containerd.podsandbox.controller.v1.podsandbox",
+	"io.containerd.grpc.v1.sandbox-controllers", // which would look for that
 }
 
 // composeContainerdConfig returns containerd's config.toml, in the version that

@@ -218,12 +218,13 @@ func TestFrontWaitsForIdentity(t *testing.T) {
 		defer f.mu.Unlock()
 		return f.opened != nil
 	}
-	for name, test := range map[string]struct {
+	for _, test := range []struct { // in this order: it is another by then
+		name   string
 		client *testPKI
 		end    func() error
 	}{
-		"another": {other, func() error { return f.identify(other.identity("first")) }},
-		"itself":  {other, func() error { f.open(); return nil }},
+		{"another", other, func() error { return f.identify(other.identity("first")) }},
+		{"itself", other, func() error { f.open(); return nil }},
 	} {
 		f.shut()
 		heard := dial(test.client)
@@ -231,13 +232,13 @@ func TestFrontWaitsForIdentity(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		if len(heard) > 0 {
-			t.Fatalf("%s: before there is an identity: %q", name, <-heard)
+			t.Fatalf("%s: before there is an identity: %q", test.name, <-heard)
 		}
 		if err := test.end(); err != nil {
 			t.Fatal(err)
 		}
 		if got := <-heard; got != "here" {
-			t.Errorf("%s: %q", name, got)
+			t.Errorf("%s: %q", test.name, got)
 		}
 	}
 	f.shut()
