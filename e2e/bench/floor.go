@@ -13,6 +13,7 @@ import (
 
 	"github.com/hyve-vm/hyve/internal/hypervisor/qemu"
 	"github.com/hyve-vm/hyve/internal/image"
+	"github.com/hyve-vm/hyve/internal/image/build"
 )
 
 // floor measures the bare boot.
@@ -46,7 +47,7 @@ func (b *bench) parts() (img *image.Image, q *qemu.QEMU, accel string, err error
 	if err != nil {
 		return nil, nil, "", err
 	}
-	if img, err = store.Find("", runtime.GOARCH); err != nil {
+	if img, err = build.Find(store, runtime.GOARCH, b.engine); err != nil {
 		return nil, nil, "", err
 	}
 	if q, err = qemu.Find(context.Background(), "", b.home.CacheDir()); err != nil {

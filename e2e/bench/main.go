@@ -8,6 +8,7 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -16,13 +17,17 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hyve-vm/hyve/e2e/testimage"
+	"github.com/hyve-vm/hyve/internal/image/build"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
 func main() {
 	rounds := flag.Int("rounds", 3, "how often everything is measured")
+	engine := flag.String("engine", string(build.DefaultEngine), "engine that is measured: stable or newest")
+	only := flag.Bool("engines", false, "only compare the engines")
 	flag.Parse()
-	if err := run(*rounds); err != nil {
+	if err := run(*rounds, build.Engine(*engine), *only); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -36,6 +41,8 @@ type bench struct {
 	home   machine.Home
 	work   string // removed at the end; holds docker's configuration as well
 	mirror string // of the registry, as a guest sees it
+	engine build.Engine
+	suffix string // of the figures' names
 
 	samples map[string][]float64
 }
@@ -45,8 +52,8 @@ const name = "bench" // of the machine
 // settle is how long an idle machine is left alone before it is weighed.
 const settle = 30 * time.Second
 
-func run(rounds int) error {
-	b := &bench{samples: map[string][]float64{}}
+func run(rounds int, engine build.Engine, only bool) error {
+	b := &bench{samples: map[string][]float64{}, engine: engine}
 	done, err := b.prepare()
 	if err != nil {
 		return err
@@ -55,14 +62,21 @@ func run(rounds int) error {
 	for round := range rounds {
 		fmt.Fprintf(os.Stderr, "bench: round %d of %d\n", round+1, rounds)
 		// What the bars are about takes more than one turn: the host has its moods.
-		for _, step := range []func() error{b.floor, b.create, b.idle, b.words, b.start, b.floor, b.throughput, b.run, b.start, b.remove,
-			b.floor, b.create, b.remove, b.first, b.thaw, b.ten, b.slirp, b.build} {
+		steps := []func() error{b.floor, b.create, b.idle, b.words, b.start, b.floor, b.throughput, b.run, b.start, b.remove,
+			b.floor, b.create, b.remove, b.first, b.thaw, b.ten, b.slirp, b.build, b.engines}
+		if only {
+			steps = []func() error{b.floor, b.engines, b.floor}
+		}
+		for _, step := range steps {
 			if err := step(); err != nil {
 				return err
 			}
 		}
 	}
-	b.print()
+	if !only {
+		b.print()
+	}
+	b.printEngines()
 	return nil
 }
 
@@ -105,12 +119,16 @@ func (b *bench) print() {
 		{"forward-out", "x", m("forward-out") / m("slirp-out"), false},
 		{"image-build", "s", m("image-build"), true},
 	} {
-		ratio := "-"
-		if f.ofFloor {
-			ratio = fmt.Sprintf("%.2f", f.value/floor)
-		}
-		fmt.Printf("%s %.3f %s %s\n", f.name, f.value, f.unit, ratio)
+		f.print(floor)
 	}
+}
+
+func (f figure) print(floor float64) {
+	ratio := "-"
+	if f.ofFloor {
+		ratio = fmt.Sprintf("%.2f", f.value/floor)
+	}
+	fmt.Printf("%s %.3f %s %s\n", f.name, f.value, f.unit, ratio)
 }
 
 func median(samples []float64) float64 {
@@ -124,6 +142,7 @@ func median(samples []float64) float64 {
 }
 
 func (b *bench) note(name string, value float64) {
+	name += b.suffix
 	b.samples[name] = append(b.samples[name], value)
 	fmt.Fprintf(os.Stderr, "bench: %s %.3f\n", name, value)
 }
@@ -156,8 +175,10 @@ func (b *bench) prepare() (done func(), err error) {
 		return nil, err
 	}
 	b.output(b.hyve, "rm", "-f", name) // left by a run that was cut short
-	if _, err := b.output(b.hyve, "image", "build"); err != nil {
-		return nil, err
+	for _, engine := range []build.Engine{build.Stable, build.Newest} {
+		if _, err := testimage.Make(context.Background(), b.home, engine); err != nil {
+			return nil, err
+		}
 	}
 	return func() {
 		b.output(b.hyve, "rm", "-f", name)
@@ -169,7 +190,7 @@ func (b *bench) prepare() (done func(), err error) {
 // output runs a command and returns its standard output.
 func (b *bench) output(name string, args ...string) (string, error) {
 	cmd := exec.Command(name, args...)
-	cmd.Env = append(os.Environ(), "HYVE_HOME="+string(b.home), "DOCKER_CONFIG="+b.work, "DOCKER_HOST=", "DOCKER_CONTEXT=")
+	cmd.Env = append(os.Environ(), "HYVE_HOME="+string(b.home), "DOCKER_CONFIG="+b.work, "DOCKER_HOST=", "DOCKER_CONTEXT=", "HYVE_ENGINE="+string(b.engine))
 	out, err := cmd.Output()
 	if exit, ok := err.(*exec.ExitError); ok {
 		return "", fmt.Errorf("%s %q: %w\n%s", filepath.Base(name), args, err, exit.Stderr)

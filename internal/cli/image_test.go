@@ -6,10 +6,12 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/hyve-vm/hyve/internal/image"
+	"github.com/hyve-vm/hyve/internal/image/build"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
@@ -52,3 +54,32 @@ func TestOddImages(t *testing.T) {
 }
 
 func digits(img *image.Image) string { return strings.TrimPrefix(img.Digest, "sha256:") }
+
+// Images that another hyve has made are outdated, and who uses them is told how to move.
+func TestOutdatedImages(t *testing.T) {
+	home := machine.Home(t.TempDir())
+	store, err := image.Open(home.ImagesDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	img := makeImage(t, store, runtime.GOARCH)
+	m := makeMachine(t, home, "m")
+	if err := m.SetImage(img.Digest, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := build.Recipe(runtime.GOARCH, build.Stable); err != nil {
+		t.Skip(err) // this test binary has no guest in it
+	}
+	var out, errText bytes.Buffer
+	root := newApp(map[string]string{"HYVE_HOME": string(home)}, &out, &errText).root()
+	root.SetArgs([]string{"image", "ls"})
+	if err := root.ExecuteContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !regexp.MustCompile(fmt.Sprintf(`%.12s +\S+ +outdated +stable .* m\n`, digits(img))).Match(out.Bytes()) {
+		t.Errorf("listed as %s", &out)
+	}
+	if !strings.Contains(errText.String(), "hyve upgrade m\n") {
+		t.Errorf("said %q", &errText)
+	}
+}
