@@ -59,6 +59,11 @@ func TestUpgrade(t *testing.T) {
 		}
 	}
 	check(stable)
+	_, errText, code := result(t, binary, "upgrade", "old", "--engine", "99", "--mirror", "http://127.0.0.1:9/debian")
+	if lines := strings.Split(strings.TrimSpace(errText), "\n"); code == 0 || !strings.HasPrefix(lines[len(lines)-2], "hyve: ") || !strings.Contains(errText, "127.0.0.1:9") {
+		t.Errorf("without an archive: %d, %s", code, errText)
+	}
+	check(stable)
 
 	// A setting that the newest engine does not know any more.
 	const settings = "/var/lib/boot2docker/etc/docker/daemon.json"

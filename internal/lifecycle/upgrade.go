@@ -223,6 +223,7 @@ func goBack(m *machine.Machine) error {
 // answered, if there is one. One that runs is left to its supervisor, which is about to
 // know.
 func settle(m *machine.Machine) error {
+	m.Dir().SweepUpgrades()
 	if pending, err := m.Dir().Upgrade(); err != nil || pending == nil {
 		return err
 	}

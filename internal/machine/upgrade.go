@@ -92,6 +92,9 @@ func (m *Machine) SetImage(image, engine string) error {
 
 // EndUpgrade forgets what a machine was before its upgrade: it goes on as it is.
 func (d Dir) EndUpgrade() error {
+	if _, err := os.Lstat(string(d.upgrade())); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	err := discard(string(d.upgrade()))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -104,6 +107,9 @@ func (d Dir) EndUpgrade() error {
 	}
 	return nil
 }
+
+// SweepUpgrades clears away what upgrades that were killed have left, but for an Upgrade.
+func (d Dir) SweepUpgrades() { sweep(string(d)) }
 
 func syncDir(d Dir) error {
 	file, err := os.Open(string(d))

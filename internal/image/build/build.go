@@ -155,6 +155,9 @@ func (b *builder) open(ctx context.Context) (*debian.Archive, error) {
 			Keys: b.opts.Keys, Now: b.opts.Now, Limits: b.opts.Limits, Expired: b.opts.Expired, Warn: b.opts.Warn,
 			Progress: func(p debian.Progress) { b.stage(p.Stage, p.Done, p.Total) },
 		})
+		if expired := (*debian.ExpiredError)(nil); errors.As(err, &expired) && e != Stable {
+			err = hint{err, "the mirror is behind with Debian's next release; choose another with --mirror, or the stable engine with --engine stable"}
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/hyve-vm/hyve/internal/image"
@@ -62,13 +63,14 @@ func FuzzEngine(f *testing.F) {
 	})
 }
 
-// twoReleases serves a base release whose engine is 26 and a next one whose engine is 28.
-func twoReleases(t *testing.T) Options {
+// twoReleases serves a base release whose engine is 26 and a next one whose engine is 28,
+// which is good for so long.
+func twoReleases(t *testing.T, good time.Duration) Options {
 	t.Helper()
 	o := testOptions(t, "amd64", nil)
 	key := debiantest.Key(t)
 	base := debiantest.Archive{Suite: baseRelease, Arch: "amd64", Date: testDate, Key: key, Debs: testDebs(t, "amd64")}
-	next := debiantest.Archive{Suite: nextRelease, Arch: "amd64", Date: testDate, Key: key, Debs: testDebs(t, "amd64")}
+	next := debiantest.Archive{Suite: nextRelease, Arch: "amd64", Date: testDate, ValidUntil: testDate.Add(good), Key: key, Debs: testDebs(t, "amd64")}
 	for i, d := range base.Debs {
 		next.Debs[i].Version = "2.0-1"
 		if d.Name == "docker.io" {
@@ -87,7 +89,7 @@ func twoReleases(t *testing.T) Options {
 // Images of both engines stand beside each other, and only engine packages, and what they
 // truly need, come from the next release.
 func TestEngines(t *testing.T) {
-	o := twoReleases(t)
+	o := twoReleases(t, 24*time.Hour)
 	recipe := func(e Engine) (string, error) { return recipeOf("amd64", e, bytes.NewReader(o.HyveInit)) }
 	made := map[Engine]*image.Image{}
 	for _, tt := range []struct {
@@ -146,6 +148,27 @@ func TestEngines(t *testing.T) {
 		t.Fatalf("27: %v", err)
 	}
 	wantHint(t, err, "--engine")
+}
+
+// A mirror that is behind with the next release builds what does not need it, and says how to
+// go on otherwise.
+func TestExpiredRelease(t *testing.T) {
+	o := twoReleases(t, time.Minute)
+	o.Engine = Newest
+	_, err := Build(context.Background(), o)
+	if err == nil || !strings.Contains(err.Error(), nextRelease+"/InRelease: it expired at") {
+		t.Fatalf("got %v", err)
+	}
+	wantHint(t, err, "--engine stable")
+	if _, err := o.Store.Find("default", "amd64"); !errors.Is(err, image.ErrNotFound) {
+		t.Errorf("something was built: %v", err)
+	}
+	for _, e := range []Engine{Stable, "26.1"} {
+		o.Engine = e
+		if _, err := Build(context.Background(), o); err != nil {
+			t.Errorf("%s: %v", e, err)
+		}
+	}
 }
 
 // suitesOf returns what the bill of materials says of the packages' suites.
