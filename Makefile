@@ -30,13 +30,13 @@ test: deps build lint cross unit e2e
 unit:
 	$(GO) test -short ./...
 
-# With QEMU=10, on Debian 13's.
+# With QEMU=10, on Debian 13's; with ENGINE=newest, of machines with that engine.
 e2e: build
 	export PATH="$(if $(filter 10,$(QEMU)),$$(scripts/unpack.sh trixie):)$$PATH"; \
-	$(GO) test -count=1 -v ./internal/hypervisor/qemu && $(GO) test -count=1 -timeout 50m -v ./e2e $(E2E)
+	$(GO) test -count=1 -v ./internal/hypervisor/qemu && $(GO) test -count=1 -timeout 50m -v ./e2e -args $(E2E) $(if $(ENGINE),-engine $(ENGINE))
 
 # And what is seldom, or takes long; real images for both architectures, each twice.
-long: E2E := -args -long
+long: E2E := -long
 long: e2e
 	HYVE_TEST_CACHE_DIR=$(CURDIR)/.e2e/cache $(GO) test -count=1 -timeout 30m -v -run TestBuildFromMirror ./internal/image/build
 
