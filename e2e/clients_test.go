@@ -83,7 +83,9 @@ func (c client) run(t *testing.T, name string, args ...string) string {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	began := time.Now()
-	defer func() { t.Logf("%.1fs %s %s", time.Since(began).Seconds(), filepath.Base(name), strings.Join(args, " ")) }()
+	defer func() {
+		t.Logf("%.1fs %s %s", time.Since(began).Seconds(), filepath.Base(name), strings.Join(args, " "))
+	}()
 	out, err := c.command(ctx, name, args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s %s: %v\n%s", filepath.Base(name), strings.Join(args, " "), err, out)

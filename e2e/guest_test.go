@@ -235,3 +235,10 @@ func TestCopyOverSSH(t *testing.T) {
 	scp("docker@"+host+":there", file+".back")
 	stdout(t, "cmp", file, file+".back")
 }
+
+// The engine takes the machine for what it is, not for a container.
+func TestEngineKnowsItsMachine(t *testing.T) {
+	if out := dock(t, shared, "info", "--format", "{{.OperatingSystem}}"); strings.Contains(out, "containerized") {
+		t.Errorf("the engine says that it runs on %s", out)
+	}
+}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -193,6 +192,8 @@ func removeBelow(dir int, dev uint64) {
 const (
 	cgroupRoot = "/sys/fs/cgroup"
 	cgroupHyve = cgroupRoot + "/hyve"
+	// As systemd names PID 1's. In any other, dockerd says that it is in a container.
+	cgroupInit = cgroupRoot + "/init.scope"
 )
 
 // delegateCgroups gives every controller to the groups below and makes one for
@@ -213,13 +214,13 @@ func delegateCgroups() error {
 			os.WriteFile(dir+"/cgroup.subtree_control", []byte("+"+controller), 0)
 		}
 	}
-	for _, name := range []string{"hyve/init", "hyve/containerd", "hyve/dockerd", "hyve/users", "hyve/hooks", "docker"} {
-		if err := os.MkdirAll(filepath.Join(cgroupRoot, name), 0o755); err != nil {
-			return fmt.Errorf("making the cgroup %s: %w", name, err)
+	for _, dir := range []string{cgroupInit, cgroupHyve + "/containerd", cgroupHyve + "/dockerd", cgroupHyve + "/users", cgroupHyve + "/hooks", cgroupRoot + "/docker"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("making the cgroup %s: %w", dir, err)
 		}
 	}
-	if err := os.WriteFile(cgroupHyve+"/init/cgroup.procs", []byte("0"), 0); err != nil {
-		return fmt.Errorf("entering the cgroup init: %w", err)
+	if err := os.WriteFile(cgroupInit+"/cgroup.procs", []byte("0"), 0); err != nil {
+		return fmt.Errorf("entering the cgroup %s: %w", cgroupInit, err)
 	}
 	return nil
 }
