@@ -9,7 +9,7 @@ PAYLOAD := internal/image/build/payload
 GUEST_FLAGS := -trimpath -buildvcs=false -ldflags='-s -w'
 HOST_FLAGS  := -trimpath -ldflags='-s -w -X github.com/hyve-vm/hyve/internal/cli.version=$(VERSION)'
 
-.PHONY: build guest demo test unit e2e long soak bench lint cross clean deps
+.PHONY: build guest demo test unit e2e long soak bench lint cross clean deps deps-tests
 
 build: guest
 	$(GO) build $(HOST_FLAGS) -o bin/hyve ./cmd/hyve
@@ -25,7 +25,11 @@ deps:
 demo: deps build
 	GO='$(GO)' scripts/demo.sh
 
-test: deps build lint cross unit e2e
+# And what the tests want besides.
+deps-tests:
+	GO='$(GO)' scripts/deps.sh tests
+
+test: deps-tests build lint cross unit e2e
 
 unit:
 	$(GO) test -short ./...

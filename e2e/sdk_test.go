@@ -92,36 +92,27 @@ func (c client) passes(t *testing.T, argv []string) {
 	t.Log(strings.TrimSpace(c.run(t, argv[0], argv[1:]...)))
 }
 
-// TestTestcontainers has the reaper clean up after programs that are killed.
+// TestTestcontainers runs tests that publish a port, by what hyve env says and by the
+// machine's socket. Those by the first are killed, and the reaper cleans up after them.
 func TestTestcontainers(t *testing.T) {
 	buildReaper(t)
-	t.Run("Go", func(t *testing.T) {
-		argv := inGo(t, "TestContainers")
-		c := envClient(t)
-		c.env = append(c.env, "RYUK_RECONNECTION_TIMEOUT=1s")
-		c.passes(t, argv)
-		c.isReaped(t, argv)
-	})
-	// Where the tests themselves run in a container, as some do, testcontainers take
-	// the engine for that container's.
-	overrides := []string{"TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE=/var/run/docker.sock", "TESTCONTAINERS_HOST_OVERRIDE=localhost"}
-	t.Run("Go by socket", func(t *testing.T) {
-		c := socketClient(t)
-		c.env = append(c.env, overrides...)
-		c.passes(t, inGo(t, "TestContainers"))
-	})
-	t.Run("Node", func(t *testing.T) {
-		argv := inNode(t, "testcontainers.js")
-		c := envClient(t)
-		c.env = append(c.env, "TESTCONTAINERS_RYUK_RECONNECTION_TIMEOUT=1s")
-		c.passes(t, argv)
-		c.isReaped(t, argv)
-	})
-	t.Run("Node by socket", func(t *testing.T) {
-		c := socketClient(t)
-		c.env = append(c.env, overrides...)
-		c.passes(t, inNode(t, "testcontainers.js"))
-	})
+	for name, program := range map[string]func(*testing.T) []string{
+		"Go":   func(t *testing.T) []string { return inGo(t, "TestContainers") },
+		"Node": func(t *testing.T) []string { return inNode(t, "testcontainers.js") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := envClient(t)
+			c.env = append(c.env, "RYUK_RECONNECTION_TIMEOUT=1s", "TESTCONTAINERS_RYUK_RECONNECTION_TIMEOUT=1s")
+			c.isReaped(t, program(t))
+		})
+		t.Run(name+" by socket", func(t *testing.T) {
+			c := socketClient(t)
+			c.env = append(c.env, "TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE=/var/run/docker.sock",
+				// In a container, as some run these tests, testcontainers expect to see the engine's networks.
+				"TESTCONTAINERS_HOST_OVERRIDE=localhost")
+			c.passes(t, program(t))
+		})
+	}
 }
 
 // buildReaper makes the image that testcontainers clean up with. What stands in it for

@@ -2,8 +2,9 @@
 # Installs what building and testing hyve need and this machine lacks: Debian's
 # QEMU and a few common tools (as root or through sudo; else unpacked under .deps/),
 # a static busybox for the test image and, where there is no docker client,
-# Debian's. The Makefile has .deps/bin on PATH. Go itself it only looks for: the
-# releases of Debian that hyve is built on have an older one.
+# Debian's. With the argument "tests" also npm, for the clients that are tested. The
+# Makefile has .deps/bin on PATH. Go itself it only looks for: the releases of Debian
+# that hyve is built on have an older one.
 set -eu
 cd "$(dirname "$0")/.."
 : "${GO:=go}"
@@ -46,6 +47,9 @@ command -v scp >/dev/null || missing="$missing openssh-client"
 command -v e2fsck >/dev/null || missing="$missing e2fsprogs"
 # Which only root can mount.
 [ -n "$own" ] || command -v mkfs.btrfs >/dev/null || missing="$missing btrfs-progs"
+# Which does not run where Debian did not put it. It brings a Node.js for itself, the
+# tests take theirs from npm's registry.
+[ "${1:-}" != tests ] || [ -n "$own" ] || command -v npm >/dev/null || missing="$missing npm"
 if [ -n "$missing" ]; then
     if [ -z "$own" ]; then
         update
@@ -78,6 +82,7 @@ unpack() {
     return 1
 }
 
+[ "${1:-}" != tests ] || scripts/unpack.sh forky clients >/dev/null
 [ -x .deps/busybox ] || unpack busybox busybox-static
 # In a package of its own since Debian 13.
 command -v docker >/dev/null || [ -x .deps/docker ] || unpack docker docker-cli docker.io
