@@ -39,6 +39,7 @@ var layers = map[string][]string{
 		"internal/disk", "internal/frozen", "internal/machine", "internal/image", "internal/control", "internal/dockerenv", "internal/pki"},
 
 	"internal/machine":         {},
+	"internal/machinestore":    {},
 	"internal/sparse":          {},
 	"internal/disk":            {"internal/sparse"},
 	"internal/frozen":          {"internal/sparse"},
