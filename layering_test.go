@@ -41,7 +41,8 @@ var layers = map[string][]string{
 	"internal/machine":         {},
 	"internal/machinestore":    {},
 	"internal/sparse":          {},
-	"internal/disk":            {"internal/sparse"},
+	"internal/ext4":            {},
+	"internal/disk":            {"internal/sparse", "internal/ext4"},
 	"internal/frozen":          {"internal/sparse"},
 	"internal/control":         {},
 	"internal/pki":             {},
@@ -56,9 +57,9 @@ var layers = map[string][]string{
 	// A small archive of their own, for the tests of both.
 	"internal/image/debian/debiantest": {"internal/image/debian"},
 
-	// The guest shares the contract with the host, and nothing else.
+	// The guest shares the contract with the host, and how file systems begin.
 	"internal/guestapi": {},
-	"internal/guest":    {"internal/guestapi"},
+	"internal/guest":    {"internal/guestapi", "internal/ext4"},
 
 	"e2e/testregistry":   {},
 	"e2e/testimage":      {"internal/image", "internal/image/build", "internal/machine"},

@@ -35,7 +35,23 @@ func Copy(ctx context.Context, to, from string) error {
 	if err := clone(to, from); err == nil {
 		return nil
 	}
-	if err := copySparse(ctx, to, from); err != nil {
+	if err := copySparse(ctx, to, from, nil, func(int64) {}); err != nil {
+		return fmt.Errorf("copying a disk: %w", err)
+	}
+	return nil
+}
+
+// CopyPart makes a disk of that size whose beginning is a part of another one, to which
+// nobody writes. Copied is told how many bytes were, one piece after another, perhaps
+// several at once. After an error there is no new disk.
+func CopyPart(ctx context.Context, to string, size int64, from string, part Part, copied func(bytes int64)) error {
+	err := copySparse(ctx, to, from, &part, copied)
+	if err == nil {
+		if err = os.Truncate(to, size); err != nil {
+			os.Remove(to)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("copying a disk: %w", err)
 	}
 	return nil
@@ -44,7 +60,8 @@ func Copy(ctx context.Context, to, from string) error {
 // piece is how many bytes one of several copiers takes at a time.
 const piece = 16 << 20
 
-func copySparse(ctx context.Context, to, from string) (err error) {
+// copySparse copies what is not a hole in a part of a file, in all of it if that is nil.
+func copySparse(ctx context.Context, to, from string, part *Part, copied func(bytes int64)) (err error) {
 	in, err := os.Open(from)
 	if err != nil {
 		return err
@@ -63,22 +80,26 @@ func copySparse(ctx context.Context, to, from string) (err error) {
 			os.Remove(to)
 		}
 	}()
-	if err := out.Truncate(info.Size()); err != nil {
+	if part == nil {
+		part = &Part{0, info.Size()}
+	}
+	if err := out.Truncate(part.Size); err != nil {
 		return err
 	}
 	copiers, ctx := errgroup.WithContext(ctx)
 	copiers.SetLimit(runtime.NumCPU())
-	err = sparse.Extents(in, 0, info.Size(), func(start, end int64) error {
+	err = sparse.Extents(in, part.Start, part.Start+part.Size, func(start, end int64) error {
 		for ; start < end; start += piece {
 			from := io.NewSectionReader(in, start, min(piece, end-start))
-			to := io.NewOffsetWriter(out, start)
+			to := io.NewOffsetWriter(out, start-part.Start)
 			copiers.Go(func() error {
 				if ctx.Err() != nil {
 					return context.Cause(ctx)
 				}
 				// Most disks are small, and in many small pieces.
 				buf := make([]byte, min(from.Size(), 1<<20))
-				_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, buf)
+				n, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, buf)
+				copied(n)
 				return err
 			})
 		}

@@ -32,7 +32,7 @@ func TestCopySparse(t *testing.T) {
 				t.Fatal(err)
 			}
 			file.Close()
-			if err := copySparse(t.Context(), to, from); err != nil {
+			if err := copySparse(t.Context(), to, from, nil, func(int64) {}); err != nil {
 				t.Fatal(err)
 			}
 			want, _ := os.ReadFile(from)
@@ -47,7 +47,7 @@ func TestCopySparse(t *testing.T) {
 			if used := info.Sys().(*syscall.Stat_t).Blocks * 512; used > int64(len(data)+1)*block*2 {
 				t.Errorf("%d bytes are used for %d blocks", used, len(data))
 			}
-			if err := copySparse(t.Context(), to, from); err == nil {
+			if err := copySparse(t.Context(), to, from, nil, func(int64) {}); err == nil {
 				t.Error("a file was overwritten")
 			}
 		})

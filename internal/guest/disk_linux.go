@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hyve-vm/hyve/internal/ext4"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -55,15 +56,15 @@ func mountData(ctx context.Context, d *devices, r *reaper, logf func(string, ...
 }
 
 // prepareDisk returns the device to mount of the disk of that name.
-func prepareDisk(name string, r *reaper, logf func(string, ...any)) (string, ext4, error) {
+func prepareDisk(name string, r *reaper, logf func(string, ...any)) (string, ext4.Superblock, error) {
 	device := "/dev/" + name
 	head, err := readHead(device)
 	if err != nil {
-		return "", ext4{}, err
+		return "", ext4.Superblock{}, err
 	}
-	if fs, ok := parseExt4(head); ok {
-		if fs.label != dataLabel && fs.label != boot2dockerLabel {
-			logf("the data disk's file system has the label %q and is used as it is", fs.label)
+	if fs, ok := ext4.Parse(head); ok {
+		if !fs.IsData() {
+			logf("the data disk's file system has the label %q and is used as it is", fs.Label)
 		}
 		return device, fs, check(device, fs, r, logf)
 	}
@@ -74,22 +75,22 @@ func prepareDisk(name string, r *reaper, logf func(string, ...any)) (string, ext
 	if blank {
 		blank, err = restIsBlank(device)
 		if err != nil {
-			return "", ext4{}, err
+			return "", ext4.Superblock{}, err
 		}
 	}
 	if !blank && !asked {
-		return "", ext4{}, &notBlankError{content: describeContent(head)}
+		return "", ext4.Superblock{}, &notBlankError{content: describeContent(head)}
 	}
 	if err := format(device, blank, r); err != nil {
-		return "", ext4{}, err
+		return "", ext4.Superblock{}, err
 	}
 	head, err = readHead(device)
 	if err != nil {
-		return "", ext4{}, err
+		return "", ext4.Superblock{}, err
 	}
-	fs, ok := parseExt4(head)
+	fs, ok := ext4.Parse(head)
 	if !ok {
-		return "", ext4{}, fmt.Errorf("making a file system on %s: there is none afterwards", device)
+		return "", ext4.Superblock{}, fmt.Errorf("making a file system on %s: there is none afterwards", device)
 	}
 	return device, fs, nil
 }
@@ -107,7 +108,7 @@ func (e *notBlankError) Hint() string {
 }
 
 // boot2dockerPartition looks for a partition that boot2docker made on the disk.
-func boot2dockerPartition(disk string) (string, ext4, bool) {
+func boot2dockerPartition(disk string) (string, ext4.Superblock, bool) {
 	parts, _ := filepath.Glob("/sys/block/" + disk + "/" + disk + "*/partition")
 	for _, p := range parts {
 		device := "/dev/" + filepath.Base(filepath.Dir(p))
@@ -115,11 +116,11 @@ func boot2dockerPartition(disk string) (string, ext4, bool) {
 		if err != nil {
 			continue
 		}
-		if fs, ok := parseExt4(head); ok && (fs.label == boot2dockerLabel || fs.label == dataLabel) {
+		if fs, ok := ext4.Parse(head); ok && fs.IsData() {
 			return device, fs, true
 		}
 	}
-	return "", ext4{}, false
+	return "", ext4.Superblock{}, false
 }
 
 func readHead(device string) ([]byte, error) {
@@ -178,16 +179,16 @@ func format(device string, zeroed bool, r *reaper) error {
 	}
 	// Images are many small files: an inode for every 8 KiB. No blocks are kept
 	// back for root, who is the only one to write here.
-	_, err := r.run(nil, "/usr/sbin/mkfs.ext4", "-q", "-F", "-L", dataLabel, "-i", "8192", "-m", "0", "-E", extended, device)
+	_, err := r.run(nil, "/usr/sbin/mkfs.ext4", "-q", "-F", "-L", ext4.DataLabel, "-i", "8192", "-m", "0", "-E", extended, device)
 	return err
 }
 
 // check runs e2fsck where the superblock asks for more than a mount does.
-func check(device string, fs ext4, r *reaper, logf func(string, ...any)) error {
-	if !fs.needsCheck() {
+func check(device string, fs ext4.Superblock, r *reaper, logf func(string, ...any)) error {
+	if !fs.NeedsCheck() {
 		return nil
 	}
-	logf("the data disk needs a check (clean %t, errors %t)", fs.clean, fs.errors)
+	logf("the data disk needs a check (clean %t, errors %t)", fs.Clean, fs.Errors)
 	return fsck(device, r, logf)
 }
 
@@ -223,7 +224,7 @@ func mountExt4(device string, r *reaper, logf func(string, ...any)) error {
 }
 
 // grow gives the mounted file system the whole of a disk that has grown.
-func grow(device string, fs ext4, logf func(string, ...any)) error {
+func grow(device string, fs ext4.Superblock, logf func(string, ...any)) error {
 	b, err := os.ReadFile("/sys/class/block/" + filepath.Base(device) + "/size")
 	if err != nil {
 		return fmt.Errorf("growing the data disk's file system: %w", err)
@@ -233,9 +234,9 @@ func grow(device string, fs ext4, logf func(string, ...any)) error {
 		return fmt.Errorf("growing the data disk's file system: %w", err)
 	}
 	const sector = 512
-	blocks := sectors * sector / fs.blockSize
+	blocks := sectors * sector / fs.BlockSize
 	// What is less than a group of blocks is left over at mkfs as well.
-	if blocks-fs.blocks < 8*fs.blockSize && blocks-fs.blocks < fs.blocks/100 || blocks <= fs.blocks {
+	if blocks-fs.Blocks < 8*fs.BlockSize && blocks-fs.Blocks < fs.Blocks/100 || blocks <= fs.Blocks {
 		return nil
 	}
 	dir, err := os.Open(dataDir)
@@ -246,9 +247,9 @@ func grow(device string, fs ext4, logf func(string, ...any)) error {
 	const resizeFS = 0x40086610 // EXT4_IOC_RESIZE_FS, _IOW('f', 16, __u64)
 	arg := binary.NativeEndian.AppendUint64(nil, uint64(blocks))
 	if err := ioctlBytes(dir.Fd(), resizeFS, arg); err != nil {
-		return fmt.Errorf("growing the data disk's file system from %d to %d blocks: %w", fs.blocks, blocks, err)
+		return fmt.Errorf("growing the data disk's file system from %d to %d blocks: %w", fs.Blocks, blocks, err)
 	}
-	logf("the data disk's file system grew from %d to %d MiB", fs.blocks*fs.blockSize>>20, blocks*fs.blockSize>>20)
+	logf("the data disk's file system grew from %d to %d MiB", fs.Blocks*fs.BlockSize>>20, blocks*fs.BlockSize>>20)
 	return nil
 }
 

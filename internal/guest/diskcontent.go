@@ -10,62 +10,8 @@ import (
 // headSize is how much of a disk's beginning says what is on it, in bytes.
 const headSize = 1 << 20
 
-// The labels under which a file system is taken for the machine's data.
-const (
-	dataLabel        = "hyve-data"
-	boot2dockerLabel = "boot2docker-data"
-)
-
 // boot2dockerMagic at the start of a disk asked boot2docker to format it.
 const boot2dockerMagic = "boot2docker, please format-me"
-
-// An ext4 is what the superblock says of an ext2, ext3 or ext4 file system.
-type ext4 struct {
-	label     string
-	blockSize int64 // bytes
-	blocks    int64
-	clean     bool // unmounted in order, or has a journal that makes it so
-	errors    bool // the kernel found something wrong
-}
-
-// needsCheck says that mounting alone, which replays the journal, is not enough.
-func (e ext4) needsCheck() bool { return e.errors || !e.clean }
-
-// parseExt4 reads the superblock in the first bytes of a disk. The layout is
-// that of struct ext4_super_block in Linux' fs/ext4/ext4.h.
-func parseExt4(head []byte) (ext4, bool) {
-	const offset, size = 1024, 1024
-	if len(head) < offset+size {
-		return ext4{}, false
-	}
-	sb := head[offset : offset+size]
-	u16 := func(at int) uint16 { return binary.LittleEndian.Uint16(sb[at:]) }
-	u32 := func(at int) uint32 { return binary.LittleEndian.Uint32(sb[at:]) }
-	const (
-		magic        = 0xef53
-		stateClean   = 1
-		stateErrors  = 2
-		feature64Bit = 0x80 // incompatible
-		maxLogBlock  = 6    // 64 KiB
-	)
-	if u16(0x38) != magic || u32(0x18) > maxLogBlock {
-		return ext4{}, false
-	}
-	e := ext4{
-		label:     string(bytes.TrimRight(sb[0x78:0x88], "\x00")),
-		blockSize: 1024 << u32(0x18),
-		blocks:    int64(u32(0x04)),
-		errors:    u16(0x3a)&stateErrors != 0 || u32(0x194) != 0,
-	}
-	if u32(0x60)&feature64Bit != 0 {
-		e.blocks |= int64(u32(0x150)&0x7fffffff) << 32
-	}
-	// With a journal the kernel leaves the clean bit set while mounted: it is
-	// missing only where a check was asked for or broke off. Without one it is
-	// missing after every crash.
-	e.clean = u16(0x3a)&stateClean != 0
-	return e, true
-}
 
 // signatures are what other contents of a disk begin with, to name them to the
 // user whose disk it is.
