@@ -24,7 +24,8 @@ var layers = map[string][]string{
 	// The words. They call the verbs; supervisor is here for the one hidden word
 	// that is the supervisor's process, and for --dry-run.
 	"internal/cli": {"internal/lifecycle", "internal/supervisor", "internal/machine", "internal/image", "internal/image/build",
-		"internal/pki", "internal/control", "internal/dockerenv", "internal/progress", "internal/guestapi", "internal/hypervisor/qemu"},
+		"internal/pki", "internal/control", "internal/dockerenv", "internal/machinestore", "internal/progress", "internal/guestapi",
+		"internal/hypervisor/qemu"},
 
 	// The verbs in docker-machine's hands.
 	"internal/dockermachine/driver": {"internal/lifecycle", "internal/machine", "internal/image/build", "internal/pki", "internal/control",

@@ -43,6 +43,7 @@ update() {
 
 missing=
 command -v qemu-system-x86_64 >/dev/null || missing="$missing qemu-system-x86"
+command -v qemu-img >/dev/null || missing="$missing qemu-utils"
 command -v scp >/dev/null || missing="$missing openssh-client"
 command -v e2fsck >/dev/null || missing="$missing e2fsprogs"
 # Which only root can mount.

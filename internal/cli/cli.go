@@ -118,7 +118,7 @@ func (a *app) root() *cobra.Command {
 	)
 	a.add(root, "machines", a.createCommand(), a.startCommand(), a.stopCommand(), a.suspendCommand(), a.restartCommand(),
 		a.killCommand(), a.removeCommand(), a.listCommand(), a.statusCommand(), a.inspectCommand(), a.statsCommand(), a.logsCommand(),
-		a.setCommand(), a.upgradeCommand(), a.cloneCommand(), a.snapshotCommand(), a.rollbackCommand())
+		a.setCommand(), a.upgradeCommand(), a.cloneCommand(), a.snapshotCommand(), a.rollbackCommand(), a.importCommand())
 	a.add(root, "use", a.runCommand(), a.useCommand(), a.envCommand(), a.dockerCommand(), a.sshCommand(), a.ipCommand(), a.urlCommand())
 	a.add(root, "more", a.imageCommand(), a.doctorCommand(), a.versionCommand())
 	root.SetHelpCommandGroupID("more")

@@ -176,6 +176,9 @@ func (g *guest) setUpDisk(ctx context.Context) error {
 	if err := mountData(ctx, g.devices, g.reaper, g.out.logf); err != nil {
 		return err
 	}
+	if driver := removedDriver("/var/lib/docker"); driver != "" {
+		g.out.put(guestapi.Event{Unreadable: &guestapi.Unreadable{Driver: driver}})
+	}
 	g.phase(guestapi.PhaseDisk)
 	return g.engine.startContainerd(g.ctx)
 }

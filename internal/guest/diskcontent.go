@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -69,4 +71,24 @@ func allZero(b []byte) bool {
 		b = b[8:]
 	}
 	return len(strings.Trim(string(b), "\x00")) == 0
+}
+
+// removedDrivers are the storage drivers that docker has given up, aufs and overlay in its
+// version 24, devicemapper in 25, and a directory in docker's that is not empty where one
+// of them has kept something.
+var removedDrivers = []struct{ name, layers string }{
+	{"aufs", "aufs/layers"},
+	{"overlay", "overlay"},
+	{"devicemapper", "image/devicemapper/imagedb/content/sha256"},
+}
+
+// removedDriver names the storage driver, "" if none, of which docker's directory has
+// something that docker itself passes over without a word.
+func removedDriver(root string) string {
+	for _, driver := range removedDrivers {
+		if layers, err := os.ReadDir(filepath.Join(root, driver.layers)); err == nil && len(layers) > 0 {
+			return driver.name
+		}
+	}
+	return ""
 }

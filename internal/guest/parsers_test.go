@@ -2,6 +2,8 @@ package guest
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -227,5 +229,23 @@ Node 0, zone
 `
 	if got, want := fragments(buddyinfo), 1+64+128+2*(2+4+8+32+64+128+256); got != want {
 		t.Errorf("%d pages, want %d", got, want)
+	}
+}
+
+func TestRemovedDriver(t *testing.T) {
+	root := t.TempDir()
+	for _, dir := range []string{"overlay2/0123", "aufs/layers", "image/devicemapper"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if driver := removedDriver(root); driver != "" {
+		t.Errorf("without layers there is %q", driver)
+	}
+	if err := os.WriteFile(filepath.Join(root, "aufs", "layers", "0123"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if driver := removedDriver(root); driver != "aufs" {
+		t.Errorf("with layers of aufs there is %q", driver)
 	}
 }

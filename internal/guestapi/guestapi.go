@@ -151,6 +151,7 @@ type Event struct {
 	PortClosed  *PortClosed  `json:"portClosed,omitempty"`
 	OutOfMemory *OutOfMemory `json:"outOfMemory,omitempty"`
 	DiskFull    *DiskFull    `json:"diskFull,omitempty"`
+	Unreadable  *Unreadable  `json:"unreadable,omitempty"`
 	Busy        *Busy        `json:"busy,omitempty"`
 	PowerOff    *PowerOff    `json:"powerOff,omitempty"`
 }
@@ -241,6 +242,12 @@ type OutOfMemory struct {
 type DiskFull struct {
 	FreeBytes int64 `json:"freeBytes"`
 	Over      bool  `json:"over,omitempty"`
+}
+
+// Unreadable says that the data disk has images and containers of a storage driver that
+// the engine does not know any more.
+type Unreadable struct {
+	Driver string `json:"driver"` // "aufs", for example
 }
 
 // Busy says whether anything runs for the user: containers, steps of builds, commands

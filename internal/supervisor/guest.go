@@ -245,6 +245,9 @@ func (g *guest) handle(event guestapi.Event) {
 		} else {
 			g.board.problem(line)
 		}
+	case event.Unreadable != nil:
+		g.trouble(fmt.Sprintf("images and containers that docker kept with %.20q are on the disk, and this engine cannot read them: "+
+			"start the old machine and move them with hyve migrate", event.Unreadable.Driver))
 	case event.Busy != nil:
 		g.busy(event.Busy.Running)
 	case event.PowerOff != nil:
