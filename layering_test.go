@@ -16,20 +16,27 @@ const module = "github.com/hyve-vm/hyve/"
 // layers says which of hyve's packages each of them may import. Downwards only:
 // a package that is not listed here does not belong anywhere yet.
 var layers = map[string][]string{
-	"cmd/hyve":      {"internal/cli", "internal/dockermachine/driver"},
+	"cmd/hyve":      {"internal/cli", "internal/dockermachine", "internal/dockermachine/driver"},
 	"cmd/hyve-init": {"internal/guest"},
 	// The plugin is all of hyve, since it starts supervisors.
 	"cmd/docker-machine-driver-xhyve": {"internal/cli", "internal/dockermachine/driver"},
 
 	// The words. They call the verbs; supervisor is here for the one hidden word
 	// that is the supervisor's process, and for --dry-run.
-	"internal/cli": {"internal/lifecycle", "internal/supervisor", "internal/machine", "internal/image", "internal/image/build",
+	"internal/cli": {"internal/lifecycle", "internal/sshclient", "internal/supervisor", "internal/machine", "internal/image", "internal/image/build",
 		"internal/pki", "internal/control", "internal/dockerenv", "internal/machinestore", "internal/progress", "internal/guestapi",
 		"internal/hypervisor/qemu"},
 
-	// The verbs in docker-machine's hands.
+	// The verbs in the hands of the real docker-machine.
 	"internal/dockermachine/driver": {"internal/lifecycle", "internal/machine", "internal/image/build", "internal/pki", "internal/control",
 		"internal/dockerenv"},
+
+	// The same in docker-machine's language.
+	"internal/dockermachine": {"internal/lifecycle", "internal/sshclient", "internal/machine", "internal/image/build", "internal/pki",
+		"internal/control", "internal/dockerenv", "internal/progress"},
+
+	// Logging in, for both.
+	"internal/sshclient": {"internal/machine", "internal/pki"},
 
 	// The verbs. Not supervisor: a command must not do by accident what only the
 	// owner of a VM may. Of the hypervisor only whether there is one.

@@ -10,6 +10,9 @@ import (
 // version is set by the build.
 var version = "dev"
 
+// Version is hyve's version, as "v1.2.3" or "dev".
+func Version() string { return version }
+
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",

@@ -138,6 +138,9 @@ type Supervisor interface {
 	Stop(context.Context, StopRequest) error
 	// Reload reads the machine's file again, for what can change while it runs.
 	Reload() error
+	// Identify reads the machine's keys and certificates again and waits until the
+	// running guest has them; one that is asleep gets them when it wakes.
+	Identify(context.Context) error
 	// Stats measures what the machine uses.
 	Stats(context.Context) (Stats, error)
 	// Copy makes a copy of the running machine and waits for it; ctx ends the wait.
@@ -220,6 +223,7 @@ func Serve(ctx context.Context, l net.Listener, s Supervisor) error {
 	mux.HandleFunc("POST /stop", act(s.Stop))
 	mux.HandleFunc("POST /copy", act(s.Copy))
 	mux.HandleFunc("POST /reload", act(func(context.Context, struct{}) error { return s.Reload() }))
+	mux.HandleFunc("POST /identify", act(func(ctx context.Context, _ struct{}) error { return s.Identify(ctx) }))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -331,6 +335,14 @@ func (c *Client) Stop(ctx context.Context, request StopRequest) error {
 func (c *Client) Reload(ctx context.Context) error {
 	if err := c.post(ctx, "/reload", struct{}{}); err != nil {
 		return fmt.Errorf("telling the running machine: %w", err)
+	}
+	return nil
+}
+
+// Identify gives the running machine its keys and certificates again.
+func (c *Client) Identify(ctx context.Context) error {
+	if err := c.post(ctx, "/identify", struct{}{}); err != nil {
+		return fmt.Errorf("giving the machine its certificates: %w", err)
 	}
 	return nil
 }

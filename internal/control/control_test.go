@@ -32,6 +32,8 @@ func (f *fake) Stats(context.Context) (Stats, error) { return Stats{NetworkIn: 7
 
 func (f *fake) Reload() error { return f.refuse }
 
+func (f *fake) Identify(context.Context) error { return f.refuse }
+
 func (f *fake) Stop(_ context.Context, r StopRequest) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -6,6 +6,7 @@ package dockerenv
 import (
 	"fmt"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"unicode"
@@ -120,4 +121,16 @@ func Script(shell string, settings []Setting, argv []string) (string, error) {
 	fmt.Fprintf(&script, "%s Run this command to configure your shell: \n%s ", d.comment, d.comment)
 	fmt.Fprintf(&script, d.hint+"\n", d.commandLine(argv))
 	return script.String(), nil
+}
+
+// Flags are a docker client's flags for what Settings says, as docker-machine prints them,
+// one a line.
+func Flags(host, certs string) []string {
+	return []string{
+		"--tlsverify",
+		fmt.Sprintf("--tlscacert=%q", filepath.Join(certs, "ca.pem")),
+		fmt.Sprintf("--tlscert=%q", filepath.Join(certs, "cert.pem")),
+		fmt.Sprintf("--tlskey=%q", filepath.Join(certs, "key.pem")),
+		"-H=" + host,
+	}
 }

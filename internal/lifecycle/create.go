@@ -111,6 +111,17 @@ func Plan(home machine.Home, options CreateOptions) (*machine.Machine, error) {
 	return design(home, options)
 }
 
+// Check returns what can be seen beforehand to be wrong with a creation: Plan's errors,
+// and that there is no hypervisor. It makes no machine.
+func Check(ctx context.Context, home machine.Home, options CreateOptions) error {
+	m, err := Plan(home, options)
+	if err != nil {
+		return err
+	}
+	_, err = qemu.Find(ctx, m.QEMU, home.CacheDir())
+	return err
+}
+
 // design is Plan for a name that is good.
 func design(home machine.Home, options CreateOptions) (*machine.Machine, error) {
 	spec := options.Spec

@@ -101,6 +101,9 @@ func (d Dir) ServerDir() string { return filepath.Join(string(d), "server") }
 // HostKey is the SSH key by which the guest is known.
 func (d Dir) HostKey() string { return filepath.Join(d.ServerDir(), "ssh_host_ed25519_key") }
 
+// KnownHosts is the host key for the system's SSH clients, see known_hosts in sshd(8).
+func (d Dir) KnownHosts() string { return filepath.Join(string(d), "known_hosts") }
+
 // Logs returns the directory of the machine's logs.
 func (d Dir) Logs() string { return filepath.Join(string(d), "logs") }
 

@@ -55,7 +55,32 @@ func (ca *CA) Server(dir string, names []string, addresses []netip.Addr) (Pair, 
 	for _, address := range addresses {
 		template.IPAddresses = append(template.IPAddresses, net.IP(address.Unmap().AsSlice()))
 	}
-	return ca.leaf(dir, "server.pem", "server-key.pem", template)
+	return ca.leaf(dir, serverCertFile, serverKeyFile, template)
+}
+
+// DiscardClient has the next call of Client make another key and certificate, as every
+// reader does that finds none.
+func (ca *CA) DiscardClient() error { return discard(ca.dir, certFile, keyFile) }
+
+// DiscardServer is DiscardClient for the server certificate in dir.
+func DiscardServer(dir string) error { return discard(dir, serverCertFile, serverKeyFile) }
+
+func discard(dir string, names ...string) error {
+	if err := makeDir(dir); err != nil {
+		return err
+	}
+	unlock, err := lock(dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	// The certificate goes first: a key alone would be used again.
+	for _, name := range names {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("removing an old certificate: %w", err)
+		}
+	}
+	return nil
 }
 
 // leaf returns the pair in dir if it is what template says and good for a

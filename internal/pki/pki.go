@@ -45,6 +45,12 @@ const (
 	sshKeyFile = "id_ed25519"
 )
 
+// Names in the directory of a machine's server.
+const (
+	serverCertFile = "server.pem"
+	serverKeyFile  = "server-key.pem"
+)
+
 // A CA signs the certificates of one installation. It is safe for concurrent
 // use, by several processes as well.
 type CA struct {

@@ -23,7 +23,7 @@ import (
 // identity is what makes the guest this machine.
 type identity struct {
 	machine *machine.Machine
-	ca      *pki.CA
+	ca      atomic.Pointer[pki.CA]
 	hostKey pki.SSHKey
 	userKey pki.SSHKey
 	shown   atomic.Pointer[pki.Pair] // what the guest was told last
@@ -36,7 +36,8 @@ func openIdentity(m *machine.Machine) (*identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	id := &identity{machine: m, ca: ca}
+	id := &identity{machine: m}
+	id.ca.Store(ca)
 	if err := ca.Export(string(m.Dir())); err != nil {
 		return nil, err
 	}
@@ -52,7 +53,7 @@ func openIdentity(m *machine.Machine) (*identity, error) {
 
 // server returns the certificate that the guest shows, renewed when needed.
 func (id *identity) server() (pki.Pair, error) {
-	return id.ca.Server(id.machine.Dir().ServerDir(),
+	return id.ca.Load().Server(id.machine.Dir().ServerDir(),
 		append([]string{id.machine.Name, "localhost"}, id.machine.CertNames...),
 		[]netip.Addr{id.machine.Address, netip.MustParseAddr("127.0.0.1")})
 }
@@ -93,7 +94,7 @@ func (id *identity) guestIdentity() (guestapi.Identity, error) {
 		},
 		Clock:              guestapi.ClockNow(),
 		Seed:               seed,
-		CA:                 string(id.ca.PEM()),
+		CA:                 string(id.ca.Load().PEM()),
 		ServerCert:         string(server.CertPEM),
 		ServerKey:          string(server.KeyPEM),
 		SSHHostKey:         string(id.hostKey.PEM),
@@ -128,7 +129,7 @@ func (id *identity) keepCertificates(ctx context.Context, every time.Duration, t
 }
 
 func (id *identity) renew(tell func() error) error {
-	if err := id.ca.Export(string(id.machine.Dir())); err != nil {
+	if err := id.ca.Load().Export(string(id.machine.Dir())); err != nil {
 		return err
 	}
 	now, err := id.server()
@@ -139,6 +140,19 @@ func (id *identity) renew(tell func() error) error {
 		return nil
 	}
 	return tell()
+}
+
+// reopen takes the CA as it is on disk now, and brings the machine's directory up to date.
+func (id *identity) reopen() error {
+	ca, err := pki.OpenCA(id.machine.Home().PKIDir())
+	if err != nil {
+		return err
+	}
+	if err := ca.Export(string(id.machine.Dir())); err != nil {
+		return err
+	}
+	id.ca.Store(ca)
+	return nil
 }
 
 // hostProxies returns the host's proxies as the guest has to see them: one on

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -168,4 +169,23 @@ func (s *supervisor) Reload() error {
 		return fmt.Errorf("it is kept, but the machine does not fall asleep: %s", s.parts.accel.NoFreeze)
 	}
 	return nil
+}
+
+// Identify implements control.Supervisor.
+func (s *supervisor) Identify(ctx context.Context) error {
+	if status, _ := s.board.get(); status.State != control.Running {
+		return errors.New("the machine is not running")
+	}
+	if err := s.parts.reopen(); err != nil {
+		return err
+	}
+	identity, err := s.parts.guestIdentity()
+	if err != nil {
+		return err
+	}
+	s.rehearsal.forget() // it was made with the old certificates
+	if !s.guest.isConnected() {
+		return nil // it is asleep, and hears who it is when it wakes
+	}
+	return s.guest.ask(ctx, guestapi.Request{Identity: &identity})
 }

@@ -61,15 +61,15 @@ func closeWrite(conn net.Conn) {
 // overTLS wraps a dialer: the guest must prove that it is the machine, and is
 // shown this installation's client certificate.
 func (s *supervisor) overTLS(dial dialer) dialer {
-	config := s.parts.ca.ClientConfig(s.machine.Name)
-	// On a link inside this host. The default guards against computers to come, and is
-	// much code for a guest that was just thawed.
-	config.CurvePreferences = []tls.CurveID{tls.X25519}
 	return func(ctx context.Context) (net.Conn, error) {
 		conn, err := dial(ctx)
 		if err != nil {
 			return nil, err
 		}
+		config := s.parts.ca.Load().ClientConfig(s.machine.Name)
+		// On a link inside this host. The default guards against computers to come, and is
+		// much code for a guest that was just thawed.
+		config.CurvePreferences = []tls.CurveID{tls.X25519}
 		secure := tls.Client(conn, config)
 		if err := secure.HandshakeContext(ctx); err != nil {
 			conn.Close()

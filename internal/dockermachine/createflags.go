@@ -1,0 +1,265 @@
+package dockermachine
+
+import (
+	"fmt"
+	"runtime"
+	"strconv"
+	"strings"
+)
+
+// shared are the flags of create that all drivers have.
+type shared struct {
+	driver, install, storage                       string
+	options, insecure, mirrors, labels, env, names []string
+}
+
+// swarmFlags are those of classic Swarm, with what they take.
+var swarmFlags = []struct{ name, kind, value, env, usage string }{
+	{"swarm", "bool", "", "", "Configure Machine to join a Swarm cluster"},
+	{"swarm-image", "string", "swarm:latest", "MACHINE_SWARM_IMAGE", "Specify Docker image to use for Swarm"},
+	{"swarm-master", "bool", "", "", "Configure Machine to be a Swarm master"},
+	{"swarm-discovery", "string", "", "", "Discovery service to use with Swarm"},
+	{"swarm-strategy", "string", "spread", "", "Define a default scheduling strategy for Swarm"},
+	{"swarm-opt", "list", "", "", "Define arbitrary flags for Swarm master"},
+	{"swarm-join-opt", "list", "", "", "Define arbitrary flags for Swarm join"},
+	{"swarm-host", "string", "tcp://0.0.0.0:3376", "", "ip/socket to listen on for Swarm master"},
+	{"swarm-addr", "string", "", "", "addr to advertise for Swarm (default: detect and use the machine IP)"},
+	{"swarm-experimental", "bool", "", "", "Enable Swarm experimental features"},
+}
+
+// A driverOption is a flag of a driver that hyve stands in for.
+type driverOption struct {
+	name string // behind the driver's prefix
+	env  string // variable that stands in for the flag
+	kind string // "string", "int", "bool", "list"
+	// set puts a value into the machine's description, or warns; why is what to warn of.
+	set func(r *request, flag, value, why string) error
+	why string
+}
+
+// xhyveOptions are docker-machine-driver-xhyve's, as of its commit f611cce.
+var xhyveOptions = []driverOption{
+	{"cpu-count", "XHYVE_CPU_COUNT", "int", setCPUs, ""},
+	{"memory-size", "XHYVE_MEMORY_SIZE", "int", setMemory, ""},
+	{"disk-size", "XHYVE_DISK_SIZE", "int", setDisk, ""},
+	{"boot2docker-url", "XHYVE_BOOT2DOCKER_URL", "string", setImage, ""},
+	{"boot-cmd", "XHYVE_BOOT_CMD", "string", gone, ownKernel},
+	{"boot-kernel", "XHYVE_BOOT_KERNEL", "string", gone, ownKernel},
+	{"boot-initrd", "XHYVE_BOOT_INITRD", "string", gone, ownKernel},
+	{"uuid", "XHYVE_UUID", "string", gone, "a machine keeps its address without one"},
+	{"qcow2", "XHYVE_QCOW2", "bool", gone, oneDisk},
+	{"rawdisk", "XHYVE_RAW_DISK", "bool", gone, oneDisk},
+	{"virtio-9p", "XHYVE_VIRTIO_9P", "list", gone, noShares},
+	{"virtio-9p-root", "XHYVE_VIRTIO_9P_ROOT", "string", gone, noShares},
+	{"experimental-nfs-share", "XHYVE_EXPERIMENTAL_NFS_SHARE", "list", gone, noShares},
+	{"experimental-nfs-share-root", "XHYVE_EXPERIMENTAL_NFS_SHARE_ROOT", "string", gone, noShares},
+}
+
+// virtualboxOptions are docker-machine's own virtualbox driver's.
+var virtualboxOptions = []driverOption{
+	{"memory", "VIRTUALBOX_MEMORY_SIZE", "int", setMemory, ""},
+	{"cpu-count", "VIRTUALBOX_CPU_COUNT", "int", setCPUs, ""},
+	{"disk-size", "VIRTUALBOX_DISK_SIZE", "int", setDisk, ""},
+	{"boot2docker-url", "VIRTUALBOX_BOOT2DOCKER_URL", "string", setImage, ""},
+	{"import-boot2docker-vm", "VIRTUALBOX_BOOT2DOCKER_IMPORT_VM", "string", gone, "there is no VirtualBox to take it from"},
+	{"host-dns-resolver", "VIRTUALBOX_HOST_DNS_RESOLVER", "bool", gone, hostNames},
+	{"nat-nictype", "VIRTUALBOX_NAT_NICTYPE", "string", gone, ownNetwork},
+	{"hostonly-cidr", "VIRTUALBOX_HOSTONLY_CIDR", "string", gone, ownNetwork},
+	{"hostonly-nictype", "VIRTUALBOX_HOSTONLY_NIC_TYPE", "string", gone, ownNetwork},
+	{"hostonly-nicpromisc", "VIRTUALBOX_HOSTONLY_NIC_PROMISC", "string", gone, ownNetwork},
+	{"ui-type", "VIRTUALBOX_UI_TYPE", "string", gone, "machines have no screen"},
+	{"hostonly-no-dhcp", "VIRTUALBOX_HOSTONLY_NO_DHCP", "bool", gone, ownNetwork},
+	{"no-share", "VIRTUALBOX_NO_SHARE", "bool", asItIs, ""},
+	{"no-dns-proxy", "VIRTUALBOX_NO_DNS_PROXY", "bool", gone, hostNames},
+	{"no-vtx-check", "VIRTUALBOX_NO_VTX_CHECK", "bool", gone, "hyve finds out itself what the host can do"},
+	{"share-folder", "VIRTUALBOX_SHARE_FOLDER", "string", gone, noShares},
+}
+
+// Why flags are gone.
+const (
+	ownKernel  = "the guest image brings its kernel"
+	oneDisk    = "the disk is always one sparse raw file"
+	noShares   = "hyve shares no directories yet; docker cp and " + Name + " scp copy them"
+	hostNames  = "names always resolve as on the host"
+	ownNetwork = "a machine is on no network of the host; its ports are on its own loopback address"
+)
+
+func gone(r *request, flag, _, why string) error {
+	r.warn(flag, why)
+	return nil
+}
+
+// asItIs is for flags that ask for what hyve does anyway.
+func asItIs(*request, string, string, string) error { return nil }
+
+// setCPUs reads a number of CPUs. Less than 1 are all of the host's.
+func setCPUs(r *request, flag, value, _ string) error {
+	n, err := number(flag, value)
+	if n < 1 {
+		n = runtime.NumCPU()
+	}
+	r.spec.CPUs = n
+	return err
+}
+
+func setMemory(r *request, flag, value, _ string) error {
+	n, err := number(flag, value)
+	r.spec.Memory = int64(n) << 20
+	return err
+}
+
+func setDisk(r *request, flag, value, _ string) error {
+	n, err := number(flag, value)
+	r.spec.Disk = int64(n) << 20
+	return err
+}
+
+// setImage takes the digest of one of hyve's images. Others boot other guests.
+func setImage(r *request, flag, value, _ string) error {
+	if strings.HasPrefix(value, "sha256:") {
+		r.spec.Image = value
+		return nil
+	}
+	return gone(r, flag, value, "hyve builds its guest image itself (hyve image ls shows what there is)")
+}
+
+// maxNumber bounds numbers of MB so that they are bytes as well.
+const maxNumber = 1 << 40
+
+func number(flag, value string) (int, error) {
+	n, err := strconv.Atoi(value)
+	if err != nil || n > maxNumber || n < -maxNumber {
+		return 0, fmt.Errorf("invalid value %q for flag -%s: it is not a number", value, flag)
+	}
+	return n, nil
+}
+
+// optionsOf returns the options of a driver that hyve stands in for, each under its whole
+// name; false if it does not.
+func optionsOf(driver string) ([]driverOption, bool) {
+	var all []driverOption
+	add := func(prefix string, options []driverOption) {
+		for _, o := range options {
+			o.name = prefix + "-" + o.name
+			all = append(all, o)
+		}
+	}
+	switch driver {
+	case "hyve":
+		add("hyve", xhyveOptions)
+		add("xhyve", xhyveOptions)
+	case "xhyve":
+		add("xhyve", xhyveOptions)
+	case "virtualbox":
+		add("virtualbox", virtualboxOptions)
+	case driverNone:
+	default:
+		return nil, false
+	}
+	return all, true
+}
+
+// createFlags returns the flags of create for a driver, nil if hyve does not stand in for
+// it, and what is to be called when they have been read.
+func (c *client) createFlags(driver string) (r *request, f flagSet, settle func() error) {
+	options, ok := optionsOf(driver)
+	if !ok {
+		return nil, nil, nil
+	}
+	r = &request{driver: driver}
+	var s shared
+	f = newFlags()
+	f.StringVarP(&s.driver, "driver", "d", defaultDriver, "Driver to create machine with. [$MACHINE_DRIVER]")
+	f.StringVar(&s.install, "engine-install-url", installURL, "Custom URL to use for engine installation [$MACHINE_DOCKER_INSTALL_URL]")
+	f.StringArrayVar(&s.options, "engine-opt", nil, "Specify arbitrary flags to include with the created engine in the form flag=value")
+	f.StringArrayVar(&s.insecure, "engine-insecure-registry", nil, "Specify insecure registries to allow with the created engine")
+	f.StringArrayVar(&s.mirrors, "engine-registry-mirror", nil, "Specify registry mirrors to use [$ENGINE_REGISTRY_MIRROR]")
+	f.StringArrayVar(&s.labels, "engine-label", nil, "Specify labels for the created engine")
+	f.StringVar(&s.storage, "engine-storage-driver", "", "Specify a storage driver to use with the engine")
+	f.StringArrayVar(&s.env, "engine-env", nil, "Specify environment variables to set in the engine")
+	for _, flag := range swarmFlags {
+		addFlag(f, flag.name, flag.kind, flag.value, usage(flag.usage, flag.env))
+	}
+	f.StringArrayVar(&s.names, "tls-san", nil, "Support extra SANs for TLS certs")
+	for _, o := range options {
+		addFlag(f, o.name, o.kind, "", usage(o.why, o.env))
+	}
+	if driver == driverNone {
+		f.StringVar(&r.url, "url", "", "URL of host when no driver is selected")
+	}
+	return r, f, func() error {
+		c.fromEnvironment(f, &s)
+		r.settings(&s)
+		c.forget(r, f)
+		return c.settle(r, f, options)
+	}
+}
+
+func usage(text, env string) string {
+	if env == "" {
+		return text
+	}
+	return strings.TrimSpace(text + " [$" + env + "]")
+}
+
+// addFlag adds a flag that is read by its name.
+func addFlag(f flagSet, name, kind, value, usage string) {
+	switch kind {
+	case "bool":
+		f.Bool(name, false, usage)
+	case "list":
+		f.StringArray(name, nil, usage)
+	default:
+		f.String(name, value, usage)
+	}
+}
+
+// fromEnvironment takes the shared flags that were not given from their variables.
+func (c *client) fromEnvironment(f flagSet, s *shared) {
+	if mirrors := c.getenv("ENGINE_REGISTRY_MIRROR"); mirrors != "" && !f.Changed("engine-registry-mirror") {
+		s.mirrors = strings.Split(mirrors, ",")
+	}
+	if install := c.getenv("MACHINE_DOCKER_INSTALL_URL"); install != "" && !f.Changed("engine-install-url") {
+		s.install = install
+	}
+}
+
+// forget warns of each flag of classic Swarm, and of keys of another CA.
+func (c *client) forget(r *request, f flagSet) {
+	for _, flag := range swarmFlags {
+		if f.Changed(flag.name) || flag.env != "" && c.getenv(flag.env) != "" {
+			r.warn(flag.name, "classic Swarm is gone; docker swarm init makes a swarm of an engine")
+		}
+	}
+	if r.driver == driverNone {
+		return
+	}
+	for _, file := range []struct{ flag, value string }{
+		{"tls-ca-cert", c.caCert}, {"tls-ca-key", c.caKey}, {"tls-client-cert", c.clientCert}, {"tls-client-key", c.clientKey},
+	} {
+		if file.value != "" {
+			r.warn(file.flag, "hyve has a CA and certificates of its own")
+		}
+	}
+}
+
+// settle puts the driver's own flags into the machine's description.
+func (c *client) settle(r *request, f flagSet, options []driverOption) error {
+	for _, o := range options {
+		flag := f.Lookup(o.name)
+		value := flag.Value.String()
+		if !flag.Changed {
+			// The flags of both prefixes share their variables.
+			if value = c.getenv(o.env); value == "" || strings.HasPrefix(o.name, "xhyve-") && r.driver == "hyve" {
+				continue
+			}
+		}
+		if on, err := strconv.ParseBool(value); o.kind == "bool" && (err != nil || !on) {
+			continue
+		}
+		if err := o.set(r, o.name, value, o.why); err != nil {
+			return err
+		}
+	}
+	return nil
+}

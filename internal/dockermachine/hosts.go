@@ -1,0 +1,341 @@
+package dockermachine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/dockerenv"
+	"github.com/hyve-vm/hyve/internal/lifecycle"
+	"github.com/hyve-vm/hyve/internal/machine"
+)
+
+// hostName is what docker-machine accepts as a machine's name.
+var hostName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9\-.]*$`)
+
+// Drivers' names.
+const (
+	driverNone    = "none"
+	driverUnknown = "not found" // of a machine whose config.json cannot be read
+)
+
+// A host is a machine as docker-machine's users see it: one of hyve's, an adopted engine,
+// or one in docker-machine's own store. Just one of the three is set, none if it is
+// broken.
+type host struct {
+	name    string
+	machine *machine.Machine
+	engine  *engine
+	stored  *document
+	kind    kind
+	err     error // why it is broken
+	dir     string
+}
+
+// kind tells whose a host is, be it broken.
+type kind int
+
+const (
+	ours kind = iota
+	adopted
+	foreign
+)
+
+// States, in docker-machine's words.
+const (
+	running  = "Running"
+	saved    = "Saved"
+	stopped  = "Stopped"
+	stopping = "Stopping"
+	starting = "Starting"
+	failing  = "Error"
+	timedOut = "Timeout"
+	// unknown is hyve's own word, for machines whose driver would have to be asked.
+	unknown = "Unknown"
+)
+
+// stateOf says a state of hyve's in docker-machine's words. A machine that is asleep runs.
+func stateOf(s control.State) string {
+	switch s {
+	case control.Running:
+		return running
+	case control.Starting:
+		return starting
+	case control.Stopping:
+		return stopping
+	case control.Suspended:
+		return saved
+	case control.Stopped:
+		return stopped
+	}
+	return failing
+}
+
+// errNotRunning is what drivers say where there is no address.
+var errNotRunning = message("Host is not running")
+
+// wayOut is an error that knows one.
+type wayOut struct {
+	error
+	hint string
+}
+
+func (e *wayOut) Unwrap() error { return e.error }
+
+// Hint says how to go on.
+func (e *wayOut) Hint() string { return e.hint }
+
+// errNoMachine is about a name that nothing has.
+func errNoMachine(name string) error {
+	return message("Docker machine %q does not exist. Use \"%s ls\" to list machines. Use \"%[2]s create\" to add a new one.", name, Name)
+}
+
+// errForeign is about a word that would need the driver of a machine that is not hyve's.
+func errForeign(h *host) error {
+	return fmt.Errorf("machine %q is in docker-machine's own store: bring it over with hyve import %[1]s, or use the docker-machine that made it", h.name)
+}
+
+// load finds a machine. A broken one is an error, too.
+func (c *client) load(name string) (*host, error) {
+	h, err := c.find(name)
+	if err == nil && h.err != nil {
+		err = h.err
+	}
+	return h, err
+}
+
+// find finds a machine, be it broken.
+func (c *client) find(name string) (*host, error) {
+	if !hostName.MatchString(name) {
+		return nil, errNoMachine(name)
+	}
+	h := &host{name: name}
+	m, err := c.home.Load(name)
+	if err == nil {
+		h.machine, h.dir = m, string(m.Dir())
+		return h, nil
+	}
+	if broken := (*machine.BrokenError)(nil); errors.As(err, &broken) {
+		h.err, h.dir = err, string(c.home.Dir(name))
+		return h, nil
+	}
+	if missing := (*machine.NotFoundError)(nil); !errors.As(err, &missing) && machine.CheckName(name) == nil {
+		return nil, err
+	}
+	h.engine, err = loadEngine(c.home, name)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		h.kind, h.err, h.dir = adopted, err, engineDir(c.home, name)
+		return h, nil
+	}
+	if c.store.has(name) {
+		h.kind, h.dir = foreign, filepath.Join(c.store.machines(), name)
+		h.stored, h.err = c.store.load(name)
+		return h, nil
+	}
+	return nil, errNoMachine(name)
+}
+
+// all returns every machine there is, in the order of their names' bytes. One that is
+// broken does not hide others.
+func (c *client) all() ([]*host, error) {
+	entries, err := c.home.List()
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name)
+	}
+	engines, err := engineNames(c.home)
+	if err != nil {
+		return nil, err
+	}
+	others, err := c.store.names()
+	if err != nil {
+		return nil, err
+	}
+	names = append(append(names, engines...), others...)
+	slices.Sort(names)
+	var hosts []*host
+	for _, name := range slices.Compact(names) {
+		h, err := c.find(name)
+		if err != nil {
+			// Its name is none, or it went away meanwhile.
+			if _, gone := os.Stat(filepath.Join(c.store.machines(), name)); gone != nil {
+				continue
+			}
+			h = &host{name: name, kind: foreign, err: errors.New("its name is not one that docker-machine gives")}
+		}
+		hosts = append(hosts, h)
+	}
+	return hosts, nil
+}
+
+// target is the machine that is meant: the one named, else "default" if that exists.
+func (c *client) target(names []string) (*host, error) {
+	if len(names) > 0 {
+		return c.load(names[0])
+	}
+	h, err := c.find(defaultName)
+	if err != nil {
+		return nil, errNoDefault
+	}
+	return h, h.err
+}
+
+// one is target for words that take one name at most.
+func (c *client) one(names []string) (*host, error) {
+	if len(names) > 1 {
+		return nil, errExpectedOne
+	}
+	return c.target(names)
+}
+
+// driver is the driver's name.
+func (h *host) driver() string {
+	switch {
+	case h.err != nil:
+		return driverUnknown
+	case h.machine != nil:
+		return driverOf(h.machine)
+	case h.engine != nil:
+		return driverNone
+	}
+	return h.stored.DriverName
+}
+
+// A condition is what a machine does now.
+type condition struct {
+	state   string
+	url     string         // tcp://HOST:PORT, of one that runs
+	version string         // of its engine, "" if that is not known
+	err     error          // what there is to complain of
+	status  control.Status // of one of hyve's
+}
+
+// strangers bounds how long a machine may take to answer whose driver cannot be asked.
+const strangers = 2 * time.Second
+
+// look asks a machine how it is.
+func (h *host) look(ctx context.Context) condition {
+	switch {
+	case h.err != nil:
+		return condition{state: failing, err: h.err}
+	case h.machine != nil:
+		return h.lookOurs(ctx)
+	case h.engine != nil:
+		return h.ask(ctx, condition{state: running, url: h.engine.URL})
+	}
+	url := h.storedURL()
+	if h.stored.DriverName == driverNone {
+		return h.ask(ctx, condition{state: running, url: url})
+	}
+	if url == "" {
+		return condition{state: unknown}
+	}
+	ctx, cancel := context.WithTimeout(ctx, strangers)
+	defer cancel()
+	if c := h.ask(ctx, condition{state: running, url: url}); c.err == nil {
+		return c
+	}
+	return condition{state: unknown}
+}
+
+func (h *host) lookOurs(ctx context.Context) condition {
+	status, err := lifecycle.Status(ctx, h.machine.Dir())
+	if err != nil {
+		return condition{state: failing, err: err}
+	}
+	c := condition{state: stateOf(status.State), status: status}
+	switch {
+	case status.State == control.Unresponsive:
+		c.err = &lifecycle.UnresponsiveError{Name: h.name}
+	case status.State == control.Running:
+		c.url, c.version = status.Endpoints.TCP, status.EngineVersion
+		if status.Failure != nil {
+			c.err = status.Failure
+		}
+	}
+	return c
+}
+
+// ask fills in what the engine itself says.
+func (h *host) ask(ctx context.Context, c condition) condition {
+	c.version, c.err = dockerenv.PingTLS(ctx, c.url, h.certs())
+	if c.err != nil && ctx.Err() == nil {
+		c.err = message("Unable to query docker version: %w", c.err)
+	}
+	return c
+}
+
+// certs is the directory of ca.pem, cert.pem and key.pem for docker clients.
+func (h *host) certs() string {
+	if h.engine != nil {
+		return h.engine.certs
+	}
+	if h.stored != nil && h.stored.DriverName == driverNone {
+		// docker-machine copies certificates when it provisions, which it has not done.
+		if _, err := os.Stat(filepath.Join(h.dir, "cert.pem")); err != nil {
+			return filepath.Join(filepath.Dir(filepath.Dir(h.dir)), "certs")
+		}
+	}
+	return h.dir
+}
+
+// storedURL is where a machine in docker-machine's store would be.
+func (h *host) storedURL() string {
+	if h.stored.DriverName == driverNone {
+		var driver struct{ URL string }
+		if decodeDriver(h.stored, &driver) != nil || checkURL(driver.URL) != nil {
+			return ""
+		}
+		return driver.URL
+	}
+	url := "tcp://" + h.stored.base().IPAddress + ":2376"
+	if checkURL(url) != nil {
+		return ""
+	}
+	return url
+}
+
+// url is where the engine of a machine that runs is.
+func (h *host) url(ctx context.Context) (string, error) {
+	if h.kind == foreign && h.stored.DriverName != driverNone {
+		return "", errForeign(h)
+	}
+	if h.machine == nil {
+		if h.engine != nil {
+			return h.engine.URL, nil
+		}
+		return h.storedURL(), nil
+	}
+	c := h.look(ctx)
+	if c.state != running {
+		if c.err != nil {
+			return "", c.err
+		}
+		return "", errNotRunning
+	}
+	return c.url, nil
+}
+
+// address is the machine's address. One without a driver has, as docker-machine has it,
+// that of its URL with the port.
+func (h *host) address(ctx context.Context) (string, error) {
+	url, err := h.url(ctx)
+	if err != nil {
+		return "", err
+	}
+	if h.machine != nil {
+		return h.machine.Address.String(), nil
+	}
+	return strings.TrimSuffix(strings.TrimPrefix(url, "tcp://"), "/"), nil
+}

@@ -1,0 +1,186 @@
+package dockermachine
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"text/template"
+	"time"
+)
+
+func (c *client) statusWord() *word {
+	return &word{name: "status", usage: "Get the status of a machine", description: "Argument is a machine name.", flags: newFlags(),
+		run: func(ctx context.Context, args []string) error {
+			h, err := c.one(args)
+			if err != nil {
+				return err
+			}
+			c.inform("%s", h.look(ctx).state)
+			return nil
+		}}
+}
+
+func (c *client) ipWord() *word {
+	return &word{name: "ip", usage: "Get the IP address of a machine", description: severalNames, flags: newFlags(),
+		run: func(ctx context.Context, args []string) error {
+			return c.each(args, func(h *host) error {
+				address, err := h.address(ctx)
+				if err != nil {
+					return message("Error getting IP address: %w", err)
+				}
+				_, err = fmt.Fprintln(c.stdout, address)
+				return err
+			})
+		}}
+}
+
+func (c *client) urlWord() *word {
+	return &word{name: "url", usage: "Get the URL of a machine", description: "Argument is a machine name.", flags: newFlags(),
+		run: func(ctx context.Context, args []string) error {
+			h, err := c.one(args)
+			if err != nil {
+				return err
+			}
+			url, err := h.url(ctx)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(c.stdout, url)
+			return err
+		}}
+}
+
+func (c *client) activeWord() *word {
+	var timeout int
+	f := newFlags()
+	f.IntVarP(&timeout, "timeout", "t", defaultTimeout, "Timeout in seconds, default to 10s")
+	return &word{name: "active", usage: "Print which machine is active", flags: f,
+		run: func(ctx context.Context, args []string) error {
+			if len(args) > 0 {
+				return errTooMany
+			}
+			hosts, err := c.all()
+			if err != nil {
+				return message("Error getting active host: %w", err)
+			}
+			late := false
+			for _, i := range c.items(ctx, hosts, time.Duration(timeout)*time.Second) {
+				if i.ActiveHost {
+					_, err := fmt.Fprintln(c.stdout, i.Name)
+					return err
+				}
+				late = late || i.State == timedOut
+			}
+			if late {
+				return message("Error getting active host: timeout")
+			}
+			return message("No active host found")
+		}}
+}
+
+func (c *client) versionWord() *word {
+	return &word{name: "version", usage: "Show the Docker Machine version or a machine docker version", flags: newFlags(),
+		run: func(ctx context.Context, args []string) error {
+			switch len(args) {
+			case 0:
+				return c.printVersion()
+			case 1:
+			default:
+				return errExpectedOne
+			}
+			h, err := c.load(args[0])
+			if err != nil {
+				return err
+			}
+			if h.kind == foreign && h.stored.DriverName != driverNone {
+				return errForeign(h)
+			}
+			now := h.look(ctx)
+			if now.version == "" {
+				if now.err == nil {
+					now.err = errNotRunning
+				}
+				return message("Unable to query docker version: %s", strings.TrimPrefix(plain(now.err), "Unable to query docker version: "))
+			}
+			_, err = fmt.Fprintln(c.stdout, printable(now.version))
+			return err
+		}}
+}
+
+func (c *client) inspectWord() *word {
+	var format string
+	f := newFlags()
+	f.StringVarP(&format, "format", "f", "", "Format the output using the given go template.")
+	w := &word{name: "inspect", usage: "Inspect information about a machine", description: "Argument is a machine name.", flags: f}
+	w.run = func(ctx context.Context, args []string) error {
+		if len(args) > 1 {
+			c.wordHelp(w)
+			return errExpectedOne
+		}
+		h, err := c.target(args)
+		if err != nil {
+			return err
+		}
+		d, err := h.document(h.look(ctx), c.store.base)
+		if err != nil {
+			return err
+		}
+		text, err := d.text()
+		if format != "" {
+			text, err = d.format(format)
+		}
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(c.stdout, text)
+		return err
+	}
+	return w
+}
+
+// document is the host's config.json.
+func (h *host) document(now condition, base string) (*document, error) {
+	switch {
+	case h.machine != nil:
+		return documentOf(h.machine, now.status.Endpoints.SSH, base)
+	case h.engine != nil:
+		return h.engine.document(base)
+	}
+	return h.stored, nil
+}
+
+// templateFunctions are those that inspect -f knows.
+var templateFunctions = template.FuncMap{
+	"json":       func(v any) (string, error) { return encoded(v, "") },
+	"prettyjson": func(v any) (string, error) { return encoded(v, "    ") },
+}
+
+func encoded(v any, indent string) (string, error) {
+	data, err := encode(v, indent)
+	return string(data), err
+}
+
+// format runs a template over the document.
+func (d *document) format(text string) (string, error) {
+	layout, err := template.New("").Funcs(templateFunctions).Parse(text)
+	if err != nil {
+		return "", fmt.Errorf("template parsing error: %w", err)
+	}
+	fields, err := d.fields()
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	if err := layout.Execute(&b, fields); err != nil {
+		return "", err
+	}
+	lines := strings.Split(b.String(), "\n")
+	for i, line := range lines {
+		cells := strings.Split(line, "\t")
+		for j, cell := range cells {
+			cells[j] = printable(cell)
+		}
+		lines[i] = strings.Join(cells, "\t")
+	}
+	return strings.Join(lines, "\n"), nil
+}
