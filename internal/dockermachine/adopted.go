@@ -21,6 +21,8 @@ import (
 type engine struct {
 	Name string `json:"name"`
 	URL  string `json:"url"` // tcp://HOST:PORT
+	// Labels are those that it was given here, "key=value".
+	Labels []string `json:"labels,omitempty"`
 	// Format is the version of this file's form.
 	Format int `json:"format"`
 
@@ -99,7 +101,7 @@ func engineNames(home machine.Home) ([]string, error) {
 
 // adopt keeps an engine, with the certificates to show it: hyve's own, or those of the
 // command line. Its file is written last, and the directory gets its name then.
-func (c *client) adopt(name, address string) error {
+func (c *client) adopt(name, address string, labels []string) error {
 	if err := checkURL(address); err != nil {
 		return err
 	}
@@ -121,7 +123,7 @@ func (c *client) adopt(name, address string) error {
 			return err
 		}
 	}
-	data, err := json.Marshal(engine{Name: name, URL: address, Format: engineFormat})
+	data, err := json.Marshal(engine{Name: name, URL: address, Labels: labels, Format: engineFormat})
 	if err != nil {
 		return fmt.Errorf("encoding the engine: %w", err)
 	}
@@ -188,12 +190,13 @@ func (e *engine) document(base string) (*document, error) {
 		ConfigVersion: configVersion, Driver: driver, DriverName: driverNone, Name: e.Name,
 		HostOptions: &hostOptions{
 			EngineOptions: engineOptions{
-				ArbitraryFlags: []string{}, Env: []string{}, InsecureRegistry: []string{}, Labels: []string{}, RegistryMirror: []string{},
+				ArbitraryFlags: []string{}, Env: []string{}, InsecureRegistry: []string{}, Labels: list(e.Labels), RegistryMirror: []string{},
 				TlsVerify: true, InstallURL: installURL,
 			},
 			SwarmOptions: noSwarm(),
 			AuthOptions: authOptions{
-				CertDir: e.certs, CaCertPath: filepath.Join(e.certs, "ca.pem"),
+				CertDir: e.certs, CaCertPath: filepath.Join(e.certs, "ca.pem"), CaPrivateKeyPath: filepath.Join(e.certs, "ca-key.pem"),
+				ServerCertPath: filepath.Join(e.dir, "server.pem"), ServerKeyPath: filepath.Join(e.dir, "server-key.pem"),
 				ClientCertPath: filepath.Join(e.certs, "cert.pem"), ClientKeyPath: filepath.Join(e.certs, "key.pem"),
 				ServerCertSANs: []string{}, StorePath: e.dir,
 			},

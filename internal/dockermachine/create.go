@@ -41,10 +41,8 @@ func (c *client) createWord() *word {
 		driver := cmp.Or(driverFlag(args), c.getenv("MACHINE_DRIVER"), defaultDriver)
 		r, flags, settle := c.createFlags(driver)
 		if w.flags = flags; flags == nil {
-			return &wayOut{
-				message("Driver %q not found: hyve makes machines on this host", driver),
-				"for an engine elsewhere: docker context create NAME --docker host=ssh://USER@HOST",
-			}
+			return message("Driver %q not found: hyve makes machines on this host; for an engine elsewhere use "+
+				"docker context create NAME --docker host=ssh://USER@HOST", driver)
 		}
 		names, err := parse(flags, args, true)
 		if errors.Is(err, errHelp) {
@@ -184,7 +182,7 @@ func (c *client) createAdopted(name string, r *request) error {
 		c.inform("(%s) %s", name, warning)
 	}
 	c.inform("Creating machine...")
-	if err := c.adopt(name, r.url); err != nil {
+	if err := c.adopt(name, r.url, r.spec.Labels[:len(r.spec.Labels)-1]); err != nil {
 		return message("Error creating machine: %w", err)
 	}
 	c.inform("To see how to connect your Docker Client to the Docker Engine running on this virtual machine, run: %s env %s", c.args[0], name)

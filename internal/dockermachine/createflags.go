@@ -32,48 +32,54 @@ type driverOption struct {
 	name string // behind the driver's prefix
 	env  string // variable that stands in for the flag
 	kind string // "string", "int", "bool", "list"
-	// set puts a value into the machine's description, or warns; why is what to warn of.
-	set func(r *request, flag, value, why string) error
-	why string
+	// set puts a value into the machine's description; nil of a flag that is gone.
+	set   func(r *request, flag, value string) error
+	about string // what it does, or why it is gone
 }
 
 // xhyveOptions are docker-machine-driver-xhyve's, as of its commit f611cce.
 var xhyveOptions = []driverOption{
-	{"cpu-count", "XHYVE_CPU_COUNT", "int", setCPUs, ""},
-	{"memory-size", "XHYVE_MEMORY_SIZE", "int", setMemory, ""},
-	{"disk-size", "XHYVE_DISK_SIZE", "int", setDisk, ""},
-	{"boot2docker-url", "XHYVE_BOOT2DOCKER_URL", "string", setImage, ""},
-	{"boot-cmd", "XHYVE_BOOT_CMD", "string", gone, ownKernel},
-	{"boot-kernel", "XHYVE_BOOT_KERNEL", "string", gone, ownKernel},
-	{"boot-initrd", "XHYVE_BOOT_INITRD", "string", gone, ownKernel},
-	{"uuid", "XHYVE_UUID", "string", gone, "a machine keeps its address without one"},
-	{"qcow2", "XHYVE_QCOW2", "bool", gone, oneDisk},
-	{"rawdisk", "XHYVE_RAW_DISK", "bool", gone, oneDisk},
-	{"virtio-9p", "XHYVE_VIRTIO_9P", "list", gone, noShares},
-	{"virtio-9p-root", "XHYVE_VIRTIO_9P_ROOT", "string", gone, noShares},
-	{"experimental-nfs-share", "XHYVE_EXPERIMENTAL_NFS_SHARE", "list", gone, noShares},
-	{"experimental-nfs-share-root", "XHYVE_EXPERIMENTAL_NFS_SHARE_ROOT", "string", gone, noShares},
+	{"cpu-count", "XHYVE_CPU_COUNT", "int", setCPUs, cpus},
+	{"memory-size", "XHYVE_MEMORY_SIZE", "int", setMemory, "Size of memory for host in MB"},
+	{"disk-size", "XHYVE_DISK_SIZE", "int", setDisk, "Size of disk for host in MB, which takes only what is used"},
+	{"boot2docker-url", "XHYVE_BOOT2DOCKER_URL", "string", setImage, digest},
+	{"boot-cmd", "XHYVE_BOOT_CMD", "string", nil, ownKernel},
+	{"boot-kernel", "XHYVE_BOOT_KERNEL", "string", nil, ownKernel},
+	{"boot-initrd", "XHYVE_BOOT_INITRD", "string", nil, ownKernel},
+	{"uuid", "XHYVE_UUID", "string", nil, "a machine keeps its address without one"},
+	{"qcow2", "XHYVE_QCOW2", "bool", nil, oneDisk},
+	{"rawdisk", "XHYVE_RAW_DISK", "bool", nil, oneDisk},
+	{"virtio-9p", "XHYVE_VIRTIO_9P", "list", nil, noShares},
+	{"virtio-9p-root", "XHYVE_VIRTIO_9P_ROOT", "string", nil, noShares},
+	{"experimental-nfs-share", "XHYVE_EXPERIMENTAL_NFS_SHARE", "list", nil, noShares},
+	{"experimental-nfs-share-root", "XHYVE_EXPERIMENTAL_NFS_SHARE_ROOT", "string", nil, noShares},
 }
 
 // virtualboxOptions are docker-machine's own virtualbox driver's.
 var virtualboxOptions = []driverOption{
-	{"memory", "VIRTUALBOX_MEMORY_SIZE", "int", setMemory, ""},
-	{"cpu-count", "VIRTUALBOX_CPU_COUNT", "int", setCPUs, ""},
-	{"disk-size", "VIRTUALBOX_DISK_SIZE", "int", setDisk, ""},
-	{"boot2docker-url", "VIRTUALBOX_BOOT2DOCKER_URL", "string", setImage, ""},
-	{"import-boot2docker-vm", "VIRTUALBOX_BOOT2DOCKER_IMPORT_VM", "string", gone, "there is no VirtualBox to take it from"},
-	{"host-dns-resolver", "VIRTUALBOX_HOST_DNS_RESOLVER", "bool", gone, hostNames},
-	{"nat-nictype", "VIRTUALBOX_NAT_NICTYPE", "string", gone, ownNetwork},
-	{"hostonly-cidr", "VIRTUALBOX_HOSTONLY_CIDR", "string", gone, ownNetwork},
-	{"hostonly-nictype", "VIRTUALBOX_HOSTONLY_NIC_TYPE", "string", gone, ownNetwork},
-	{"hostonly-nicpromisc", "VIRTUALBOX_HOSTONLY_NIC_PROMISC", "string", gone, ownNetwork},
-	{"ui-type", "VIRTUALBOX_UI_TYPE", "string", gone, "machines have no screen"},
-	{"hostonly-no-dhcp", "VIRTUALBOX_HOSTONLY_NO_DHCP", "bool", gone, ownNetwork},
-	{"no-share", "VIRTUALBOX_NO_SHARE", "bool", asItIs, ""},
-	{"no-dns-proxy", "VIRTUALBOX_NO_DNS_PROXY", "bool", gone, hostNames},
-	{"no-vtx-check", "VIRTUALBOX_NO_VTX_CHECK", "bool", gone, "hyve finds out itself what the host can do"},
-	{"share-folder", "VIRTUALBOX_SHARE_FOLDER", "string", gone, noShares},
+	{"memory", "VIRTUALBOX_MEMORY_SIZE", "int", setMemory, "Size of memory for host in MB"},
+	{"cpu-count", "VIRTUALBOX_CPU_COUNT", "int", setCPUs, cpus},
+	{"disk-size", "VIRTUALBOX_DISK_SIZE", "int", setDisk, "Size of disk for host in MB, which takes only what is used"},
+	{"boot2docker-url", "VIRTUALBOX_BOOT2DOCKER_URL", "string", setImage, digest},
+	{"import-boot2docker-vm", "VIRTUALBOX_BOOT2DOCKER_IMPORT_VM", "string", nil, "there is no VirtualBox to take it from"},
+	{"host-dns-resolver", "VIRTUALBOX_HOST_DNS_RESOLVER", "bool", nil, hostNames},
+	{"nat-nictype", "VIRTUALBOX_NAT_NICTYPE", "string", nil, ownNetwork},
+	{"hostonly-cidr", "VIRTUALBOX_HOSTONLY_CIDR", "string", nil, ownNetwork},
+	{"hostonly-nictype", "VIRTUALBOX_HOSTONLY_NIC_TYPE", "string", nil, ownNetwork},
+	{"hostonly-nicpromisc", "VIRTUALBOX_HOSTONLY_NIC_PROMISC", "string", nil, ownNetwork},
+	{"ui-type", "VIRTUALBOX_UI_TYPE", "string", nil, "machines have no screen"},
+	{"hostonly-no-dhcp", "VIRTUALBOX_HOSTONLY_NO_DHCP", "bool", nil, ownNetwork},
+	{"no-share", "VIRTUALBOX_NO_SHARE", "bool", asItIs, "Disable the mount of your home directory, which is how it is"},
+	{"no-dns-proxy", "VIRTUALBOX_NO_DNS_PROXY", "bool", nil, hostNames},
+	{"no-vtx-check", "VIRTUALBOX_NO_VTX_CHECK", "bool", nil, "hyve finds out itself what the host can do"},
+	{"share-folder", "VIRTUALBOX_SHARE_FOLDER", "string", nil, noShares},
 }
+
+// What flags do.
+const (
+	cpus   = "Number of CPUs for the machine; below 1: all of the host's"
+	digest = "Digest of one of hyve's guest images (sha256:...)"
+)
 
 // Why flags are gone.
 const (
@@ -84,16 +90,11 @@ const (
 	ownNetwork = "a machine is on no network of the host; its ports are on its own loopback address"
 )
 
-func gone(r *request, flag, _, why string) error {
-	r.warn(flag, why)
-	return nil
-}
-
 // asItIs is for flags that ask for what hyve does anyway.
-func asItIs(*request, string, string, string) error { return nil }
+func asItIs(*request, string, string) error { return nil }
 
 // setCPUs reads a number of CPUs. Less than 1 are all of the host's.
-func setCPUs(r *request, flag, value, _ string) error {
+func setCPUs(r *request, flag, value string) error {
 	n, err := number(flag, value)
 	if n < 1 {
 		n = runtime.NumCPU()
@@ -102,25 +103,26 @@ func setCPUs(r *request, flag, value, _ string) error {
 	return err
 }
 
-func setMemory(r *request, flag, value, _ string) error {
+func setMemory(r *request, flag, value string) error {
 	n, err := number(flag, value)
 	r.spec.Memory = int64(n) << 20
 	return err
 }
 
-func setDisk(r *request, flag, value, _ string) error {
+func setDisk(r *request, flag, value string) error {
 	n, err := number(flag, value)
 	r.spec.Disk = int64(n) << 20
 	return err
 }
 
 // setImage takes the digest of one of hyve's images. Others boot other guests.
-func setImage(r *request, flag, value, _ string) error {
+func setImage(r *request, flag, value string) error {
 	if strings.HasPrefix(value, "sha256:") {
 		r.spec.Image = value
 		return nil
 	}
-	return gone(r, flag, value, "hyve builds its guest image itself (hyve image ls shows what there is)")
+	r.warn(flag, "hyve builds its guest image itself (hyve image ls shows what there is)")
+	return nil
 }
 
 // maxNumber bounds numbers of MB so that they are bytes as well.
@@ -169,6 +171,7 @@ func (c *client) createFlags(driver string) (r *request, f flagSet, settle func(
 	r = &request{driver: driver}
 	var s shared
 	f = newFlags()
+	f.SortFlags = true // for want of a better order
 	f.StringVarP(&s.driver, "driver", "d", defaultDriver, "Driver to create machine with. [$MACHINE_DRIVER]")
 	f.StringVar(&s.install, "engine-install-url", installURL, "Custom URL to use for engine installation [$MACHINE_DOCKER_INSTALL_URL]")
 	f.StringArrayVar(&s.options, "engine-opt", nil, "Specify arbitrary flags to include with the created engine in the form flag=value")
@@ -182,7 +185,11 @@ func (c *client) createFlags(driver string) (r *request, f flagSet, settle func(
 	}
 	f.StringArrayVar(&s.names, "tls-san", nil, "Support extra SANs for TLS certs")
 	for _, o := range options {
-		addFlag(f, o.name, o.kind, "", usage(o.why, o.env))
+		about := o.about
+		if o.set == nil {
+			about = "Not used: " + about
+		}
+		addFlag(f, o.name, o.kind, "", usage(about, o.env))
 	}
 	if driver == driverNone {
 		f.StringVar(&r.url, "url", "", "URL of host when no driver is selected")
@@ -257,7 +264,9 @@ func (c *client) settle(r *request, f flagSet, options []driverOption) error {
 		if on, err := strconv.ParseBool(value); o.kind == "bool" && (err != nil || !on) {
 			continue
 		}
-		if err := o.set(r, o.name, value, o.why); err != nil {
+		if o.set == nil {
+			r.warn(o.name, o.about)
+		} else if err := o.set(r, o.name, value); err != nil {
 			return err
 		}
 	}

@@ -87,19 +87,20 @@ func (c *client) listWord() *word {
 }
 
 // printNames prints the names of those that are not broken, in the directory's order.
+// They are asked only if it matters what they do.
 func (c *client) printNames(ctx context.Context, hosts []*host, filter filters) error {
-	hosts = slices.DeleteFunc(hosts, func(h *host) bool { return h.err != nil })
-	if len(filter) == 0 { // nobody need be asked
-		for _, h := range hosts {
-			fmt.Fprintln(c.stdout, printable(h.name))
-		}
-		return nil
-	}
-	items := c.items(ctx, hosts, defaultTimeout*time.Second)
 	for _, h := range hosts {
-		i := slices.IndexFunc(items, func(i item) bool { return i.Name == printable(h.name) })
-		if filter.matches(items[i]) {
-			fmt.Fprintln(c.stdout, items[i].Name)
+		if h.err != nil {
+			continue
+		}
+		var now condition
+		if filter["state"] != nil {
+			now = h.look(ctx)
+		}
+		if filter.matches(c.describe(h, now)) {
+			if _, err := fmt.Fprintln(c.stdout, printable(h.name)); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -149,17 +150,25 @@ func (c *client) item(ctx context.Context, h *host, timeout time.Duration) item 
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	now := h.look(ctx)
-	i := item{Name: printable(h.name), DriverName: printable(h.driver()), State: now.state, URL: printable(now.url), Active: "-"}
+	if ctx.Err() != nil && h.err == nil {
+		return item{Name: printable(h.name), DriverName: printable(h.driver()), State: timedOut, ResponseTime: timeout}
+	}
+	i := c.describe(h, now)
 	i.ResponseTime = time.Since(began).Round(time.Millisecond)
+	return i
+}
+
+// describe makes an item of what is known of a machine.
+func (c *client) describe(h *host, now condition) item {
+	i := item{Name: printable(h.name), DriverName: printable(h.driver()), State: now.state, URL: printable(now.url)}
 	if h.err != nil {
-		i.Active = ""
 		i.Error = printable(strings.ReplaceAll(h.err.Error(), "\n", ""))
 		return i
 	}
-	if ctx.Err() != nil {
-		return item{Name: i.Name, DriverName: i.DriverName, State: timedOut, ResponseTime: timeout}
+	if d, err := h.document(now, c.store.base); err == nil {
+		i.EngineOptions, i.SwarmOptions = &d.HostOptions.EngineOptions, &d.HostOptions.SwarmOptions
 	}
-	i.DockerVersion = "Unknown"
+	i.Active, i.DockerVersion = "-", "Unknown"
 	if now.version != "" {
 		i.DockerVersion = "v" + printable(now.version)
 	}
@@ -168,9 +177,6 @@ func (c *client) item(ctx context.Context, h *host, timeout time.Duration) item 
 	}
 	if i.ActiveHost = now.state == running && now.url == c.getenv("DOCKER_HOST"); i.ActiveHost {
 		i.Active = "*"
-	}
-	if d, err := h.document(now, c.store.base); err == nil {
-		i.EngineOptions, i.SwarmOptions = &d.HostOptions.EngineOptions, &d.HostOptions.SwarmOptions
 	}
 	return i
 }

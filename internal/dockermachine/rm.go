@@ -15,7 +15,7 @@ func (c *client) removeWord() *word {
 	var force, yes bool
 	f := newFlags()
 	f.BoolVarP(&force, "force", "f", false, "Remove local configuration even if machine cannot be removed, also implies an automatic yes (`-y`)")
-	f.BoolVarP(&yes, "yes", "y", false, "Assumes automatic yes to proceed with remove, without prompting further user confirmation")
+	f.BoolVar(&yes, "y", false, "Assumes automatic yes to proceed with remove, without prompting further user confirmation")
 	w := &word{name: "rm", usage: "Remove a machine", description: severalNames, flags: f}
 	w.run = func(ctx context.Context, args []string) error {
 		if len(args) == 0 {

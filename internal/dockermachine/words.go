@@ -77,7 +77,11 @@ func parse(flags flagSet, args []string, mixed bool) (rest []string, err error) 
 		return nil, err
 	}
 	flags.SetInterspersed(mixed)
-	if err := flags.Parse(plain); err != nil {
+	err = flags.Parse(plain)
+	if invalid := (*pflag.InvalidValueError)(nil); errors.As(err, &invalid) {
+		err = fmt.Errorf("invalid value %q for flag -%s: parse error", invalid.GetValue(), invalid.GetFlag().Name)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return flags.Args(), nil
@@ -147,14 +151,14 @@ Version: %s, build hyve-%s
 Options:
 `, Name, spoken, c.version)
 	flags, _ := c.globalFlags()
-	c.printFlags(flags)
-	fmt.Fprint(c.stdout, "\nCommands:\n")
+	c.printFlags(flags, "  ")
+	fmt.Fprint(c.stdout, "  \nCommands:\n")
 	table := tabwriter.NewWriter(c.stdout, 0, 8, 1, '\t', 0)
 	for _, w := range c.words() {
 		fmt.Fprintf(table, "  %s\t%s\n", w.name, w.usage)
 	}
 	table.Flush()
-	fmt.Fprintf(c.stdout, "\nRun '%s COMMAND --help' for more information on a command.\n", Name)
+	fmt.Fprintf(c.stdout, "  \nRun '%s COMMAND --help' for more information on a command.\n", Name)
 }
 
 // wordHelp prints how a word is used.
@@ -169,24 +173,30 @@ func (c *client) wordHelp(w *word) {
 	}
 	if w.flags.HasFlags() {
 		fmt.Fprint(c.stdout, "\nOptions:\n   \n")
-		c.printFlags(w.flags)
+		c.printFlags(w.flags, "   ")
 	}
 }
 
 // printFlags lists flags as docker-machine does.
-func (c *client) printFlags(flags flagSet) {
+func (c *client) printFlags(flags flagSet, indent string) {
 	table := tabwriter.NewWriter(c.stdout, 0, 8, 1, '\t', 0)
 	flags.VisitAll(func(f *pflag.Flag) {
 		name := "--" + f.Name
+		if len(f.Name) == 1 {
+			name = "-" + f.Name
+		}
 		if f.Shorthand != "" {
 			name += ", -" + f.Shorthand
 		}
-		if f.NoOptDefVal == "" && !repeatable(f) && f.DefValue != "" {
-			name += fmt.Sprintf(" %q", f.DefValue)
-		} else if repeatable(f) {
+		switch {
+		case repeatable(f):
 			name += " [" + name + " option " + name + " option]"
+		case f.NoOptDefVal == "" && f.DefValue != "":
+			name += fmt.Sprintf(" %q", f.DefValue)
+		case f.NoOptDefVal == "":
+			name += " "
 		}
-		fmt.Fprintf(table, "   %s\t%s\n", name, f.Usage)
+		fmt.Fprintf(table, "%s%s\t%s\n", indent, name, f.Usage)
 	})
 	table.Flush()
 }
