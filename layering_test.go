@@ -23,19 +23,20 @@ var layers = map[string][]string{
 
 	// The words. They call the verbs; supervisor is here for the one hidden word
 	// that is the supervisor's process, and for --dry-run.
-	"internal/cli": {"internal/lifecycle", "internal/sshclient", "internal/supervisor", "internal/machine", "internal/image", "internal/image/build",
-		"internal/pki", "internal/control", "internal/dockerenv", "internal/machinestore", "internal/progress", "internal/guestapi",
-		"internal/hypervisor/qemu"},
+	"internal/cli": {"internal/lifecycle", "internal/sshclient", "internal/listing", "internal/supervisor", "internal/machine", "internal/image",
+		"internal/image/build", "internal/pki", "internal/control", "internal/dockerenv", "internal/machinestore", "internal/progress",
+		"internal/guestapi", "internal/hypervisor/qemu"},
 
 	// The verbs in the hands of the real docker-machine.
 	"internal/dockermachine/driver": {"internal/lifecycle", "internal/machine", "internal/image/build", "internal/pki", "internal/control",
 		"internal/dockerenv"},
 
 	// The same in docker-machine's language.
-	"internal/dockermachine": {"internal/lifecycle", "internal/sshclient", "internal/machine", "internal/image/build", "internal/pki",
+	"internal/dockermachine": {"internal/lifecycle", "internal/sshclient", "internal/listing", "internal/machine", "internal/image/build", "internal/pki",
 		"internal/control", "internal/dockerenv", "internal/progress"},
 
-	// Logging in, for both.
+	// Listings and logging in, for both.
+	"internal/listing":   {},
 	"internal/sshclient": {"internal/machine", "internal/pki"},
 
 	// The verbs. Not supervisor: a command must not do by accident what only the

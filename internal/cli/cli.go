@@ -106,7 +106,9 @@ func (a *app) root() *cobra.Command {
 			return cmd.Help()
 		},
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+		Version:           fullVersion(),
 	}
+	root.SetVersionTemplate("hyve version {{.Version}}\n")
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
@@ -119,7 +121,8 @@ func (a *app) root() *cobra.Command {
 	a.add(root, "machines", a.createCommand(), a.startCommand(), a.stopCommand(), a.suspendCommand(), a.restartCommand(),
 		a.killCommand(), a.removeCommand(), a.listCommand(), a.statusCommand(), a.inspectCommand(), a.statsCommand(), a.logsCommand(),
 		a.setCommand(), a.upgradeCommand(), a.cloneCommand(), a.snapshotCommand(), a.rollbackCommand(), a.importCommand())
-	a.add(root, "use", a.runCommand(), a.useCommand(), a.envCommand(), a.dockerCommand(), a.sshCommand(), a.ipCommand(), a.urlCommand())
+	a.add(root, "use", a.runCommand(), a.useCommand(), a.activeCommand(), a.envCommand(), a.configCommand(), a.dockerCommand(), a.sshCommand(),
+		a.scpCommand(), a.ipCommand(), a.urlCommand())
 	a.add(root, "more", a.imageCommand(), a.doctorCommand(), a.versionCommand())
 	root.SetHelpCommandGroupID("more")
 	root.SetCompletionCommandGroupID("more")

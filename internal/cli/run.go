@@ -96,13 +96,5 @@ func (a *app) runBeside(m *machine.Machine, path string, args []string) error {
 			cmd.Process.Signal(s)
 		}
 	}()
-	err := cmd.Wait()
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit) && exit.Exited():
-		return exitError(exit.ExitCode())
-	case errors.As(err, &exit):
-		return exitError(128 + int(exit.Sys().(syscall.WaitStatus).Signal()))
-	}
-	return err
+	return exitOf(path, cmd.Wait())
 }

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/lifecycle"
+	"github.com/hyve-vm/hyve/internal/listing"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
@@ -25,6 +28,37 @@ func formatFlag(cmd *cobra.Command, format *string) {
 	}
 }
 
+// templateFlag adds --format, whose values are those named, the first of them by default,
+// and Go templates.
+func templateFlag(cmd *cobra.Command, format *string, names ...string) {
+	values := strings.Join(names, ", ") + " or a Go template such as '{{.Name}}'"
+	cmd.Flags().StringVarP(format, "format", "f", names[0], values)
+	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
+		if slices.Contains(names, *format) {
+			return nil
+		}
+		if !strings.Contains(*format, "{{") {
+			return &usageError{fmt.Errorf("format %q is not known", *format), "use " + values}
+		}
+		if _, err := listing.ParseLayout(*format); err != nil {
+			return &usageError{fmt.Errorf("reading the format: %w", err), "see " + cmd.CommandPath() + " --help"}
+		}
+		return nil
+	}
+}
+
+// printAs prints elements by a template.
+func printAs[T any](a *app, format string, heads map[string]string, elements ...T) error {
+	layout, err := listing.ParseLayout(format)
+	if err != nil {
+		return err
+	}
+	if err := listing.Print(a.stdout, layout, heads, elements); err != nil {
+		return fmt.Errorf("printing by the format: %w", err)
+	}
+	return nil
+}
+
 // listed is a machine in the JSON of ls.
 type listed struct {
 	Name    string        `json:"name"`
@@ -37,17 +71,40 @@ type listed struct {
 	Disk    int64         `json:"disk,omitempty"`   // bytes
 	Engine  string        `json:"engine,omitempty"`
 	Error   string        `json:"error,omitempty"`
+
+	driver string
+	labels []string
+}
+
+// listedHeads are the columns of listed in a format that begins with "table".
+var listedHeads = map[string]string{
+	"Name": "NAME", "State": "STATE", "Asleep": "ASLEEP", "Address": "ADDRESS", "Docker": "DOCKER", "CPUs": "CPUS",
+	"Memory": "MEMORY", "Disk": "DISK", "Engine": "ENGINE", "Error": "ERROR",
+}
+
+// listedKeys are what ls --filter knows.
+var listedKeys = listing.Keys[listed]{
+	"name":   listing.Pattern(func(l listed) string { return l.Name }),
+	"state":  listing.Equal(func(l listed) string { return stateOf(l.State, l.Asleep) }),
+	"driver": listing.Equal(func(l listed) string { return l.driver }),
+	"label":  listing.Label(func(l listed) []string { return l.labels }),
 }
 
 func (a *app) listCommand() *cobra.Command {
 	var format string
 	var quiet bool
+	var filters []string
 	cmd := &cobra.Command{
 		Use:     "ls",
 		Aliases: []string{"list"},
 		Short:   "List the machines",
+		Example: "  hyve ls --filter state=running -q\n  hyve ls --format 'table {{.Name}}\\t{{.Address}}'",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			filter, err := listedKeys.Parse(filters)
+			if err != nil {
+				return &usageError{err, "what there is: name=PATTERN, state=STATE, driver=NAME, label=KEY=VALUE"}
+			}
 			home, err := a.home()
 			if err != nil {
 				return err
@@ -56,9 +113,11 @@ func (a *app) listCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			machines := make([]listed, len(overviews))
-			for i, o := range overviews {
-				machines[i] = listedOf(o)
+			machines := []listed{}
+			for _, o := range overviews {
+				if l := listedOf(o); filter.Matches(l) {
+					machines = append(machines, l)
+				}
 			}
 			switch {
 			case quiet:
@@ -70,12 +129,15 @@ func (a *app) listCommand() *cobra.Command {
 				return nil
 			case format == "json":
 				return printJSON(a, machines)
+			case format != "table":
+				return printAs(a, format, listedHeads, machines...)
 			}
 			return a.printTable(machines)
 		},
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names only")
-	formatFlag(cmd, &format)
+	cmd.Flags().StringArrayVar(&filters, "filter", nil, "list those only that `KEY=VALUE` holds for: name, state, driver, label (repeatable)")
+	templateFlag(cmd, &format, "table", "json")
 	return cmd
 }
 
@@ -88,6 +150,7 @@ func listedOf(o lifecycle.Overview) listed {
 		l.Address = m.Address.String()
 		l.CPUs, l.Memory, l.Disk = m.CPUs, m.Memory, m.Disk
 		l.Docker = "unix://" + m.Dir().DockerSocket()
+		l.driver, l.labels = m.Driver, m.Labels
 	}
 	return l
 }
@@ -130,16 +193,20 @@ func (a *app) statusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if format == "json" {
-				return printJSON(a, struct {
-					Name string `json:"name"`
-					control.Status
-				}{m.Name, status})
+			named := struct {
+				Name string `json:"name"`
+				control.Status
+			}{m.Name, status}
+			switch format {
+			case "table":
+				return a.printStatus(m, status)
+			case "json":
+				return printJSON(a, named)
 			}
-			return a.printStatus(m, status)
+			return printAs(a, format, nil, named)
 		},
 	}
-	formatFlag(cmd, &format)
+	templateFlag(cmd, &format, "table", "json")
 	return cmd
 }
 
@@ -216,20 +283,18 @@ func (a *app) inspectCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return printJSON(a, struct {
+			everything := struct {
 				*machine.Machine
 				Directory string         `json:"directory"`
 				Status    control.Status `json:"status"`
-			}{m, string(m.Dir()), status})
-		},
-		PreRunE: func(cmd *cobra.Command, args []string) error {
-			if format != "json" {
-				return &usageError{fmt.Errorf("format %q is not known", format), "it is always json"}
+			}{m, string(m.Dir()), status}
+			if format == "json" {
+				return printJSON(a, everything)
 			}
-			return nil
+			return printAs(a, format, nil, everything)
 		},
 	}
-	cmd.Flags().StringVar(&format, "format", "json", "json, which is all there is")
+	templateFlag(cmd, &format, "json")
 	return cmd
 }
 

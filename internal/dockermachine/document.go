@@ -146,7 +146,7 @@ func decodeDriver(d *document, into any) error { return json.Unmarshal(d.Driver,
 
 // text is the document as docker-machine prints it, harmless for terminals.
 func (d *document) text() (string, error) {
-	data, err := encode(d, "    ")
+	data, err := json.MarshalIndent(d, "", "    ")
 	if err != nil {
 		return "", fmt.Errorf("encoding machine %q: %w", d.Name, err)
 	}
@@ -161,17 +161,9 @@ func (d *document) text() (string, error) {
 	return b.String(), nil
 }
 
-// encode writes JSON as docker-machine does, without a newline at the end.
-func encode(v any, indent string) ([]byte, error) {
-	if indent == "" {
-		return json.Marshal(v)
-	}
-	return json.MarshalIndent(v, "", indent)
-}
-
 // fields are the document's as templates see them.
 func (d *document) fields() (map[string]any, error) {
-	data, err := encode(d, "")
+	data, err := json.Marshal(d)
 	if err != nil {
 		return nil, fmt.Errorf("encoding machine %q: %w", d.Name, err)
 	}

@@ -1,65 +1,33 @@
 package dockermachine
 
 import (
-	"regexp"
-	"slices"
-	"strings"
+	"errors"
+
+	"github.com/hyve-vm/hyve/internal/listing"
 )
 
-// filters are what a listing is narrowed down to: of each key one of the conditions has to
-// hold.
-type filters map[string][]func(item) bool
+// filterKeys are what ls --filter knows.
+var filterKeys = listing.Keys[item]{
+	"driver": listing.Equal(func(i item) string { return i.DriverName }),
+	"state":  listing.Equal(func(i item) string { return i.State }),
+	"swarm":  listing.Equal(func(i item) string { return i.Swarm }),
+	"name":   listing.Pattern(func(i item) string { return i.Name }),
+	"label": listing.Label(func(i item) []string {
+		if i.EngineOptions == nil {
+			return nil
+		}
+		return i.EngineOptions.Labels
+	}),
+}
 
 // parseFilters reads conditions KEY=VALUE.
-func parseFilters(conditions []string) (filters, error) {
-	f := filters{}
-	for _, condition := range conditions {
-		key, value, ok := strings.Cut(condition, "=")
-		if !ok {
-			return nil, message("Unsupported filter syntax")
-		}
-		key = strings.ToLower(key)
-		holds, err := parseFilter(key, value)
-		if err != nil {
-			return nil, err
-		}
-		f[key] = append(f[key], holds)
+func parseFilters(conditions []string) (listing.Filter[item], error) {
+	filter, err := filterKeys.Parse(conditions)
+	if key := (*listing.KeyError)(nil); errors.As(err, &key) {
+		err = message("Unsupported filter key '%s'", printable(key.Key))
 	}
-	return f, nil
-}
-
-func parseFilter(key, value string) (func(item) bool, error) {
-	switch key {
-	case "driver":
-		return func(i item) bool { return strings.EqualFold(i.DriverName, value) }, nil
-	case "state":
-		return func(i item) bool { return strings.EqualFold(i.State, value) }, nil
-	case "swarm":
-		return func(i item) bool { return i.Swarm != "" && strings.EqualFold(i.Swarm, value) }, nil
-	case "name":
-		pattern, err := regexp.Compile(value)
-		if err != nil {
-			return nil, err
-		}
-		return func(i item) bool { return pattern.MatchString(i.Name) }, nil
-	case "label":
-		return func(i item) bool {
-			return i.EngineOptions != nil && slices.ContainsFunc(i.EngineOptions.Labels, func(label string) bool {
-				key, is, _ := strings.Cut(label, "=")
-				wanted, want, _ := strings.Cut(value, "=")
-				return key == wanted && strings.EqualFold(is, want)
-			})
-		}, nil
+	if errors.Is(err, listing.ErrSyntax) {
+		err = message("Unsupported filter syntax")
 	}
-	return nil, message("Unsupported filter key '%s'", printable(key))
-}
-
-// matches tells whether a machine is one that is asked for.
-func (f filters) matches(i item) bool {
-	for _, conditions := range f {
-		if !slices.ContainsFunc(conditions, func(holds func(item) bool) bool { return holds(i) }) {
-			return false
-		}
-	}
-	return true
+	return filter, err
 }

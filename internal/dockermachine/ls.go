@@ -5,14 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"slices"
 	"strings"
 	"sync"
-	"text/tabwriter"
-	"text/template"
 	"time"
+
+	"github.com/hyve-vm/hyve/internal/listing"
 )
 
 // defaultTimeout is how long machines may take to answer, in seconds.
@@ -76,19 +75,19 @@ func (c *client) listWord() *word {
 		if quiet {
 			return c.printNames(ctx, hosts, filter)
 		}
-		layout, table, err := parseFormat(format)
+		layout, err := listing.ParseLayout(cmp.Or(format, tableFormat))
 		if err != nil {
 			return err
 		}
 		items := c.items(ctx, hosts, time.Duration(timeout)*time.Second)
-		items = slices.DeleteFunc(items, func(i item) bool { return !filter.matches(i) })
-		return printItems(c.stdout, layout, table, items)
+		items = slices.DeleteFunc(items, func(i item) bool { return !filter.Matches(i) })
+		return listing.Print(c.stdout, layout, heads, items)
 	}}
 }
 
 // printNames prints the names of those that are not broken, in the directory's order.
 // They are asked only if it matters what they do.
-func (c *client) printNames(ctx context.Context, hosts []*host, filter filters) error {
+func (c *client) printNames(ctx context.Context, hosts []*host, filter listing.Filter[item]) error {
 	for _, h := range hosts {
 		if h.err != nil {
 			continue
@@ -97,35 +96,10 @@ func (c *client) printNames(ctx context.Context, hosts []*host, filter filters) 
 		if filter["state"] != nil {
 			now = h.look(ctx)
 		}
-		if filter.matches(c.describe(h, now)) {
+		if filter.Matches(c.describe(h, now)) {
 			if _, err := fmt.Fprintln(c.stdout, printable(h.name)); err != nil {
 				return err
 			}
-		}
-	}
-	return nil
-}
-
-// parseFormat makes a template of a format, and tells whether it is a table's.
-func parseFormat(format string) (layout *template.Template, table bool, err error) {
-	format, table = strings.CutPrefix(cmp.Or(format, tableFormat), "table")
-	format = strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(strings.Trim(format, " "))
-	layout, err = template.New("").Parse(format + "\n")
-	return layout, table, err
-}
-
-func printItems(w io.Writer, layout *template.Template, table bool, items []item) error {
-	if table {
-		tabs := tabwriter.NewWriter(w, 5, 1, 3, ' ', 0)
-		defer tabs.Flush()
-		if err := layout.Execute(tabs, heads); err != nil {
-			return err
-		}
-		w = tabs
-	}
-	for _, i := range items {
-		if err := layout.Execute(w, i); err != nil {
-			return err
 		}
 	}
 	return nil

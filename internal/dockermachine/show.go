@@ -4,8 +4,9 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"text/template"
 	"time"
+
+	"github.com/hyve-vm/hyve/internal/listing"
 )
 
 func (c *client) statusWord() *word {
@@ -149,20 +150,9 @@ func (h *host) document(now condition, base string) (*document, error) {
 	return h.stored, nil
 }
 
-// templateFunctions are those that inspect -f knows.
-var templateFunctions = template.FuncMap{
-	"json":       func(v any) (string, error) { return encoded(v, "") },
-	"prettyjson": func(v any) (string, error) { return encoded(v, "    ") },
-}
-
-func encoded(v any, indent string) (string, error) {
-	data, err := encode(v, indent)
-	return string(data), err
-}
-
 // format runs a template over the document.
 func (d *document) format(text string) (string, error) {
-	layout, err := template.New("").Funcs(templateFunctions).Parse(text)
+	layout, err := listing.ParseTemplate(text)
 	if err != nil {
 		return "", fmt.Errorf("template parsing error: %w", err)
 	}
