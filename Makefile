@@ -9,10 +9,25 @@ PAYLOAD := internal/image/build/payload
 GUEST_FLAGS := -trimpath -buildvcs=false -ldflags='-s -w'
 HOST_FLAGS  := -trimpath -ldflags='-s -w -X github.com/hyve-vm/hyve/internal/cli.version=$(VERSION)'
 
-.PHONY: build guest demo test unit e2e long soak bench lint cross clean deps deps-tests
+# Where install puts things; DESTDIR goes before it, for packagers.
+PREFIX ?= /usr/local
+BINDIR := $(DESTDIR)$(PREFIX)/bin
+# Under these names hyve is docker-machine, and its driver.
+NAMES  := docker-machine docker-machine-driver-xhyve docker-machine-driver-hyve
+
+.PHONY: build install guest demo test unit e2e long soak bench lint cross clean deps deps-tests
 
 build: guest
 	$(GO) build $(HOST_FLAGS) -o bin/hyve ./cmd/hyve
+
+# A docker-machine that is there already is left alone.
+install: build
+	mkdir -p '$(BINDIR)'
+	install -m 755 bin/hyve '$(BINDIR)/hyve'
+	cd '$(BINDIR)' && for name in $(NAMES); do \
+		if test -e $$name && test ! -L $$name; then echo "$$name is there already, and stays"; \
+		else ln -sf hyve $$name; fi; \
+	done
 
 # hyve-init for every guest, embedded into hyve.
 guest:
