@@ -25,7 +25,7 @@ install: build
 	mkdir -p '$(BINDIR)'
 	install -m 755 bin/hyve '$(BINDIR)/hyve'
 	cd '$(BINDIR)' && for name in $(NAMES); do \
-		if test -e $$name && test ! -L $$name; then echo "$$name is there already, and stays"; \
+		if test -e $$name && test "$$(readlink $$name)" != hyve; then echo "$$name is there already, and stays"; \
 		else ln -sf hyve $$name; fi; \
 	done
 
