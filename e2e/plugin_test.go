@@ -15,15 +15,15 @@ import (
 	"time"
 )
 
-// A client is an unmodified docker-machine, its store, and the plugin on its PATH.
-type client struct {
+// A machineClient is an unmodified docker-machine, its store, and the plugin on its PATH.
+type machineClient struct {
 	program string // its file
 	env     []string
 	store   string
 }
 
 // newClient builds the docker-machine whose module is e2e/clients/MODULE.
-func newClient(t *testing.T, module, pkg string) *client {
+func newMachineClient(t *testing.T, module, pkg string) *machineClient {
 	t.Helper()
 	dir := filepath.Join(root, "e2e", "clients", module)
 	program := filepath.Join(home, "clients", module)
@@ -48,17 +48,17 @@ func newClient(t *testing.T, module, pkg string) *client {
 			env[i] = "PATH=" + path + ":" + search
 		}
 	}
-	return &client{program: program, store: store, env: append(env, "MACHINE_STORAGE_PATH="+store, "SHELL=/bin/sh")}
+	return &machineClient{program: program, store: store, env: append(env, "MACHINE_STORAGE_PATH="+store, "SHELL=/bin/sh")}
 }
 
-func (c *client) command(ctx context.Context, args ...string) *exec.Cmd {
+func (c *machineClient) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := command(ctx, c.program, args...)
 	cmd.Env = c.env
 	return cmd
 }
 
 // result runs the client to its end.
-func (c *client) result(t *testing.T, args ...string) (out, errText string, code int) {
+func (c *machineClient) result(t *testing.T, args ...string) (out, errText string, code int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
@@ -73,7 +73,7 @@ func (c *client) result(t *testing.T, args ...string) (out, errText string, code
 }
 
 // run runs the client, which must succeed, and returns its standard output.
-func (c *client) run(t *testing.T, args ...string) string {
+func (c *machineClient) run(t *testing.T, args ...string) string {
 	t.Helper()
 	out, errText, code := c.result(t, args...)
 	if code != 0 {
@@ -83,7 +83,7 @@ func (c *client) run(t *testing.T, args ...string) string {
 }
 
 // shell runs a script in which docker-machine is the client.
-func (c *client) shell(t *testing.T, script string) string {
+func (c *machineClient) shell(t *testing.T, script string) string {
 	t.Helper()
 	cmd := command(t.Context(), "sh", "-ec", script)
 	cmd.Env = c.env
@@ -97,7 +97,7 @@ func (c *client) shell(t *testing.T, script string) string {
 }
 
 // remove removes machines, whatever a test has left of them.
-func (c *client) remove(t *testing.T, names ...string) {
+func (c *machineClient) remove(t *testing.T, names ...string) {
 	t.Cleanup(func() {
 		for _, name := range names {
 			if t.Failed() {
@@ -110,12 +110,12 @@ func (c *client) remove(t *testing.T, names ...string) {
 }
 
 // Today's docker-machine, and the last one of Docker's.
-func rancherMachine(t *testing.T) *client {
-	return newClient(t, "rancher-machine", "github.com/rancher/machine/cmd/rancher-machine")
+func rancherMachine(t *testing.T) *machineClient {
+	return newMachineClient(t, "rancher-machine", "github.com/rancher/machine/cmd/rancher-machine")
 }
 
-func dockerMachine(t *testing.T) *client {
-	return newClient(t, "docker-machine", "github.com/docker/machine/cmd/docker-machine")
+func dockerMachine(t *testing.T) *machineClient {
+	return newMachineClient(t, "docker-machine", "github.com/docker/machine/cmd/docker-machine")
 }
 
 // The transcript of 2016, by today's docker-machine and the plugin; then its other words.
@@ -126,7 +126,7 @@ func TestDockerMachineOf2019(t *testing.T) {
 	testRealDockerMachine(t, dockerMachine(t))
 }
 
-func testRealDockerMachine(t *testing.T, c *client) {
+func testRealDockerMachine(t *testing.T, c *machineClient) {
 	c.remove(t, "dockerhost")
 	out := c.run(t, "create", "dockerhost", "--driver", "xhyve", "--xhyve-memory-size", "1024", "--xhyve-cpu-count", "2", "--xhyve-qcow2",
 		"--engine-registry-mirror", registry, "--engine-label", "from=2016", "--engine-env", "FROM=docker-machine", "--tls-san", "docker.test")
@@ -193,7 +193,7 @@ func testRealDockerMachine(t *testing.T, c *client) {
 }
 
 // checkWords runs the words that change nothing, on a running machine "dockerhost".
-func checkWords(t *testing.T, c *client, ip, url string) {
+func checkWords(t *testing.T, c *machineClient, ip, url string) {
 	t.Helper()
 	for args, want := range map[string]string{
 		"ip dockerhost":     ip + "\n",

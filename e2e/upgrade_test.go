@@ -27,7 +27,7 @@ func needsBothEngines(t *testing.T) (stable, newest string) {
 	return stable, newest
 }
 
-func engineOf(t *testing.T, name string) string {
+func engineVersion(t *testing.T, name string) string {
 	t.Helper()
 	version, _, _ := strings.Cut(dock(t, name, "version", "-f", "{{.Server.Version}}"), "+")
 	return strings.TrimSpace(version)
@@ -45,7 +45,7 @@ func TestUpgrade(t *testing.T) {
 		"sh", "-c", "echo once >> /data/starts; echo served > /data/index.html; httpd -f -h /data")
 	check := func(engine string) {
 		t.Helper()
-		if v := engineOf(t, "old"); v != engine {
+		if v := engineVersion(t, "old"); v != engine {
 			t.Errorf("the engine is %s, want %s", v, engine)
 		}
 		if out := dock(t, "old", "exec", "kept", "cat", "/data/index.html"); out != "served\n" {
@@ -113,7 +113,7 @@ func TestUpgradeAndBack(t *testing.T) {
 	check := func(engine string, names ...string) {
 		t.Helper()
 		cache := ""
-		if v := engineOf(t, "there"); v != engine {
+		if v := engineVersion(t, "there"); v != engine {
 			t.Errorf("the engine is %s, want %s", v, engine)
 		}
 		for _, name := range names {
@@ -182,7 +182,7 @@ func TestKilledUpgrade(t *testing.T) {
 	}
 	for moment, there := range reached {
 		for _, everything := range []bool{false, true} {
-			now := engineOf(t, "torn")
+			now := engineVersion(t, "torn")
 			to := map[string]string{stable: "newest", newest: "stable"}[now]
 			ctx, cancel := context.WithTimeout(t.Context(), upgradeLimit)
 			cmd := command(ctx, binary, "upgrade", "torn", "--engine", to)
@@ -207,7 +207,7 @@ func TestKilledUpgrade(t *testing.T) {
 					t.Fatalf("killed when %s: %s, %v: %s", moment, out, err, again)
 				}
 			}
-			v := engineOf(t, "torn")
+			v := engineVersion(t, "torn")
 			if v != stable && v != newest {
 				t.Errorf("killed when %s: the engine is %s", moment, v)
 			}
