@@ -26,8 +26,9 @@ func main() {
 	rounds := flag.Int("rounds", 3, "how often everything is measured")
 	engine := flag.String("engine", string(build.DefaultEngine), "engine that is measured: stable or newest")
 	only := flag.Bool("engines", false, "only compare the engines")
+	machines := flag.Bool("docker-machine", false, "only compare with the real docker-machine, and what that takes")
 	flag.Parse()
-	if err := run(*rounds, build.Engine(*engine), *only); err != nil {
+	if err := run(*rounds, build.Engine(*engine), *only, *machines); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -44,6 +45,9 @@ type bench struct {
 	engine build.Engine
 	suffix string // of the figures' names
 
+	dockerMachine string // hyve, called by that name
+	rancher       string // today's docker-machine
+
 	samples map[string][]float64
 }
 
@@ -52,7 +56,7 @@ const name = "bench" // of the machine
 // settle is how long an idle machine is left alone before it is weighed.
 const settle = 30 * time.Second
 
-func run(rounds int, engine build.Engine, only bool) error {
+func run(rounds int, engine build.Engine, only, machines bool) error {
 	b := &bench{samples: map[string][]float64{}, engine: engine}
 	done, err := b.prepare()
 	if err != nil {
@@ -63,9 +67,12 @@ func run(rounds int, engine build.Engine, only bool) error {
 		fmt.Fprintf(os.Stderr, "bench: round %d of %d\n", round+1, rounds)
 		// What the bars are about takes more than one turn: the host has its moods.
 		steps := []func() error{b.floor, b.create, b.idle, b.words, b.start, b.floor, b.throughput, b.run, b.start, b.remove,
-			b.floor, b.create, b.remove, b.first, b.thaw, b.ten, b.slirp, b.build, b.engines}
+			b.floor, b.create, b.remove, b.first, b.thaw, b.dockerMachines, b.ten, b.slirp, b.build, b.engines}
 		if only {
 			steps = []func() error{b.floor, b.engines, b.floor}
+		}
+		if machines {
+			steps = []func() error{b.floor, b.create, b.remove, b.first, b.thaw, b.dockerMachines, b.floor}
 		}
 		for _, step := range steps {
 			if err := step(); err != nil {
@@ -73,10 +80,16 @@ func run(rounds int, engine build.Engine, only bool) error {
 			}
 		}
 	}
-	if !only {
+	switch {
+	case only:
+		b.printEngines()
+	case machines:
+		b.printDockerMachines()
+	default:
 		b.print()
+		b.printDockerMachines()
+		b.printEngines()
 	}
-	b.printEngines()
 	return nil
 }
 
@@ -180,6 +193,9 @@ func (b *bench) prepare() (done func(), err error) {
 			return nil, err
 		}
 	}
+	if err := b.prepareDockerMachine(); err != nil {
+		return nil, err
+	}
 	return func() {
 		b.output(b.hyve, "rm", "-f", name)
 		stop()
@@ -190,7 +206,8 @@ func (b *bench) prepare() (done func(), err error) {
 // output runs a command and returns its standard output.
 func (b *bench) output(name string, args ...string) (string, error) {
 	cmd := exec.Command(name, args...)
-	cmd.Env = append(os.Environ(), "HYVE_HOME="+string(b.home), "DOCKER_CONFIG="+b.work, "DOCKER_HOST=", "DOCKER_CONTEXT=", "HYVE_ENGINE="+string(b.engine))
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Join(b.work, "names")+":"+os.Getenv("PATH"), "SHELL=/bin/sh",
+		"MACHINE_STORAGE_PATH="+filepath.Join(b.work, "store"), "HYVE_HOME="+string(b.home), "DOCKER_CONFIG="+b.work, "DOCKER_HOST=", "DOCKER_CONTEXT=", "HYVE_ENGINE="+string(b.engine))
 	out, err := cmd.Output()
 	if exit, ok := err.(*exec.ExitError); ok {
 		return "", fmt.Errorf("%s %q: %w\n%s", filepath.Base(name), args, err, exit.Stderr)
