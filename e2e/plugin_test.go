@@ -3,8 +3,11 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -179,6 +182,16 @@ func testRealDockerMachine(t *testing.T, c *machineClient) {
 	c.run(t, "regenerate-certs", "-f", "dockerhost")
 	usable("regenerate-certs")
 
+	// Nobody else has one: the client's certificates came beside hyve's own.
+	address := strings.TrimPrefix(strings.TrimSpace(hyve(t, "url", "dockerhost")), "tcp://")
+	stranger := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	for _, scheme := range []string{"https://", "http://"} {
+		if answer, err := stranger.Get(scheme + address + "/version"); err == nil {
+			body, _ := io.ReadAll(answer.Body)
+			answer.Body.Close()
+			t.Errorf("%s without a certificate: %s, %s", scheme, answer.Status, body)
+		}
+	}
 	// Clients of hyve's own CA still have their door.
 	if out := dock(t, "dockerhost", "version", "-f", "{{.Server.Os}}"); out != "linux\n" {
 		t.Errorf("hyve's own context: %q", out)
