@@ -33,7 +33,7 @@ var layers = map[string][]string{
 
 	// The same in docker-machine's language.
 	"internal/dockermachine": {"internal/lifecycle", "internal/sshclient", "internal/listing", "internal/machine", "internal/image/build", "internal/pki",
-		"internal/control", "internal/dockerenv", "internal/progress"},
+		"internal/control", "internal/dockerenv", "internal/progress", "internal/dockermachine/driver", "internal/machinestore"},
 
 	// Listings and logging in, for both.
 	"internal/listing":   {},

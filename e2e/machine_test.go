@@ -80,7 +80,7 @@ func TestDockerMachine(t *testing.T) {
 
 	out := machine("create", name, "--driver", "xhyve", "--xhyve-memory-size", "1024", "--xhyve-cpu-count=2", "--xhyve-qcow2",
 		"--engine-registry-mirror", registry, "-engine-label", "a=b", "--tls-san", "engine.example")
-	inOrder(t, out, "Running pre-create checks...", "("+name+") --xhyve-qcow2 is not used: the disk is always one sparse raw file",
+	inOrder(t, out, "Running pre-create checks...", "("+name+") --xhyve-qcow2 is not used: the disk is one sparse file, which takes only what is used",
 		"Creating machine...", "Waiting for machine to be running, this may take a few minutes...",
 		"Detecting operating system of created instance...", "Waiting for SSH to be available...", "Detecting the provisioner...",
 		"Provisioning with boot2docker...", "Copying certs to the local machine directory...", "Checking connection to Docker...",

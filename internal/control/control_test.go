@@ -177,3 +177,14 @@ func TestKilledWhileAsked(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestIdentify(t *testing.T) {
+	f, client, _ := serve(t)
+	if err := client.Identify(t.Context()); err != nil {
+		t.Error(err)
+	}
+	f.refuse = errors.New("not now")
+	if err := client.Identify(t.Context()); err == nil || err.Error() != "giving the machine its certificates: not now" {
+		t.Error(err)
+	}
+}

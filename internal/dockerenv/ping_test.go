@@ -2,15 +2,24 @@ package dockerenv
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hyve-vm/hyve/internal/pki"
 )
 
 // engine answers pings on a new socket with that Server header, status and body.
@@ -72,5 +81,53 @@ func TestSilentEngine(t *testing.T) {
 	defer cancel()
 	if _, err := Ping(ctx, socket); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// The engine and the client have to know each other.
+func TestPingTLS(t *testing.T) {
+	ca, err := pki.OpenCA(t.TempDir())
+	must(t, err)
+	pair, err := ca.Server(t.TempDir(), []string{"engine"}, []netip.Addr{netip.MustParseAddr("127.0.0.1")})
+	must(t, err)
+	clients := x509.NewCertPool()
+	clients.AppendCertsFromPEM(ca.PEM())
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Server", "Docker/26.1.5 (linux)")
+	}))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{pair.Certificate}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: clients}
+	server.StartTLS()
+	defer server.Close()
+	host := "tcp://" + server.Listener.Addr().String()
+
+	good, other, empty := t.TempDir(), t.TempDir(), t.TempDir()
+	must(t, ca.Export(good))
+	stranger, err := pki.OpenCA(t.TempDir())
+	must(t, err)
+	must(t, stranger.Export(other))
+	if version, err := PingTLS(t.Context(), host, good); version != "26.1.5" || err != nil {
+		t.Errorf("got %q, error %v", version, err)
+	}
+	if _, err := PingTLS(t.Context(), host, other); err == nil || !strings.Contains(err.Error(), "unknown authority") {
+		t.Errorf("another CA's engine: %v", err)
+	}
+	must(t, os.WriteFile(filepath.Join(other, "ca.pem"), ca.PEM(), 0o600))
+	if _, err := PingTLS(t.Context(), host, other); err == nil {
+		t.Error("another CA's client is let in")
+	}
+	if _, err := PingTLS(t.Context(), host, empty); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no certificates: %v", err)
+	}
+	must(t, os.WriteFile(filepath.Join(empty, "ca.pem"), []byte("x"), 0o600))
+	if _, err := PingTLS(t.Context(), host, empty); err == nil || !strings.Contains(err.Error(), "holds no certificate") {
+		t.Errorf("no CA in it: %v", err)
+	}
+}
+
+func TestFlags(t *testing.T) {
+	want := `--tlsverify --tlscacert="/a \"b\"/ca.pem" --tlscert="/a \"b\"/cert.pem" --tlskey="/a \"b\"/key.pem" -H=tcp://127.18.0.1:2376`
+	if got := strings.Join(Flags("tcp://127.18.0.1:2376", `/a "b"`), " "); got != want {
+		t.Errorf("got %s", got)
 	}
 }

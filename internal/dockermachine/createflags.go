@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+
+	"github.com/hyve-vm/hyve/internal/dockermachine/driver"
 )
 
 // shared are the flags of create that all drivers have.
@@ -29,7 +31,7 @@ var swarmFlags = []struct{ name, kind, value, env, usage string }{
 
 // A driverOption is a flag of a driver that hyve stands in for.
 type driverOption struct {
-	name string // behind the driver's prefix
+	name string // with the driver's, as "xhyve-cpu-count"
 	env  string // variable that stands in for the flag
 	kind string // "string", "int", "bool", "list"
 	// set puts a value into the machine's description; nil of a flag that is gone.
@@ -37,42 +39,44 @@ type driverOption struct {
 	about string // what it does, or why it is gone
 }
 
-// xhyveOptions are docker-machine-driver-xhyve's, as of its commit f611cce.
-var xhyveOptions = []driverOption{
-	{"cpu-count", "XHYVE_CPU_COUNT", "int", setCPUs, cpus},
-	{"memory-size", "XHYVE_MEMORY_SIZE", "int", setMemory, "Size of memory for host in MB"},
-	{"disk-size", "XHYVE_DISK_SIZE", "int", setDisk, "Size of disk for host in MB, which takes only what is used"},
-	{"boot2docker-url", "XHYVE_BOOT2DOCKER_URL", "string", setImage, digest},
-	{"boot-cmd", "XHYVE_BOOT_CMD", "string", nil, ownKernel},
-	{"boot-kernel", "XHYVE_BOOT_KERNEL", "string", nil, ownKernel},
-	{"boot-initrd", "XHYVE_BOOT_INITRD", "string", nil, ownKernel},
-	{"uuid", "XHYVE_UUID", "string", nil, "a machine keeps its address without one"},
-	{"qcow2", "XHYVE_QCOW2", "bool", nil, oneDisk},
-	{"rawdisk", "XHYVE_RAW_DISK", "bool", nil, oneDisk},
-	{"virtio-9p", "XHYVE_VIRTIO_9P", "list", nil, noShares},
-	{"virtio-9p-root", "XHYVE_VIRTIO_9P_ROOT", "string", nil, noShares},
-	{"experimental-nfs-share", "XHYVE_EXPERIMENTAL_NFS_SHARE", "list", nil, noShares},
-	{"experimental-nfs-share-root", "XHYVE_EXPERIMENTAL_NFS_SHARE_ROOT", "string", nil, noShares},
+// xhyveOptions are docker-machine-driver-xhyve's, under the driver's name xhyve or hyve.
+func xhyveOptions(name string) []driverOption {
+	setters := map[string]func(*request, string, string) error{
+		"cpu-count": setCPUs, "memory-size": setMemory, "disk-size": setDisk, "boot2docker-url": setImage,
+	}
+	kinds := map[driver.Kind]string{driver.Text: "string", driver.Number: "int", driver.Switch: "bool", driver.List: "list"}
+	var options []driverOption
+	for _, f := range driver.Flags {
+		o := driverOption{f.Long(name), f.Variable(name), kinds[f.Kind], setters[f.Name], f.Usage}
+		if f.Ignored != "" {
+			o.about = f.Ignored
+		}
+		if f.Name == "uuid" {
+			o.about = "machines keep their addresses without it"
+		}
+		options = append(options, o)
+	}
+	return options
 }
 
 // virtualboxOptions are docker-machine's own virtualbox driver's.
 var virtualboxOptions = []driverOption{
-	{"memory", "VIRTUALBOX_MEMORY_SIZE", "int", setMemory, "Size of memory for host in MB"},
-	{"cpu-count", "VIRTUALBOX_CPU_COUNT", "int", setCPUs, cpus},
-	{"disk-size", "VIRTUALBOX_DISK_SIZE", "int", setDisk, "Size of disk for host in MB, which takes only what is used"},
-	{"boot2docker-url", "VIRTUALBOX_BOOT2DOCKER_URL", "string", setImage, digest},
-	{"import-boot2docker-vm", "VIRTUALBOX_BOOT2DOCKER_IMPORT_VM", "string", nil, "there is no VirtualBox to take it from"},
-	{"host-dns-resolver", "VIRTUALBOX_HOST_DNS_RESOLVER", "bool", nil, hostNames},
-	{"nat-nictype", "VIRTUALBOX_NAT_NICTYPE", "string", nil, ownNetwork},
-	{"hostonly-cidr", "VIRTUALBOX_HOSTONLY_CIDR", "string", nil, ownNetwork},
-	{"hostonly-nictype", "VIRTUALBOX_HOSTONLY_NIC_TYPE", "string", nil, ownNetwork},
-	{"hostonly-nicpromisc", "VIRTUALBOX_HOSTONLY_NIC_PROMISC", "string", nil, ownNetwork},
-	{"ui-type", "VIRTUALBOX_UI_TYPE", "string", nil, "machines have no screen"},
-	{"hostonly-no-dhcp", "VIRTUALBOX_HOSTONLY_NO_DHCP", "bool", nil, ownNetwork},
-	{"no-share", "VIRTUALBOX_NO_SHARE", "bool", asItIs, "Disable the mount of your home directory, which is how it is"},
-	{"no-dns-proxy", "VIRTUALBOX_NO_DNS_PROXY", "bool", nil, hostNames},
-	{"no-vtx-check", "VIRTUALBOX_NO_VTX_CHECK", "bool", nil, "hyve finds out itself what the host can do"},
-	{"share-folder", "VIRTUALBOX_SHARE_FOLDER", "string", nil, noShares},
+	{"virtualbox-memory", "VIRTUALBOX_MEMORY_SIZE", "int", setMemory, "Size of memory for host in MB"},
+	{"virtualbox-cpu-count", "VIRTUALBOX_CPU_COUNT", "int", setCPUs, cpus},
+	{"virtualbox-disk-size", "VIRTUALBOX_DISK_SIZE", "int", setDisk, "Size of disk for host in MB, which takes only what is used"},
+	{"virtualbox-boot2docker-url", "VIRTUALBOX_BOOT2DOCKER_URL", "string", setImage, digest},
+	{"virtualbox-import-boot2docker-vm", "VIRTUALBOX_BOOT2DOCKER_IMPORT_VM", "string", nil, "there is no VirtualBox to take it from"},
+	{"virtualbox-host-dns-resolver", "VIRTUALBOX_HOST_DNS_RESOLVER", "bool", nil, hostNames},
+	{"virtualbox-nat-nictype", "VIRTUALBOX_NAT_NICTYPE", "string", nil, ownNetwork},
+	{"virtualbox-hostonly-cidr", "VIRTUALBOX_HOSTONLY_CIDR", "string", nil, ownNetwork},
+	{"virtualbox-hostonly-nictype", "VIRTUALBOX_HOSTONLY_NIC_TYPE", "string", nil, ownNetwork},
+	{"virtualbox-hostonly-nicpromisc", "VIRTUALBOX_HOSTONLY_NIC_PROMISC", "string", nil, ownNetwork},
+	{"virtualbox-ui-type", "VIRTUALBOX_UI_TYPE", "string", nil, "machines have no screen"},
+	{"virtualbox-hostonly-no-dhcp", "VIRTUALBOX_HOSTONLY_NO_DHCP", "bool", nil, ownNetwork},
+	{"virtualbox-no-share", "VIRTUALBOX_NO_SHARE", "bool", asItIs, "Disable the mount of your home directory, which is how it is"},
+	{"virtualbox-no-dns-proxy", "VIRTUALBOX_NO_DNS_PROXY", "bool", nil, hostNames},
+	{"virtualbox-no-vtx-check", "VIRTUALBOX_NO_VTX_CHECK", "bool", nil, "hyve finds out itself what the host can do"},
+	{"virtualbox-share-folder", "VIRTUALBOX_SHARE_FOLDER", "string", nil, noShares},
 }
 
 // What flags do.
@@ -83,8 +87,6 @@ const (
 
 // Why flags are gone.
 const (
-	ownKernel  = "the guest image brings its kernel"
-	oneDisk    = "the disk is always one sparse raw file"
 	noShares   = "hyve shares no directories yet; docker cp and " + Name + " scp copy them"
 	hostNames  = "names always resolve as on the host"
 	ownNetwork = "a machine is on no network of the host; its ports are on its own loopback address"
@@ -139,26 +141,17 @@ func number(flag, value string) (int, error) {
 // optionsOf returns the options of a driver that hyve stands in for, each under its whole
 // name; false if it does not.
 func optionsOf(driver string) ([]driverOption, bool) {
-	var all []driverOption
-	add := func(prefix string, options []driverOption) {
-		for _, o := range options {
-			o.name = prefix + "-" + o.name
-			all = append(all, o)
-		}
-	}
 	switch driver {
 	case "hyve":
-		add("hyve", xhyveOptions)
-		add("xhyve", xhyveOptions)
+		return append(xhyveOptions("hyve"), xhyveOptions("xhyve")...), true
 	case "xhyve":
-		add("xhyve", xhyveOptions)
+		return xhyveOptions("xhyve"), true
 	case "virtualbox":
-		add("virtualbox", virtualboxOptions)
+		return virtualboxOptions, true
 	case driverNone:
-	default:
-		return nil, false
+		return nil, true
 	}
-	return all, true
+	return nil, false
 }
 
 // createFlags returns the flags of create for a driver, nil if hyve does not stand in for
@@ -250,25 +243,35 @@ func (c *client) forget(r *request, f flagSet) {
 	}
 }
 
-// settle puts the driver's own flags into the machine's description.
+// settle puts the driver's own flags into the machine's description: first what variables
+// say, then over that what was given.
 func (c *client) settle(r *request, f flagSet, options []driverOption) error {
-	for _, o := range options {
-		flag := f.Lookup(o.name)
-		value := flag.Value.String()
-		if !flag.Changed {
-			// The flags of both prefixes share their variables.
-			if value = c.getenv(o.env); value == "" || strings.HasPrefix(o.name, "xhyve-") && r.driver == "hyve" {
+	for _, given := range []bool{false, true} {
+		for _, o := range options {
+			flag := f.Lookup(o.name)
+			value := flag.Value.String()
+			if !flag.Changed {
+				value = c.getenv(o.env)
+			}
+			if flag.Changed != given || value == "" {
 				continue
 			}
-		}
-		if on, err := strconv.ParseBool(value); o.kind == "bool" && (err != nil || !on) {
-			continue
-		}
-		if o.set == nil {
-			r.warn(o.name, o.about)
-		} else if err := o.set(r, o.name, value); err != nil {
-			return err
+			if on, err := strconv.ParseBool(value); o.kind == "bool" && (err != nil || !on) {
+				continue
+			}
+			if err := o.apply(r, value); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// apply takes a value, or warns that nobody does.
+func (o driverOption) apply(r *request, value string) error {
+	if o.set == nil {
+		r.warn(o.name, o.about)
+		return nil
+	}
+	return o.set(r, o.name, value)
 }

@@ -49,8 +49,8 @@ func TestCreateFlags(t *testing.T) {
 		{"xhyve", "", []string{"XHYVE_CPU_COUNT", "3", "XHYVE_DISK_SIZE", "4096", "XHYVE_QCOW2", "true", "XHYVE_RAW_DISK", "false"},
 			machine.Spec{CPUs: 3, Disk: 4096 << 20}, []string{"xhyve-qcow2"}},
 		{"xhyve", "--xhyve-cpu-count 1", []string{"XHYVE_CPU_COUNT", "3", "VIRTUALBOX_MEMORY_SIZE", "1"}, machine.Spec{CPUs: 1}, nil},
-		{"hyve", "--hyve-cpu-count 2 --xhyve-memory-size 1024", []string{"XHYVE_UUID", "x"},
-			machine.Spec{CPUs: 2, Memory: 1024 << 20}, []string{"hyve-uuid"}},
+		{"hyve", "--hyve-cpu-count 2 --xhyve-memory-size 1024", []string{"XHYVE_UUID", "x", "HYVE_QCOW2", "1"},
+			machine.Spec{CPUs: 2, Memory: 1024 << 20}, []string{"hyve-qcow2", "xhyve-uuid"}},
 		{"xhyve", "--xhyve-boot2docker-url sha256:00", nil, machine.Spec{Image: "sha256:00"}, nil},
 		{"xhyve", "--xhyve-boot2docker-url http://example.org/b2d.iso --xhyve-boot-cmd x --xhyve-boot-kernel x --xhyve-boot-initrd x" +
 			" --xhyve-uuid x --xhyve-rawdisk --xhyve-virtio-9p /a --xhyve-virtio-9p /b --xhyve-virtio-9p-root /r" +

@@ -100,6 +100,10 @@ func errNoMachine(name string) error {
 
 // errForeign is about a word that would need the driver of a machine that is not hyve's.
 func errForeign(h *host) error {
+	var driver struct{ HyveHome string }
+	if decodeDriver(h.stored, &driver) == nil && driver.HyveHome != "" {
+		return fmt.Errorf("machine %q is hyve's, in another data directory: set HYVE_HOME=%q", h.name, driver.HyveHome)
+	}
 	return fmt.Errorf("machine %q is in docker-machine's own store: bring it over with hyve import %[1]s, or use the docker-machine that made it", h.name)
 }
 

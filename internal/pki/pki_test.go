@@ -524,3 +524,41 @@ func FuzzDamagedLeaf(f *testing.F) {
 		}
 	})
 }
+
+// What is discarded is made anew, key and all, and only once.
+func TestDiscard(t *testing.T) {
+	ca, err := OpenCA(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	server := func() (Pair, error) { return ca.Server(dir, names, addresses) }
+	for what, test := range map[string]struct {
+		get     func() (Pair, error)
+		discard func() error
+	}{
+		"client": {ca.Client, ca.DiscardClient},
+		"server": {server, func() error { return DiscardServer(dir) }},
+	} {
+		if err := test.discard(); err != nil { // there is none yet
+			t.Fatal(err)
+		}
+		first, err := test.get()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := test.discard(); err != nil {
+			t.Fatal(err)
+		}
+		second, err := test.get()
+		if err != nil || bytes.Equal(second.KeyPEM, first.KeyPEM) || bytes.Equal(second.CertPEM, first.CertPEM) {
+			t.Errorf("%s: the same again, %v", what, err)
+		}
+		if third, err := test.get(); err != nil || !bytes.Equal(third.CertPEM, second.CertPEM) {
+			t.Errorf("%s: another one again, %v", what, err)
+		}
+		if err := second.Leaf.CheckSignatureFrom(ca.cert); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}

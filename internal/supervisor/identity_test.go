@@ -109,3 +109,30 @@ func TestLastWords(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// A CA that was put in the place of the other is the one that counts from then on.
+func TestReopenTakesTheNewCA(t *testing.T) {
+	id, err := openIdentity(testMachine(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := id.guestIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := id.machine.Home().PKIDir()
+	if err := os.Rename(dir, dir+".old"); err != nil {
+		t.Fatal(err)
+	}
+	if err := id.reopen(); err != nil {
+		t.Fatal(err)
+	}
+	second, err := id.guestIdentity()
+	if err != nil || second.CA == first.CA || second.ServerCert == first.ServerCert {
+		t.Errorf("the old CA is told, %v", err)
+	}
+	exported, err := os.ReadFile(filepath.Join(string(id.machine.Dir()), "ca.pem"))
+	if err != nil || string(exported) != second.CA {
+		t.Errorf("docker clients have the old CA, %v", err)
+	}
+}
