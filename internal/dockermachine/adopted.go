@@ -12,6 +12,7 @@ import (
 	"strconv"
 
 	"github.com/hyve-vm/hyve/internal/machine"
+	"github.com/hyve-vm/hyve/internal/machinestore"
 	"github.com/hyve-vm/hyve/internal/pki"
 )
 
@@ -178,7 +179,7 @@ func disown(home machine.Home, name string) error {
 }
 
 // document is the config.json that docker-machine would have written for it.
-func (e *engine) document(base string) (*document, error) {
+func (e *engine) document(base string) (*machinestore.Host, error) {
 	driver, err := json.Marshal(struct {
 		baseDriver
 		URL string
@@ -186,15 +187,15 @@ func (e *engine) document(base string) (*document, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding engine %q: %w", e.Name, err)
 	}
-	return &document{
-		ConfigVersion: configVersion, Driver: driver, DriverName: driverNone, Name: e.Name,
-		HostOptions: &hostOptions{
-			EngineOptions: engineOptions{
+	return &machinestore.Host{
+		ConfigVersion: machinestore.Version, Driver: driver, DriverName: driverNone, Name: e.Name,
+		HostOptions: machinestore.HostOptions{
+			EngineOptions: machinestore.EngineOptions{
 				ArbitraryFlags: []string{}, Env: []string{}, InsecureRegistry: []string{}, Labels: list(e.Labels), RegistryMirror: []string{},
-				TlsVerify: true, InstallURL: installURL,
+				TLSVerify: true, InstallURL: installURL,
 			},
 			SwarmOptions: noSwarm(),
-			AuthOptions: authOptions{
+			AuthOptions: machinestore.AuthOptions{
 				CertDir: e.certs, CaCertPath: filepath.Join(e.certs, "ca.pem"), CaPrivateKeyPath: filepath.Join(e.certs, "ca-key.pem"),
 				ServerCertPath: filepath.Join(e.dir, "server.pem"), ServerKeyPath: filepath.Join(e.dir, "server-key.pem"),
 				ClientCertPath: filepath.Join(e.certs, "cert.pem"), ClientKeyPath: filepath.Join(e.certs, "key.pem"),

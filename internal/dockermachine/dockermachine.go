@@ -18,6 +18,7 @@ import (
 	"syscall"
 
 	"github.com/hyve-vm/hyve/internal/machine"
+	"github.com/hyve-vm/hyve/internal/machinestore"
 )
 
 // Name is how the program is called for it to speak this language.
@@ -47,7 +48,7 @@ type client struct {
 	log     io.Writer // informs: stdout, but for words whose output a shell obeys
 
 	home  machine.Home
-	store store
+	store machinestore.Store // docker-machine's own
 	globals
 }
 
@@ -212,24 +213,24 @@ func (c *client) environment(flags flagSet) error {
 // places returns where hyve keeps its own things, and where docker-machine kept its:
 // with a storage path both are there, unless HYVE_HOME says otherwise. A path that came
 // by a flag overrules that as well.
-func places(storage string, byFlag bool, getenv func(string) string) (machine.Home, store, error) {
+func places(storage string, byFlag bool, getenv func(string) string) (machine.Home, machinestore.Store, error) {
 	var base string
 	if storage == "" {
 		if home := getenv("HOME"); home != "" {
 			base = filepath.Join(home, ".docker", "machine")
 		}
 		home, err := machine.DefaultHome(getenv)
-		return home, store{base}, err
+		return home, machinestore.Store(base), err
 	}
 	base, err := filepath.Abs(storage)
 	if err != nil {
-		return "", store{}, fmt.Errorf("finding the storage path %q: %w", storage, err)
+		return "", "", fmt.Errorf("finding the storage path %q: %w", storage, err)
 	}
 	if byFlag || getenv("HYVE_HOME") == "" {
-		return machine.Home(filepath.Join(base, "hyve")), store{base}, nil
+		return machine.Home(filepath.Join(base, "hyve")), machinestore.Store(base), nil
 	}
 	home, err := machine.DefaultHome(getenv)
-	return home, store{base}, err
+	return home, machinestore.Store(base), err
 }
 
 func (c *client) printVersion() error {

@@ -1,9 +1,7 @@
 package dockermachine
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -12,77 +10,8 @@ import (
 	"strings"
 
 	"github.com/hyve-vm/hyve/internal/machine"
+	"github.com/hyve-vm/hyve/internal/machinestore"
 )
-
-// configVersion is that of config.json as docker-machine has written it since 0.5.6.
-const configVersion = 3
-
-// A document is docker-machine's config.json: github.com/docker/machine/libmachine/host.
-// Fields are in its order, since that is how it is printed.
-type document struct {
-	ConfigVersion int
-	Driver        json.RawMessage
-	DriverName    string
-	HostOptions   *hostOptions
-	Name          string
-}
-
-type hostOptions struct {
-	Driver        string
-	Memory        int
-	Disk          int
-	EngineOptions engineOptions
-	SwarmOptions  swarmOptions
-	AuthOptions   authOptions
-}
-
-type engineOptions struct {
-	ArbitraryFlags   []string
-	Dns              []string
-	GraphDir         string
-	Env              []string
-	Ipv6             bool
-	InsecureRegistry []string
-	Labels           []string
-	LogLevel         string
-	StorageDriver    string
-	SelinuxEnabled   bool
-	TlsVerify        bool
-	RegistryMirror   []string
-	InstallURL       string
-}
-
-type swarmOptions struct {
-	IsSwarm            bool
-	Address            string
-	Discovery          string
-	Agent              bool
-	Master             bool
-	Host               string
-	Image              string
-	Strategy           string
-	Heartbeat          int
-	Overcommit         float64
-	ArbitraryFlags     []string
-	ArbitraryJoinFlags []string
-	Env                []string
-	IsExperimental     bool
-}
-
-type authOptions struct {
-	CertDir              string
-	CaCertPath           string
-	CaPrivateKeyPath     string
-	CaCertRemotePath     string
-	ServerCertPath       string
-	ServerKeyPath        string
-	ClientKeyPath        string
-	ServerCertRemotePath string
-	ServerKeyRemotePath  string
-	ClientCertPath       string
-	ServerCertSANs       []string
-	StorePath            string
-}
 
 // baseDriver is what the Driver of every config.json begins with.
 type baseDriver struct {
@@ -108,47 +37,20 @@ type hyveDriver struct {
 	Endpoint string // DOCKER_HOST for the private socket
 }
 
-// maxConfig bounds a config.json, in bytes.
-const maxConfig = 1 << 20
-
-var errFromFuture = errors.New("config version is from the future -- you should upgrade your Docker Machine client")
-
-// parseDocument reads a config.json that docker-machine has written.
-func parseDocument(data []byte) (*document, error) {
-	if len(data) > maxConfig {
-		return nil, fmt.Errorf("it is larger than %s", machine.FormatSize(maxConfig))
-	}
-	d := new(document)
-	if err := json.Unmarshal(data, d); err != nil {
-		return nil, err
-	}
-	switch {
-	case d.ConfigVersion > configVersion:
-		return nil, errFromFuture
-	case d.ConfigVersion < configVersion:
-		return nil, fmt.Errorf("its version %d is older than %d; its own docker-machine brings it up to date", d.ConfigVersion, configVersion)
-	case d.DriverName == "" || len(d.Driver) == 0 || d.Driver[0] != '{':
-		return nil, errors.New("it names no driver")
-	case d.HostOptions == nil:
-		d.HostOptions = new(hostOptions)
-	}
-	return d, nil
-}
-
-// base is the part of the Driver that all drivers have.
-func (d *document) base() (base baseDriver) {
-	decodeDriver(d, &base) // what does not fit is empty
+// baseOf is the part of the Driver that all drivers have.
+func baseOf(h *machinestore.Host) (base baseDriver) {
+	decodeDriver(h, &base) // what does not fit is empty
 	return base
 }
 
 // decodeDriver reads what a driver keeps of its own.
-func decodeDriver(d *document, into any) error { return json.Unmarshal(d.Driver, into) }
+func decodeDriver(h *machinestore.Host, into any) error { return json.Unmarshal(h.Driver, into) }
 
-// text is the document as docker-machine prints it, harmless for terminals.
-func (d *document) text() (string, error) {
-	data, err := json.MarshalIndent(d, "", "    ")
+// textOf is a config.json as docker-machine prints it, harmless for terminals.
+func textOf(h *machinestore.Host) (string, error) {
+	data, err := json.MarshalIndent(h, "", "    ")
 	if err != nil {
-		return "", fmt.Errorf("encoding machine %q: %w", d.Name, err)
+		return "", fmt.Errorf("encoding machine %q: %w", h.Name, err)
 	}
 	var b strings.Builder
 	for _, r := range string(data) {
@@ -161,20 +63,19 @@ func (d *document) text() (string, error) {
 	return b.String(), nil
 }
 
-// fields are the document's as templates see them.
-func (d *document) fields() (map[string]any, error) {
-	data, err := json.Marshal(d)
+// fieldsOf are a config.json's as templates see them.
+func fieldsOf(h *machinestore.Host) (map[string]any, error) {
+	data, err := json.Marshal(h)
 	if err != nil {
-		return nil, fmt.Errorf("encoding machine %q: %w", d.Name, err)
+		return nil, fmt.Errorf("encoding machine %q: %w", h.Name, err)
 	}
 	fields := map[string]any{}
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	return fields, decoder.Decode(&fields)
+	return fields, json.Unmarshal(data, &fields)
 }
 
 // documentOf is the config.json that a machine of hyve's would have. ssh is where its SSH
 // server answers (HOST:PORT), "" where it does not run; base is the storage path.
-func documentOf(m *machine.Machine, ssh, base string) (*document, error) {
+func documentOf(m *machine.Machine, ssh, base string) (*machinestore.Host, error) {
 	dir := string(m.Dir())
 	driver, err := json.Marshal(hyveDriver{
 		baseDriver: baseDriver{
@@ -188,25 +89,25 @@ func documentOf(m *machine.Machine, ssh, base string) (*document, error) {
 		return nil, fmt.Errorf("encoding machine %q: %w", m.Name, err)
 	}
 	pki := m.Home().PKIDir()
-	return &document{
-		ConfigVersion: configVersion,
+	return &machinestore.Host{
+		ConfigVersion: machinestore.Version,
 		Driver:        driver,
 		DriverName:    driverOf(m),
 		Name:          m.Name,
-		HostOptions: &hostOptions{
-			EngineOptions: engineOptions{
+		HostOptions: machinestore.HostOptions{
+			EngineOptions: machinestore.EngineOptions{
 				ArbitraryFlags:   list(m.EngineOptions),
 				Env:              list(m.EngineEnv),
 				InsecureRegistry: list(m.InsecureRegistries),
 				// The label of the driver is not the user's.
 				Labels:         list(slices.DeleteFunc(slices.Clone(m.Labels), func(l string) bool { return l == providerLabel(driverOf(m)) })),
 				StorageDriver:  "overlay2",
-				TlsVerify:      true,
+				TLSVerify:      true,
 				RegistryMirror: list(m.RegistryMirrors),
 				InstallURL:     installURL,
 			},
 			SwarmOptions: noSwarm(),
-			AuthOptions: authOptions{
+			AuthOptions: machinestore.AuthOptions{
 				CertDir:          pki,
 				CaCertPath:       filepath.Join(pki, "ca.pem"),
 				CaPrivateKeyPath: filepath.Join(pki, "ca-key.pem"),
@@ -222,8 +123,8 @@ func documentOf(m *machine.Machine, ssh, base string) (*document, error) {
 }
 
 // noSwarm are the swarm options of a machine without one.
-func noSwarm() swarmOptions {
-	return swarmOptions{
+func noSwarm() machinestore.SwarmOptions {
+	return machinestore.SwarmOptions{
 		Host: "tcp://0.0.0.0:3376", Image: "swarm:latest", Strategy: "spread",
 		ArbitraryFlags: []string{}, ArbitraryJoinFlags: []string{},
 	}

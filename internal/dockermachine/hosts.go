@@ -16,6 +16,7 @@ import (
 	"github.com/hyve-vm/hyve/internal/dockerenv"
 	"github.com/hyve-vm/hyve/internal/lifecycle"
 	"github.com/hyve-vm/hyve/internal/machine"
+	"github.com/hyve-vm/hyve/internal/machinestore"
 )
 
 // hostName is what docker-machine accepts as a machine's name.
@@ -34,7 +35,8 @@ type host struct {
 	name    string
 	machine *machine.Machine
 	engine  *engine
-	stored  *document
+	stored  *machinestore.Host
+	store   machinestore.Store // that stored is in
 	kind    kind
 	err     error // why it is broken
 	dir     string
@@ -139,12 +141,15 @@ func (c *client) find(name string) (*host, error) {
 		h.kind, h.err, h.dir = adopted, err, engineDir(c.home, name)
 		return h, nil
 	}
-	if c.store.has(name) {
-		h.kind, h.dir = foreign, filepath.Join(c.store.machines(), name)
-		h.stored, h.err = c.store.load(name)
-		return h, nil
+	if c.store == "" {
+		return nil, errNoMachine(name)
 	}
-	return nil, errNoMachine(name)
+	h.stored, err = c.store.Load(name)
+	if errors.Is(err, machinestore.ErrNotFound) {
+		return nil, errNoMachine(name)
+	}
+	h.kind, h.err, h.dir, h.store = foreign, err, c.store.Dir(name), c.store
+	return h, nil
 }
 
 // all returns every machine there is, in the order of their names' bytes. One that is
@@ -162,18 +167,21 @@ func (c *client) all() ([]*host, error) {
 	if err != nil {
 		return nil, err
 	}
-	others, err := c.store.names()
-	if err != nil {
-		return nil, err
+	names = append(names, engines...)
+	if c.store != "" {
+		others, err := c.store.Names()
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, others...)
 	}
-	names = append(append(names, engines...), others...)
 	slices.Sort(names)
 	var hosts []*host
 	for _, name := range slices.Compact(names) {
 		h, err := c.find(name)
 		if err != nil {
 			// Its name is none, or it went away meanwhile.
-			if _, gone := os.Stat(filepath.Join(c.store.machines(), name)); gone != nil {
+			if _, gone := os.Stat(c.store.Dir(name)); gone != nil {
 				continue
 			}
 			h = &host{name: name, kind: foreign, err: errors.New("its name is not one that docker-machine gives")}
@@ -238,19 +246,34 @@ func (h *host) look(ctx context.Context) condition {
 	case h.engine != nil:
 		return h.ask(ctx, condition{state: running, url: h.engine.URL})
 	}
+	return h.lookStored(ctx)
+}
+
+// lookStored finds out without its driver what a machine in docker-machine's store does.
+func (h *host) lookStored(ctx context.Context) condition {
 	url := h.storedURL()
 	if h.stored.DriverName == driverNone {
 		return h.ask(ctx, condition{state: running, url: url})
 	}
-	if url == "" {
-		return condition{state: unknown}
-	}
 	ctx, cancel := context.WithTimeout(ctx, strangers)
 	defer cancel()
-	if c := h.ask(ctx, condition{state: running, url: url}); c.err == nil {
-		return c
+	now := condition{state: running, url: url}
+	if url != "" {
+		if now = h.ask(ctx, now); now.err == nil {
+			return now
+		}
 	}
-	return condition{state: unknown}
+	vm, err := h.store.VM(h.stored)
+	if err != nil {
+		return condition{state: unknown}
+	}
+	switch why, err := h.store.Running(ctx, h.stored, vm); {
+	case err != nil:
+		return condition{state: unknown}
+	case why == "":
+		return condition{state: stopped}
+	}
+	return now
 }
 
 func (h *host) lookOurs(ctx context.Context) condition {
@@ -303,7 +326,7 @@ func (h *host) storedURL() string {
 		}
 		return driver.URL
 	}
-	url := "tcp://" + h.stored.base().IPAddress + ":2376"
+	url := "tcp://" + baseOf(h.stored).IPAddress + ":2376"
 	if checkURL(url) != nil {
 		return ""
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hyve-vm/hyve/internal/listing"
+	"github.com/hyve-vm/hyve/internal/machinestore"
 )
 
 // defaultTimeout is how long machines may take to answer, in seconds.
@@ -28,9 +29,9 @@ type item struct {
 	DriverName    string
 	State         string
 	URL           string
-	SwarmOptions  *swarmOptions
+	SwarmOptions  *machinestore.SwarmOptions
 	Swarm         string
-	EngineOptions *engineOptions
+	EngineOptions *machinestore.EngineOptions
 	Error         string
 	DockerVersion string
 	ResponseTime  time.Duration
@@ -139,7 +140,7 @@ func (c *client) describe(h *host, now condition) item {
 		i.Error = printable(strings.ReplaceAll(h.err.Error(), "\n", ""))
 		return i
 	}
-	if d, err := h.document(now, c.store.base); err == nil {
+	if d, err := h.document(now, string(c.store)); err == nil {
 		i.EngineOptions, i.SwarmOptions = &d.HostOptions.EngineOptions, &d.HostOptions.SwarmOptions
 	}
 	i.Active, i.DockerVersion = "-", "Unknown"

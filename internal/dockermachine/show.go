@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hyve-vm/hyve/internal/listing"
+	"github.com/hyve-vm/hyve/internal/machinestore"
 )
 
 func (c *client) statusWord() *word {
@@ -122,13 +123,13 @@ func (c *client) inspectWord() *word {
 		if err != nil {
 			return err
 		}
-		d, err := h.document(h.look(ctx), c.store.base)
+		d, err := h.document(h.look(ctx), string(c.store))
 		if err != nil {
 			return err
 		}
-		text, err := d.text()
+		text, err := textOf(d)
 		if format != "" {
-			text, err = d.format(format)
+			text, err = formatted(d, format)
 		}
 		if err != nil {
 			return err
@@ -140,7 +141,7 @@ func (c *client) inspectWord() *word {
 }
 
 // document is the host's config.json.
-func (h *host) document(now condition, base string) (*document, error) {
+func (h *host) document(now condition, base string) (*machinestore.Host, error) {
 	switch {
 	case h.machine != nil:
 		return documentOf(h.machine, now.status.Endpoints.SSH, base)
@@ -150,13 +151,13 @@ func (h *host) document(now condition, base string) (*document, error) {
 	return h.stored, nil
 }
 
-// format runs a template over the document.
-func (d *document) format(text string) (string, error) {
+// formatted runs a template over the document.
+func formatted(d *machinestore.Host, text string) (string, error) {
 	layout, err := listing.ParseTemplate(text)
 	if err != nil {
 		return "", fmt.Errorf("template parsing error: %w", err)
 	}
-	fields, err := d.fields()
+	fields, err := fieldsOf(d)
 	if err != nil {
 		return "", err
 	}
