@@ -31,8 +31,8 @@ const (
 )
 
 // enginePackages come from the next release in an image with the newest engine. What
-// they depend on stays the base release's where that is new enough: their C libraries,
-// docker-init. So does crun, whose newer versions want libraries that nothing else has.
+// they depend on stays the base release's where that has it and it is new enough, as their
+// C libraries are. So does crun, whose newer versions want libraries that nothing else has.
 var enginePackages = []string{"docker.io", "docker-cli", "docker-buildx", "containerd", "runc"}
 
 var engineVersion = regexp.MustCompile(`^[0-9][A-Za-z0-9.+:~-]{0,63}$`)
