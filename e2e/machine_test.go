@@ -103,6 +103,7 @@ func TestDockerMachine(t *testing.T) {
 		inOrder(t, machine("start", name), `Starting "`+name+`"...`, `Machine "`+name+`" was started.`, "Waiting for SSH to be available...",
 			"Detecting the provisioner...", "Started machines may have new IP addresses. You may need to re-run the `docker-machine env` command.")
 		fails(1, `Machine "`+name+`" is already running.`, "start", name)
+		inOrder(t, machine("upgrade", name), "Upgrading docker...")
 		hyve(t, "suspend", name)
 		if state := machine("status", name); state != "Saved\n" {
 			t.Errorf("suspended: %s", state)

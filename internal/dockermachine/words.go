@@ -24,7 +24,7 @@ func (c *client) words() []*word {
 	return []*word{
 		c.activeWord(), c.configWord(), c.createWord(), c.envWord(), c.inspectWord(), c.ipWord(), c.killWord(), c.listWord(),
 		c.provisionWord(), c.regenerateWord(), c.restartWord(), c.removeWord(), c.sshWord(), c.scpWord(), c.mountWord(),
-		c.startWord(), c.statusWord(), c.stopWord(), c.urlWord(), c.versionWord(), c.helpWord(),
+		c.startWord(), c.statusWord(), c.stopWord(), c.upgradeWord(), c.urlWord(), c.versionWord(), c.helpWord(),
 	}
 }
 
