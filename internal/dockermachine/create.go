@@ -91,7 +91,7 @@ func (c *client) create(ctx context.Context, name string, r *request) error {
 	if _, err := c.find(name); err == nil {
 		return message("Docker machine %q already exists", name)
 	}
-	r.spec.Name = name
+	r.spec.Name, r.spec.Engine = name, c.getenv("HYVE_ENGINE")
 	if r.driver == driverNone {
 		return c.createAdopted(name, r)
 	}

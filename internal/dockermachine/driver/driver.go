@@ -116,7 +116,7 @@ func (d *driver) options(keys ...string) (machine.Home, lifecycle.CreateOptions,
 	}
 	options := lifecycle.CreateOptions{Spec: machine.Spec{
 		Name: c.MachineName, CPUs: max(c.CPU, 0), Memory: int64(c.Memory) << 20, Disk: c.DiskSize << 20,
-		AuthorizedKeys: keys, Driver: d.name,
+		Engine: d.getenv("HYVE_ENGINE"), AuthorizedKeys: keys, Driver: d.name,
 	}}
 	if c.CPU < 0 {
 		options.Spec.CPUs = runtime.NumCPU()
@@ -135,10 +135,10 @@ func (d *driver) options(keys ...string) (machine.Home, lifecycle.CreateOptions,
 }
 
 // preCreateCheck tells what is wrong with what was asked for, before anything is made.
-func (d *driver) preCreateCheck() error {
+func (d *driver) preCreateCheck(ctx context.Context) error {
 	home, options, err := d.options()
 	if err == nil {
-		_, err = lifecycle.Plan(home, options)
+		err = lifecycle.Check(ctx, home, options)
 	}
 	return withHint(err)
 }

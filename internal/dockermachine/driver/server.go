@@ -243,7 +243,7 @@ func (s *Server) GetState(_ none, state *int) error {
 }
 
 // PreCreateCheck is called before anything is kept.
-func (s *Server) PreCreateCheck(none, *none) error { return s.driver.preCreateCheck() }
+func (s *Server) PreCreateCheck(none, *none) error { return s.driver.preCreateCheck(s.ctx) }
 
 // Create makes the machine.
 func (s *Server) Create(none, *none) error { return s.do(s.driver.create) }
