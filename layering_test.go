@@ -24,8 +24,8 @@ var layers = map[string][]string{
 	// The words. They call the verbs; supervisor is here for the one hidden word
 	// that is the supervisor's process, and for --dry-run.
 	"internal/cli": {"internal/lifecycle", "internal/sshclient", "internal/listing", "internal/supervisor", "internal/machine", "internal/image",
-		"internal/image/build", "internal/pki", "internal/control", "internal/dockerenv", "internal/machinestore", "internal/progress",
-		"internal/guestapi", "internal/hypervisor/qemu"},
+		"internal/image/build", "internal/pki", "internal/control", "internal/dockerenv", "internal/machinestore", "internal/migrate",
+		"internal/progress", "internal/guestapi", "internal/hypervisor/qemu"},
 
 	// The verbs in the hands of the real docker-machine.
 	"internal/dockermachine/driver": {"internal/lifecycle", "internal/machine", "internal/image/build", "internal/pki", "internal/control",
@@ -56,6 +56,7 @@ var layers = map[string][]string{
 	"internal/control":         {},
 	"internal/pki":             {},
 	"internal/dockerenv":       {},
+	"internal/migrate":         {"internal/dockerenv"},
 	"internal/progress":        {},
 	"internal/network":         {},
 	"internal/hypervisor":      {},

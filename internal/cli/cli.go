@@ -120,7 +120,7 @@ func (a *app) root() *cobra.Command {
 	)
 	a.add(root, "machines", a.createCommand(), a.startCommand(), a.stopCommand(), a.suspendCommand(), a.restartCommand(),
 		a.killCommand(), a.removeCommand(), a.listCommand(), a.statusCommand(), a.inspectCommand(), a.statsCommand(), a.logsCommand(),
-		a.setCommand(), a.upgradeCommand(), a.cloneCommand(), a.snapshotCommand(), a.rollbackCommand(), a.importCommand())
+		a.setCommand(), a.upgradeCommand(), a.cloneCommand(), a.snapshotCommand(), a.rollbackCommand(), a.importCommand(), a.migrateCommand())
 	a.add(root, "use", a.runCommand(), a.useCommand(), a.activeCommand(), a.envCommand(), a.configCommand(), a.dockerCommand(), a.sshCommand(),
 		a.scpCommand(), a.ipCommand(), a.urlCommand())
 	a.add(root, "more", a.imageCommand(), a.doctorCommand(), a.versionCommand())

@@ -162,9 +162,14 @@ func Overruled(getenv func(string) string) string {
 	return ""
 }
 
-// contextDir returns a context's directory; kind is "meta" or "tls".
+// contextDir returns the directory of a machine's context; kind is "meta" or "tls".
 func (s Store) contextDir(kind, machine string) string {
-	id := sha256.Sum256([]byte(ContextName(machine)))
+	return s.dirOf(kind, ContextName(machine))
+}
+
+// dirOf is contextDir for any context.
+func (s Store) dirOf(kind, context string) string {
+	id := sha256.Sum256([]byte(context))
 	return filepath.Join(s.Dir, "contexts", kind, hex.EncodeToString(id[:]))
 }
 

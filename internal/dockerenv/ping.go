@@ -2,15 +2,9 @@ package dockerenv
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 )
 
@@ -22,56 +16,32 @@ const maxAnswer = 64 << 10
 // would have it run containerd's and runc's). How long it may take is the context's
 // business.
 func Ping(ctx context.Context, socket string) (version string, err error) {
-	return ping(ctx, "http://docker", &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", socket)
-		},
-	})
+	return ping(ctx, Endpoint{Host: "unix://" + socket})
 }
 
 // PingTLS is Ping for the engine at host, "tcp://ADDRESS:PORT", by mutual TLS with the
 // ca.pem, cert.pem and key.pem in certs, as a docker client does it.
 func PingTLS(ctx context.Context, host, certs string) (version string, err error) {
-	ca, err := os.ReadFile(filepath.Join(certs, "ca.pem"))
-	if err != nil {
-		return "", fmt.Errorf("reading the CA: %w", err)
+	config, err := readTLS(certs, false)
+	if err == nil && config == nil {
+		err = fmt.Errorf("there are no certificates in %s", certs)
 	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(ca) {
-		return "", fmt.Errorf("reading the CA: %s holds no certificate", filepath.Join(certs, "ca.pem"))
-	}
-	pair, err := tls.LoadX509KeyPair(filepath.Join(certs, "cert.pem"), filepath.Join(certs, "key.pem"))
-	if err != nil {
-		return "", fmt.Errorf("reading the client's certificate: %w", err)
-	}
-	return ping(ctx, "https://"+strings.TrimPrefix(host, "tcp://"), &http.Transport{
-		DisableKeepAlives: true,
-		TLSClientConfig:   &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12},
-	})
-}
-
-func ping(ctx context.Context, base string, transport *http.Transport) (version string, err error) {
-	client := http.Client{Transport: transport}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/_ping", nil)
 	if err != nil {
 		return "", fmt.Errorf("asking the engine: %w", err)
 	}
-	response, err := client.Do(request)
+	return ping(ctx, Endpoint{Host: host, TLS: config})
+}
+
+func ping(ctx context.Context, e Endpoint) (version string, err error) {
+	engine := e.Open()
+	defer engine.Close()
+	response, err := engine.Do(ctx, http.MethodGet, "/_ping", nil, nil)
 	if err != nil {
 		return "", fmt.Errorf("asking the engine: %w", err)
 	}
 	defer response.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	if err != nil {
+	if _, err := io.Copy(io.Discard, io.LimitReader(response.Body, maxAnswer)); err != nil {
 		return "", fmt.Errorf("asking the engine: %w", err)
-	}
-	if response.StatusCode != http.StatusOK {
-		var answer struct{ Message string }
-		if json.Unmarshal(body, &answer) != nil || answer.Message == "" {
-			answer.Message = strings.TrimSpace(string(body[:min(len(body), 200)]))
-		}
-		return "", fmt.Errorf("asking the engine: %s: %s", response.Status, answer.Message)
 	}
 	// "Docker/26.1.5+dfsg1 (linux)"
 	server, _, _ := strings.Cut(response.Header.Get("Server"), " ")

@@ -94,6 +94,9 @@ func (d Dir) Frozen() string { return filepath.Join(string(d), "frozen") }
 // if it did. It is history for people: nothing is decided by it.
 func (d Dir) Failure() string { return filepath.Join(string(d), "failure.json") }
 
+// Migrations holds the journals of what has been copied into the machine.
+func (d Dir) Migrations() string { return filepath.Join(string(d), "migrations") }
+
 // ServerDir holds what only the guest shows: its certificate and host key. It
 // is apart from the machine's directory, which docker clients read.
 func (d Dir) ServerDir() string { return filepath.Join(string(d), "server") }
