@@ -96,6 +96,7 @@ func TestDockerMachine(t *testing.T) {
 
 	t.Run("says what there is", func(t *testing.T) { describeMachine(t, name, machine, sh) })
 	t.Run("logs in", func(t *testing.T) { logIn(t, name, dm, machine) })
+	t.Run("mounts", func(t *testing.T) { mountDirectory(t, name, machine) })
 	t.Run("renews certificates", func(t *testing.T) { renewCertificates(t, name, machine) })
 	t.Run("starts and stops", func(t *testing.T) {
 		inOrder(t, machine("stop", name), `Stopping "`+name+`"...`, `Machine "`+name+`" was stopped.`)
@@ -224,6 +225,34 @@ func logIn(t *testing.T, name, dm string, machine func(...string) string) {
 	}
 	if files, _ := filepath.Glob(filepath.Join(os.TempDir(), "hyve-scp-*")); len(files) > 0 {
 		t.Errorf("left over: %q", files)
+	}
+}
+
+// The system's sshfs, where there is one.
+func mountDirectory(t *testing.T, name string, machine func(...string) string) {
+	for _, program := range []string{"sshfs", "fusermount"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skip(err)
+		}
+	}
+	dir := filepath.Join(t.TempDir(), "with, comma")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	machine("mount", name+":/etc", dir)
+	mounted := true
+	defer func() {
+		if mounted {
+			try(limit, "fusermount", "-u", "-z", dir)
+		}
+	}()
+	if text := readFile(t, filepath.Join(dir, "hostname")); text != name+"\n" {
+		t.Errorf("mounted: %q", text)
+	}
+	machine("mount", "-u", name+":/etc", dir)
+	mounted = false
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+		t.Errorf("still mounted: %v, %v", entries, err)
 	}
 }
 

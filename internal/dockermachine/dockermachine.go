@@ -111,7 +111,6 @@ func (c *client) complain(err error) {
 }
 
 // lockedWriter lets several machines speak at once, and remembers that nobody listens.
-// It is a file still for who looks for a terminal.
 type lockedWriter struct {
 	mu  sync.Mutex
 	w   *os.File

@@ -11,6 +11,7 @@ import (
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/machinestore"
+	"github.com/hyve-vm/hyve/internal/sshclient"
 )
 
 // variables is an environment.
@@ -234,6 +235,45 @@ func TestCheckURL(t *testing.T) {
 	for _, bad := range []string{"", "tcp://", "tcp://host", "tcp://host:x", "tcp://host:99999", "tcp://:2376", "tcp://me@host:1", "unix:///x", "ssh://h:1", "tcp://h:1/p", "\x00"} {
 		if checkURL(bad) == nil {
 			t.Errorf("%q is accepted", bad)
+		}
+	}
+}
+
+func TestSystemClients(t *testing.T) {
+	access := sshclient.Access{User: "docker", Host: "127.18.0.1", Port: "2222", Key: "/h/id", Alias: "m1", KnownHosts: `/h, o"/known`}
+	args := sshArgs(access)
+	// What docker-machine has passed, in its order.
+	if got := strings.Join(args[:3], " "); got != "ssh -F /dev/null" {
+		t.Errorf("ssh begins with %s", got)
+	}
+	if got := strings.Join(args[len(args)-7:], " "); got != "docker@127.18.0.1 -o IdentitiesOnly=yes -i /h/id -p 2222" {
+		t.Errorf("ssh ends with %s", got)
+	}
+	if !slices.Contains(args, "StrictHostKeyChecking=yes") || !slices.Contains(args, "HostKeyAlias=m1") {
+		t.Errorf("the host key is not checked: %q", args)
+	}
+	args = mountArgs(access, "/data", "-there")
+	if got := strings.Join(args[len(args)-2:], " "); got != "docker@127.18.0.1:/data ./-there" {
+		t.Errorf("sshfs ends with %s", got)
+	}
+	if !slices.Contains(args, `UserKnownHostsFile="/h\, o\\"/known"`) || slices.Contains(args, "User=docker") {
+		t.Errorf("sshfs is told %q", args)
+	}
+}
+
+func TestMountLocation(t *testing.T) {
+	for arg, want := range map[string]sshclient.Location{
+		"/data":       {Machine: "default", Path: "/data"},
+		"m1:/data":    {Machine: "m1", Path: "/data"},
+		"root@m1:x:y": {User: "root", Machine: "m1", Path: "x:y"},
+	} {
+		if got, err := mountLocation(arg); err != nil || got != want {
+			t.Errorf("%s: %+v, %v", arg, got, err)
+		}
+	}
+	for _, bad := range []string{"localhost:/x", ":x", "-o@m1:x"} {
+		if got, err := mountLocation(bad); err == nil {
+			t.Errorf("%s: %+v", bad, got)
 		}
 	}
 }

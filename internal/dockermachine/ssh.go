@@ -223,15 +223,21 @@ func (c *client) mount(ctx context.Context, from sshclient.Location, dir string)
 	if from.User != "" {
 		access.User = from.User
 	}
-	// It goes on in the background, so that no file of its configuration may go away.
+	return c.runBeside(exec.Command(program, mountArgs(access, from.Path, dir)...))
+}
+
+// mountArgs are what sshfs is told. It goes on in the background, so that there is no
+// configuration that could be removed.
+func mountArgs(access sshclient.Access, path, dir string) []string {
 	args := []string{"-F", "/dev/null"}
 	for _, option := range access.Options() {
 		if strings.HasPrefix(option, "User=") || strings.HasPrefix(option, "HostName=") {
 			continue // sshfs has words of its own for these
 		}
-		args = append(args, "-o", option)
+		// To FUSE a comma ends an option.
+		args = append(args, "-o", strings.NewReplacer(`\`, `\\`, `,`, `\,`).Replace(option))
 	}
-	return c.runBeside(exec.Command(program, append(args, access.User+"@"+access.Host+":"+from.Path, plainPath(dir))...))
+	return append(args, access.User+"@"+access.Host+":"+path, plainPath(dir))
 }
 
 // plainPath is a path that no program takes for a flag.
