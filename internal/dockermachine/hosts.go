@@ -106,7 +106,11 @@ func errForeign(h *host) error {
 	if decodeDriver(h.stored, &driver) == nil && driver.HyveHome != "" {
 		return fmt.Errorf("machine %q is hyve's, in another data directory: set HYVE_HOME=%q", h.name, driver.HyveHome)
 	}
-	return fmt.Errorf("machine %q is in docker-machine's own store: bring it over with hyve import %[1]s, or use the docker-machine that made it", h.name)
+	way := "use the docker-machine that made it"
+	if name := h.stored.DriverName; name == "xhyve" || name == "virtualbox" {
+		way = fmt.Sprintf("bring it over with hyve import %s, or %s", h.name, way)
+	}
+	return fmt.Errorf("machine %q is in docker-machine's own store: %s", h.name, way)
 }
 
 // load finds a machine. A broken one is an error, too.
