@@ -119,7 +119,7 @@ func TestMigrate(t *testing.T) {
 		"db": {"inspect", "-f", "{{json .HostConfig.RestartPolicy}} {{json .Config.Env}} {{json .Config.Cmd}} {{.State.Running}} {{.Config.Image}} " +
 			"{{(index .NetworkSettings.Networks \"mig-net\").IPAddress}} {{range .Mounts}}{{.Name}} {{.Destination}} {{.RW}}{{end}}", "mig-db"},
 		"web":       {"inspect", "-f", "{{json .HostConfig.RestartPolicy}} {{.State.Running}} {{.Config.Image}} {{range .Mounts}}{{.Name}} {{.Destination}} {{.RW}}{{end}}", "mig-web"},
-		"the alias": {"run", "--rm", "--network", "mig-net", "busybox", "nslookup", "db"},
+		"the alias": {"run", "--rm", "--network", "mig-net", "busybox", "sh", "-c", "nslookup db | grep 10.77.0.9"},
 		"helpers":   {"ps", "-aq", "--filter", "label=dev.hyve.migrate"},
 		"and image": {"images", "-q", "hyve-migrate"},
 	} {

@@ -234,3 +234,42 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// VirtualBox is asked whether a machine runs.
+func TestRunningInVirtualBox(t *testing.T) {
+	s := put(t, "box", strings.Replace(string(fixture(t)), `"DriverName": "xhyve"`, `"DriverName": "virtualbox"`, 1))
+	h, err := s.Load("box")
+	if err != nil {
+		t.Fatal(err)
+	}
+	vm, err := s.VM(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := t.TempDir()
+	t.Setenv("PATH", bin+":/usr/bin:/bin")
+	for script, want := range map[string]string{
+		`printf 'name="box"\nVMState="running"\nVMStateChangeTime="x"\n'`: "VirtualBox says it is running",
+		`printf 'VMState="paused"\n'`:                                     "VirtualBox says it is paused",
+		`printf 'VMState="poweroff"\n'`:                                   "",
+		`printf 'VMState="saved"\n'`:                                      "",
+		`exit 1`:                                                          "an error",
+	} {
+		program := filepath.Join(bin, "VBoxManage")
+		write(t, program, "#!/bin/sh\n[ \"$*\" = 'showvminfo box --machinereadable' ] || exit 2\n"+script+"\n")
+		if err := os.Chmod(program, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.Running(t.Context(), h, vm)
+		if err != nil {
+			got = "an error"
+		}
+		if got != want {
+			t.Errorf("%s: got %q, %v, want %q", script, got, err, want)
+		}
+	}
+	t.Setenv("PATH", t.TempDir())
+	if got, err := s.Running(t.Context(), h, vm); got != "" || err != nil {
+		t.Errorf("without VirtualBox: %q, %v", got, err)
+	}
+}
