@@ -12,7 +12,7 @@ import (
 // A volume with what volumes seldom hold; /data is its mount point.
 const oddVolume = `cd /data && mkdir dir && echo text > dir/a && ln dir/a b && ln -s ../nowhere dir/link && mkfifo fifo && mknod null c 1 3 &&
 	touch "$(printf 'not-utf8-\377\376')" && dd if=/dev/zero of=sparse bs=1 count=1 seek=3000000 2>/dev/null &&
-	dd if=/dev/urandom of=random bs=1M count=12 2>/dev/null && cp dir/a setuid && chmod 4755 setuid &&
+	dd if=/dev/urandom of=random bs=1M count=6 2>/dev/null && cp dir/a setuid && chmod 4755 setuid &&
 	touch -d '2001-02-03 04:05:06' dir/a && chown 1234:4321 dir && chmod 2750 dir && chown -h 7:8 dir/link &&
 	touch -d '2002-02-03 04:05:06' dir && chown 999:998 . && chmod 700 .`
 
@@ -162,9 +162,9 @@ func TestMigrateOntoAFullDisk(t *testing.T) {
 	const to = "fullup"
 	create(t, to, "--disk", "2GiB")
 	t.Cleanup(func() { try(limit, docker, "--context", "hyve-"+shared, "volume", "rm", "mig-small", "mig-xlarge") })
-	dock(t, shared, "run", "--rm", "-v", "mig-small:/a", "-v", "mig-xlarge:/b", "busybox", "sh", "-c", "echo a > /a/a; for n in 1 2; do dd if=/dev/urandom of=/b/$n bs=1M count=30; done")
+	dock(t, shared, "run", "--rm", "-v", "mig-small:/a", "-v", "mig-xlarge:/b", "busybox", "sh", "-c", "echo a > /a/a; for n in 1 2; do dd if=/dev/urandom of=/b/$n bs=1M count=15; done")
 	dock(t, to, "run", "--rm", "-v", "filler:/f", "busybox", "sh", "-c",
-		"free=$(df -m /f | tail -1 | awk '{print $4}'); dd if=/dev/zero of=/f/f bs=1M count=$((free - 40))")
+		"free=$(df -m /f | tail -1 | awk '{print $4}'); dd if=/dev/zero of=/f/f bs=1M count=$((free - 20))")
 	args := []string{"migrate", "--from", "hyve-" + shared, to, "--volumes", "mig-*"}
 	_, text, code := result(t, binary, args...)
 	if code != 1 || !strings.Contains(text, "copying volume mig-xlarge: the machine's disk is full") || !strings.Contains(text, "make room in the machine") {

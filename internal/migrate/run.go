@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -56,14 +57,16 @@ func (p *Plan) Run(ctx context.Context, machine string, start bool, follow Follo
 	result.Copied = map[string]int{}
 	r := &run{Plan: p, follow: follow, result: &result}
 	if slices.ContainsFunc(p.volumes, func(v *volume) bool { return !p.volumeHere(v.Name) }) {
+		// Helpers that do not go are of no interest after an error: the next migration
+		// removes them.
 		if r.reader, err = newHelper(ctx, p.from, machine); err != nil {
 			return result, fmt.Errorf("preparing the engine to copy from: %w", err)
 		}
-		defer func() { err = errors.Join(err, r.reader.close(ctx)) }()
+		defer func() { err = cmp.Or(err, r.reader.close(ctx)) }()
 		if r.writer, err = newHelper(ctx, p.to, machine); err != nil {
 			return result, fmt.Errorf("preparing the machine: %w", full(err))
 		}
-		defer func() { err = errors.Join(err, r.writer.close(ctx)) }()
+		defer func() { err = cmp.Or(err, r.writer.close(ctx)) }()
 	}
 	for n, item := range p.Items {
 		if err := r.copy(ctx, n, item); err != nil {
@@ -354,6 +357,7 @@ func (r *run) copyVolume(ctx context.Context, v *volume) error {
 	}
 	sent, err := r.sendVolume(ctx, v)
 	if err != nil {
+		r.drop(ctx, v.Name)
 		return err
 	}
 	arrived, err := r.listVolume(ctx, r.writer, v.Name)
@@ -365,6 +369,16 @@ func (r *run) copyVolume(ctx context.Context, v *volume) error {
 	}
 	r.journal.Volumes[v.Name] = volumeRecord{created, sent.Sum}
 	return r.journal.keep()
+}
+
+// drop removes what has arrived of a volume, which is of no use and takes room. If that
+// fails, the journal knows.
+func (r *run) drop(ctx context.Context, name string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	if r.to.Call(ctx, http.MethodDelete, "/volumes/"+name, nil, nil, nil) == nil {
+		delete(r.to.volumes, name)
+	}
 }
 
 // compareVolume looks at a volume that somebody else has made. It is an error if it holds
