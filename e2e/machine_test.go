@@ -220,6 +220,12 @@ func logIn(t *testing.T, name, dm string, machine func(...string) string) {
 	if out, err := exec.Command("diff", "-r", dir, dir+".back").CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)
 	}
+	if _, err := exec.LookPath("rsync"); err == nil {
+		machine("scp", "-d", filepath.Join(dir, "below", "file"), name+":differences")
+		if out := machine("ssh", name, "cat differences"); out != "text" {
+			t.Errorf("scp -d carried %q", out)
+		}
+	}
 	if _, _, code := result(t, dm, "scp", "-q", name+":nosuch", dir); code == 0 {
 		t.Error("scp of nothing succeeds")
 	}

@@ -48,6 +48,10 @@ command -v scp >/dev/null || missing="$missing openssh-client"
 command -v e2fsck >/dev/null || missing="$missing e2fsprogs"
 # Which only root can mount.
 [ -n "$own" ] || command -v mkfs.btrfs >/dev/null || missing="$missing btrfs-progs"
+# What docker-machine's scp -d and mount call.
+[ "${1:-}" != tests ] || [ -n "$own" ] || for program in rsync sshfs; do
+    command -v $program >/dev/null || missing="$missing $program"
+done
 # Which does not run where Debian did not put it. It brings a Node.js for itself, the
 # tests take theirs from npm's registry.
 [ "${1:-}" != tests ] || [ -n "$own" ] || command -v npm >/dev/null || missing="$missing npm"

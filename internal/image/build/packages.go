@@ -37,6 +37,7 @@ func wanted(arch string) []string {
 		"iproute2",
 		"mawk",
 		"openssh-sftp-server", // scp and sftp
+		"rsync",               // docker-machine scp --delta
 		"procps",
 		"sed",
 		"sudo",
