@@ -177,10 +177,12 @@ func testRealDockerMachine(t *testing.T, c *machineClient) {
 	c.run(t, "start", "dockerhost")
 	usable("suspend and resume")
 	c.run(t, "kill", "dockerhost")
-	c.run(t, "start", "dockerhost")
+	c.run(t, "restart", "dockerhost") // which starts one that is stopped
 	usable("kill and a boot")
 	c.run(t, "regenerate-certs", "-f", "dockerhost")
 	usable("regenerate-certs")
+	c.run(t, "provision", "dockerhost")
+	usable("provision")
 
 	// Nobody else has one: the client's certificates came beside hyve's own.
 	address := strings.TrimPrefix(strings.TrimSpace(hyve(t, "url", "dockerhost")), "tcp://")
