@@ -148,7 +148,7 @@ func TestMigrate(t *testing.T) {
 // A context with TLS is an engine like others.
 func TestMigrateOverTLS(t *testing.T) {
 	pem := func(name string) string { return filepath.Join(home, "machines", shared, name) }
-	stdout(t, docker, "context", "create", "by-tls", "--docker", "host=tcp://"+strings.TrimSpace(hyve(t, "ip", shared))+":2376,ca="+pem("ca.pem")+",cert="+pem("cert.pem")+",key="+pem("key.pem"))
+	stdout(t, docker, "context", "create", "by-tls", "--docker", "host="+statusOf(t, shared).Endpoints.TCP+",ca="+pem("ca.pem")+",cert="+pem("cert.pem")+",key="+pem("key.pem"))
 	t.Cleanup(func() { try(limit, docker, "context", "rm", "by-tls") })
 	_, text, code := result(t, binary, "migrate", "--from", "by-tls", shared)
 	if code != 1 || !strings.Contains(text, "both are the same engine") {

@@ -24,7 +24,7 @@ type status struct {
 	Thawed        bool
 	MemoryShared  bool
 	BootReason    string
-	Endpoints     struct{ SSH string }
+	Endpoints     struct{ SSH, TCP string }
 	Ports         []struct {
 		Protocol, Address string
 		Port              int
