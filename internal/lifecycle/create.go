@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/disk"
@@ -27,6 +28,10 @@ type CreateOptions struct {
 	Mirror  string // where to build the image from, see build.Options
 	NoStart bool
 	Cold    bool // boot the machine, make no template
+	// CommonLabels are those that most machines of this caller have. The template of a
+	// machine with these alone has them, too: an engine that was thawed has to be told of
+	// any other labels, which takes it time.
+	CommonLabels []string
 	// Contexts is where docker clients find machines.
 	Contexts dockerenv.Store
 }
@@ -67,7 +72,7 @@ func Create(ctx context.Context, home machine.Home, options CreateOptions, follo
 	m.Image, m.Engine = img.Digest, cmp.Or(m.Engine, string(build.EngineOf(img)))
 	var template string
 	if !options.Cold {
-		if template, err = ensureTemplate(ctx, m, q, !options.NoStart, follow.Machine); err != nil {
+		if template, err = ensureTemplate(ctx, m, q, options.templateLabels(), !options.NoStart, follow.Machine); err != nil {
 			return nil, err
 		}
 	}
@@ -79,6 +84,14 @@ func Create(ctx context.Context, home machine.Home, options CreateOptions, follo
 		os.RemoveAll(template) // the next machine makes a better one
 	}
 	return m, err
+}
+
+// templateLabels are the labels that the machine's template has.
+func (o *CreateOptions) templateLabels() []string {
+	if slices.Equal(o.Spec.Labels, o.CommonLabels) {
+		return o.CommonLabels
+	}
+	return nil
 }
 
 // bringUp starts a new machine if run is set, and lets docker clients find it. One

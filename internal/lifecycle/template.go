@@ -33,18 +33,18 @@ const templateName = "template"
 const draftTemplate = ".draft-"
 
 // ensureTemplate returns the directory of the template for a machine, which is made
-// if there is none and build is set. Without one it is "": not every machine can have
-// one.
-func ensureTemplate(ctx context.Context, m *machine.Machine, q *qemu.QEMU, build bool, follow func(control.Status)) (string, error) {
+// if there is none and build is set, with these labels. Without one it is "": not every
+// machine can have one.
+func ensureTemplate(ctx context.Context, m *machine.Machine, q *qemu.QEMU, labels []string, build bool, follow func(control.Status)) (string, error) {
 	accel := q.Accelerator(ctx)
 	if !accel.Freezes() || len(m.EngineOptions) > 0 || len(m.EngineEnv) > 0 {
 		return "", nil
 	}
-	dir := filepath.Join(m.Home().Templates(), templateKey(m, q.Shape(hypervisor.Config{CPUs: m.CPUs, Memory: m.Memory}, accel.Name)))
+	dir := filepath.Join(m.Home().Templates(), templateKey(m, labels, q.Shape(hypervisor.Config{CPUs: m.CPUs, Memory: m.Memory}, accel.Name)))
 	if found := existing(dir); found != "" || !build || failedLately(dir) {
 		return found, nil
 	}
-	err := makeTemplate(ctx, m, dir, follow)
+	err := makeTemplate(ctx, m, labels, dir, follow)
 	if failed := (*StartError)(nil); errors.As(err, &failed) {
 		return "", &StartError{m.Name, failed.Failure} // as it would be
 	}
@@ -66,7 +66,7 @@ func MakeTemplate(ctx context.Context, home machine.Home, options CreateOptions,
 	if err != nil {
 		return err
 	}
-	dir, err := ensureTemplate(ctx, m, q, true, follow.Machine)
+	dir, err := ensureTemplate(ctx, m, q, nil, true, follow.Machine)
 	if err == nil && dir == "" {
 		err = fmt.Errorf("freezing a machine: %s", cmp.Or(q.Accelerator(ctx).NoFreeze, "this one was shut down instead"))
 	}
@@ -95,8 +95,9 @@ func failedLately(dir string) bool {
 
 // templateKey names the template of machines like m. What else there is in a shape
 // the supervisor looks at before it thaws anything.
-func templateKey(m *machine.Machine, hardware string) string {
-	sum := sha256.Sum256([]byte(strings.Join([]string{m.Image, hardware, fmt.Sprint(m.Disk)}, " ")))
+func templateKey(m *machine.Machine, labels []string, hardware string) string {
+	words := append([]string{m.Image, hardware, fmt.Sprint(m.Disk)}, labels...)
+	sum := sha256.Sum256([]byte(strings.Join(words, " ")))
 	return imagePrefix(m.Image) + hex.EncodeToString(sum[:16])
 }
 
@@ -116,8 +117,8 @@ func RemoveTemplates(home machine.Home, digest string) error {
 	return err
 }
 
-// makeTemplate boots and freezes a machine like m and keeps it at dir.
-func makeTemplate(ctx context.Context, m *machine.Machine, dir string, follow func(control.Status)) error {
+// makeTemplate boots and freezes a machine like m, with these labels, and keeps it at dir.
+func makeTemplate(ctx context.Context, m *machine.Machine, labels []string, dir string, follow func(control.Status)) error {
 	templates := m.Home().Templates()
 	if err := os.MkdirAll(templates, 0o700); err != nil {
 		return err
@@ -137,7 +138,7 @@ func makeTemplate(ctx context.Context, m *machine.Machine, dir string, follow fu
 	); err != nil {
 		return err
 	}
-	spec := machine.Spec{Name: templateName, CPUs: m.CPUs, Memory: m.Memory, Disk: m.Disk, Image: m.Image, QEMU: m.QEMU}
+	spec := machine.Spec{Name: templateName, CPUs: m.CPUs, Memory: m.Memory, Disk: m.Disk, Image: m.Image, QEMU: m.QEMU, Labels: labels}
 	t := machine.New(home, spec, m.Address)
 	if err := keep(ctx, t, ""); err != nil {
 		return err

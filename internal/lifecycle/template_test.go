@@ -95,3 +95,19 @@ func TestUselessTemplates(t *testing.T) {
 		t.Error("one that could not be made is tried again")
 	}
 }
+
+// Machines with the labels that all of their maker's have are made of a template that has
+// them; any others are made of one that has none.
+func TestTemplateOfCommonLabels(t *testing.T) {
+	common := []string{"provider=xhyve"}
+	key := func(labels ...string) string {
+		options := CreateOptions{Spec: machine.Spec{Labels: labels}, CommonLabels: common}
+		return templateKey(&machine.Machine{Spec: machine.Spec{Image: "sha256:0123"}}, options.templateLabels(), "")
+	}
+	if key("provider=xhyve") == key() {
+		t.Error("a machine with the common labels is made of a template without any")
+	}
+	if key("provider=xhyve", "a=b") != key() || key("a=b") != key() {
+		t.Error("a machine with other labels has a template of its own")
+	}
+}
