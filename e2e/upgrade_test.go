@@ -164,7 +164,7 @@ func TestKilledUpgrade(t *testing.T) {
 	takesLong(t)
 	stable, newest := needsBothEngines(t)
 	create(t, "torn", "--engine", "stable", "--cold")
-	dock(t, "torn", "run", "-d", "--name", "kept", "--restart", "always", "-v", "data:/data", "busybox", "sh", "-c", "date > /data/file; sleep 1000000")
+	dock(t, "torn", "run", "-d", "--name", "kept", "--restart", "always", "-v", "data:/data", "busybox", "sh", "-c", "trap exit TERM; date > /data/file; sleep 1000000 & wait")
 	dir := machine.Home(home).Dir("torn")
 	seen := map[string]bool{}
 	reached := map[string]func() bool{
