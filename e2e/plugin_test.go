@@ -194,7 +194,10 @@ func testRealDockerMachine(t *testing.T, c *machineClient) {
 			t.Errorf("%s without a certificate: %s, %s", scheme, answer.Status, body)
 		}
 	}
-	// Clients of hyve's own CA still have their door.
+	// Clients of hyve's own CA still have their door, whichever certificate they are shown.
+	if out := stdout(t, "sh", "-ec", `eval "$(`+binary+` env --shell sh dockerhost)"; docker version -f '{{.Server.Os}}'`); out != "linux\n" {
+		t.Errorf("by hyve env: %q", out)
+	}
 	if out := dock(t, "dockerhost", "version", "-f", "{{.Server.Os}}"); out != "linux\n" {
 		t.Errorf("hyve's own context: %q", out)
 	}

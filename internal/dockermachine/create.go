@@ -154,7 +154,7 @@ func (c *client) connect(ctx context.Context, m *machine.Machine) error {
 	if err != nil {
 		return err
 	}
-	if err := ca.Export(string(m.Dir())); err != nil {
+	if err := ca.Export(string(m.Dir()), m.EngineCAs...); err != nil {
 		return err
 	}
 	c.inform("Checking connection to Docker...")

@@ -39,7 +39,7 @@ func RenewClient(ctx context.Context, home machine.Home) error {
 		if e.Machine == nil {
 			continue
 		}
-		err := ca.Export(string(e.Machine.Dir()))
+		err := ca.Export(string(e.Machine.Dir()), e.Machine.EngineCAs...)
 		if err == nil {
 			err = ifItRuns(Provision(ctx, e.Machine))
 		}

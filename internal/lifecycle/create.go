@@ -244,7 +244,7 @@ func finish(draft *machine.Draft, m *machine.Machine) error {
 	if err != nil {
 		return err
 	}
-	if err := ca.Export(string(draft.Dir())); err != nil {
+	if err := ca.Export(string(draft.Dir()), m.EngineCAs...); err != nil {
 		return err
 	}
 	return draft.Commit(m)

@@ -273,7 +273,10 @@ func TestCheckEngineAndIdentity(t *testing.T) {
 		"an empty name":           {func(s *Spec) { s.CertNames = []string{""} }, false},
 		"a key":                   {func(s *Spec) { s.AuthorizedKeys = []string{"ssh-rsa AAAAB3NzaC1yc2E= me@there"} }, true},
 		"a key with options":      {func(s *Spec) { s.AuthorizedKeys = []string{`command="x" ssh-rsa AAAAB3NzaC1yc2E=`} }, false},
-		"two keys in one":         {func(s *Spec) { s.AuthorizedKeys = []string{"ssh-rsa AAAA x\nssh-rsa BBBB y"} }, false},
+		"no CA": {func(s *Spec) {
+			s.EngineCAs = []string{"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"}
+		}, false},
+		"two keys in one": {func(s *Spec) { s.AuthorizedKeys = []string{"ssh-rsa AAAA x\nssh-rsa BBBB y"} }, false},
 	} {
 		spec := Spec{Name: "m"}
 		spec.Defaults(host)

@@ -3,6 +3,7 @@
 package machine
 
 import (
+	"crypto/x509"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -19,6 +20,8 @@ const (
 	MaxName   = 63 // bytes: a DNS label
 	MinMemory = 512 << 20
 	MinDisk   = 2 << 30
+
+	maxCA = 64 << 10 // bytes
 
 	defaultMaxCPUs   = 4
 	defaultMaxMemory = 4 << 30
@@ -49,6 +52,9 @@ type Spec struct {
 	// CertNames are host names and addresses, beside the machine's own, that the
 	// engine's certificate is good for.
 	CertNames []string `json:"certNames,omitempty"`
+	// EngineCAs are CAs, in PEM, beside hyve's own, that the engine may show a certificate
+	// of: docker-machine's, when that has put its own into the guest.
+	EngineCAs []string `json:"engineCAs,omitempty"`
 	// AuthorizedKeys are SSH public keys that may log in, beside hyve's own, one line
 	// each as in authorized_keys.
 	AuthorizedKeys []string `json:"authorizedKeys,omitempty"`
@@ -133,6 +139,11 @@ func (s *Spec) Check(h Host) error {
 	for _, name := range s.CertNames {
 		if !isAddress(name) && !certName.MatchString(name) {
 			return fmt.Errorf("%q is no host name or address for the engine's certificate", name)
+		}
+	}
+	for _, ca := range s.EngineCAs {
+		if len(ca) > maxCA || !x509.NewCertPool().AppendCertsFromPEM([]byte(ca)) {
+			return fmt.Errorf("a CA of the engine is not a certificate in PEM, of at most %d bytes", maxCA)
 		}
 	}
 	for _, key := range s.AuthorizedKeys {

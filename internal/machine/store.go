@@ -257,6 +257,13 @@ func (m *Machine) Set(setting, value string) error {
 	return m.write(m.Dir())
 }
 
+// SetEngineCAs changes which other CAs there are, and keeps that. Clients hear of it at the
+// machine's next start.
+func (m *Machine) SetEngineCAs(cas []string) error {
+	m.EngineCAs = cas
+	return m.write(m.Dir())
+}
+
 // Remove deletes a machine's directory. The caller holds its lock, so that
 // nothing runs in it. The name is free as soon as Remove has begun.
 func (h Home) Remove(name string) error {

@@ -24,6 +24,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -189,8 +191,9 @@ func (ca *CA) ClientConfig(serverName string) *tls.Config {
 
 // Export brings dir, a machine's directory, up to date with what clients look
 // for in it: ca.pem, cert.pem and key.pem for DOCKER_CERT_PATH, and the SSH key
-// id_ed25519 with id_ed25519.pub.
-func (ca *CA) Export(dir string) error {
+// id_ed25519 with id_ed25519.pub. others are CAs, in PEM, that the machine's engine may
+// show a certificate of, too.
+func (ca *CA) Export(dir string, others ...string) error {
 	pair, err := ca.Client()
 	if err != nil {
 		return err
@@ -212,7 +215,7 @@ func (ca *CA) Export(dir string) error {
 		data []byte
 		mode os.FileMode
 	}{
-		{caFile, ca.pem, 0o644},
+		{caFile, append(slices.Clip(ca.pem), strings.Join(others, "")...), 0o644},
 		{keyFile, pair.KeyPEM, 0o600},
 		{certFile, pair.CertPEM, 0o644},
 		{sshKeyFile, ssh.PEM, 0o600},

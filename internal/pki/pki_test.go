@@ -495,6 +495,16 @@ func TestExport(t *testing.T) {
 	if !bytes.Equal(read(t, machine, "cert.pem"), read(t, dir, certFile)) {
 		t.Error("an old certificate stayed")
 	}
+	// Another CA's engine is trusted beside the own one's, for this machine alone.
+	if err := ca.Export(machine, "another\n"); err != nil {
+		t.Fatal(err)
+	}
+	if both, err := os.ReadFile(filepath.Join(machine, caFile)); string(both) != string(ca.PEM())+"another\n" {
+		t.Errorf("with another CA: %s, %v", both, err)
+	}
+	if own, err := os.ReadFile(filepath.Join(dir, caFile)); string(own) != string(ca.PEM()) {
+		t.Errorf("the installation's CA is %s now, %v", own, err)
+	}
 	if err := ca.Export(filepath.Join(dir, caFile)); err == nil {
 		t.Error("no error where the directory is a file")
 	}

@@ -38,7 +38,7 @@ func openIdentity(m *machine.Machine) (*identity, error) {
 	}
 	id := &identity{machine: m}
 	id.ca.Store(ca)
-	if err := ca.Export(string(m.Dir())); err != nil {
+	if err := ca.Export(string(m.Dir()), m.EngineCAs...); err != nil {
 		return nil, err
 	}
 	if id.userKey, err = ca.SSHKey(); err != nil {
@@ -129,7 +129,7 @@ func (id *identity) keepCertificates(ctx context.Context, every time.Duration, t
 }
 
 func (id *identity) renew(tell func() error) error {
-	if err := id.ca.Load().Export(string(id.machine.Dir())); err != nil {
+	if err := id.ca.Load().Export(string(id.machine.Dir()), id.machine.EngineCAs...); err != nil {
 		return err
 	}
 	now, err := id.server()
@@ -148,7 +148,7 @@ func (id *identity) reopen() error {
 	if err != nil {
 		return err
 	}
-	if err := ca.Export(string(id.machine.Dir())); err != nil {
+	if err := ca.Export(string(id.machine.Dir()), id.machine.EngineCAs...); err != nil {
 		return err
 	}
 	id.ca.Store(ca)

@@ -1,8 +1,10 @@
 package driver
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"maps"
+	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -79,4 +81,16 @@ func (c *config) keyPath() string {
 		return c.SSHKeyPath
 	}
 	return filepath.Join(c.machineDir(), "id_rsa")
+}
+
+// engineCAs returns the CA that docker-machine signs the engine's certificate with, none
+// if it cannot be read. Its own copy for the machine comes with the provisioning.
+func (c *config) engineCAs() []string {
+	for _, dir := range []string{c.machineDir(), filepath.Join(c.StorePath, "certs")} {
+		ca, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
+		if err == nil && x509.NewCertPool().AppendCertsFromPEM(ca) {
+			return []string{string(ca)}
+		}
+	}
+	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -116,7 +117,7 @@ func (d *driver) options(keys ...string) (machine.Home, lifecycle.CreateOptions,
 	}
 	options := lifecycle.CreateOptions{Spec: machine.Spec{
 		Name: c.MachineName, CPUs: max(c.CPU, 0), Memory: int64(c.Memory) << 20, Disk: c.DiskSize << 20,
-		Engine: d.getenv("HYVE_ENGINE"), AuthorizedKeys: keys, Driver: d.name,
+		Engine: d.getenv("HYVE_ENGINE"), AuthorizedKeys: keys, EngineCAs: c.engineCAs(), Driver: d.name,
 	}}
 	if c.CPU < 0 {
 		options.Spec.CPUs = runtime.NumCPU()
@@ -257,6 +258,12 @@ func (d *driver) start(ctx context.Context) error {
 	m, err := d.load()
 	if err != nil {
 		return err
+	}
+	c := d.now()
+	if cas := c.engineCAs(); !slices.Equal(cas, m.EngineCAs) {
+		if err := m.SetEngineCAs(cas); err != nil {
+			return withHint(err)
+		}
 	}
 	step := d.steps()
 	_, err = lifecycle.Start(ctx, m, func(s control.Status) { step(s.Activity) })

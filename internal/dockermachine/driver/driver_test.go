@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hyve-vm/hyve/internal/pki"
 )
 
 // connect serves a client, which it returns, and what the plugin tells the user.
@@ -250,4 +252,44 @@ func FuzzConfig(f *testing.F) {
 			t.Errorf("%s became %s", first, second)
 		}
 	})
+}
+
+// The copy that docker-machine has made for the machine counts for more than what the next
+// machine will get. What is no certificate counts for nothing.
+func TestEngineCAs(t *testing.T) {
+	store := t.TempDir()
+	c := config{MachineName: "m", StorePath: store}
+	write := func(dir, text string) {
+		t.Helper()
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "ca.pem"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	authority := func() string {
+		t.Helper()
+		ca, err := pki.OpenCA(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(ca.PEM())
+	}
+	if cas := c.engineCAs(); len(cas) > 0 {
+		t.Errorf("of nothing: %q", cas)
+	}
+	shared, own := authority(), authority()
+	write(filepath.Join(store, "certs"), shared)
+	if cas := c.engineCAs(); len(cas) != 1 || cas[0] != shared {
+		t.Errorf("of the store: %q", cas)
+	}
+	write(c.machineDir(), "half a certifi")
+	if cas := c.engineCAs(); len(cas) != 1 || cas[0] != shared {
+		t.Errorf("of a damaged copy: %q", cas)
+	}
+	write(c.machineDir(), own)
+	if cas := c.engineCAs(); len(cas) != 1 || cas[0] != own {
+		t.Errorf("of the machine: %q", cas)
+	}
 }
