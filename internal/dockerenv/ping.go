@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 )
 
 // maxAnswer bounds what is read of an engine's answer, in bytes.
@@ -30,6 +31,23 @@ func PingTLS(ctx context.Context, host, certs string) (version string, err error
 		return "", fmt.Errorf("asking the engine: %w", err)
 	}
 	return ping(ctx, Endpoint{Host: host, TLS: config})
+}
+
+// CheckCertificates returns what is wrong with the ca.pem, cert.pem and key.pem in a
+// directory that is to be DOCKER_CERT_PATH: one is missing or damaged, or the client's
+// certificate is out of date.
+func CheckCertificates(certs string) error {
+	config, err := readTLS(certs, false)
+	switch {
+	case err != nil:
+		return err
+	case config == nil || config.RootCAs == nil || len(config.Certificates) == 0:
+		return fmt.Errorf("there are no certificates in %s", certs)
+	}
+	if end := config.Certificates[0].Leaf.NotAfter; time.Now().After(end) {
+		return fmt.Errorf("the client's certificate in %s has expired on %s", certs, end.Format(time.DateOnly))
+	}
+	return nil
 }
 
 func ping(ctx context.Context, e Endpoint) (version string, err error) {

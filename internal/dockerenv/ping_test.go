@@ -2,13 +2,18 @@ package dockerenv
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"log"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -129,5 +134,37 @@ func TestFlags(t *testing.T) {
 	want := `--tlsverify --tlscacert="/a \"b\"/ca.pem" --tlscert="/a \"b\"/cert.pem" --tlskey="/a \"b\"/key.pem" -H=tcp://127.18.0.1:2376`
 	if got := strings.Join(Flags("tcp://127.18.0.1:2376", `/a "b"`), " "); got != want {
 		t.Errorf("got %s", got)
+	}
+}
+
+func TestCheckCertificates(t *testing.T) {
+	ca, err := pki.OpenCA(t.TempDir())
+	must(t, err)
+	for name, want := range map[string]string{"": "", "ca.pem": "there are no certificates", "cert.pem": "reading the certificate", "key.pem": "reading the certificate"} {
+		dir := t.TempDir()
+		must(t, ca.Export(dir))
+		if name != "" {
+			must(t, os.Remove(filepath.Join(dir, name)))
+		}
+		if err := CheckCertificates(dir); want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("without %q: %v", name, err)
+		}
+	}
+	dir := t.TempDir()
+	must(t, ca.Export(dir))
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	old := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(-time.Hour)}
+	cert, err := x509.CreateCertificate(rand.Reader, old, old, key.Public(), key)
+	must(t, err)
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	must(t, err)
+	write(t, filepath.Join(dir, "cert.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})))
+	write(t, filepath.Join(dir, "key.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})))
+	if err := CheckCertificates(dir); err == nil || !strings.Contains(err.Error(), "has expired on") {
+		t.Errorf("an old one: %v", err)
+	}
+	if err := CheckCertificates(filepath.Join(t.TempDir(), "none")); err == nil || !strings.Contains(err.Error(), "there are no certificates") {
+		t.Errorf("without a directory: %v", err)
 	}
 }

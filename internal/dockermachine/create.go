@@ -158,7 +158,11 @@ func (c *client) connect(ctx context.Context, m *machine.Machine) error {
 		return err
 	}
 	c.inform("Checking connection to Docker...")
-	if _, err := h.reach(ctx, false); err != nil {
+	url, err := h.url(ctx)
+	if err == nil {
+		err = h.dial(ctx, url)
+	}
+	if err != nil {
 		return message("Error checking the host: %w", err)
 	}
 	c.inform("Docker is up and running!")

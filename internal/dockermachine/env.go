@@ -120,8 +120,9 @@ func (c *client) configWord() *word {
 		}}
 }
 
-// reach makes sure that a docker client would reach a machine's engine and be let in, and
-// returns its URL. One that is asleep stays so.
+// reach makes sure that a docker client would be let in at a machine's engine, and returns
+// its URL. An engine of hyve's own is not dialled for that, since scripts ask often: its
+// supervisor knows that it answers, and hyve sees to its certificates.
 func (h *host) reach(ctx context.Context, swarm bool) (url string, err error) {
 	if url, err = h.url(ctx); err != nil {
 		return "", err
@@ -129,16 +130,24 @@ func (h *host) reach(ctx context.Context, swarm bool) (url string, err error) {
 	if swarm {
 		return "", fmt.Errorf("%q is not a swarm master. The --swarm flag is intended for use with swarm masters", h.name)
 	}
-	if h.machine != nil && h.look(ctx).status.Asleep {
-		return url, nil
+	if h.machine != nil {
+		err = dockerenv.CheckCertificates(h.certs())
+	} else {
+		err = h.dial(ctx, url)
 	}
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
-	if _, err := dockerenv.PingTLS(ctx, url, h.certs()); err != nil {
+	if err != nil {
 		return "", message("Error checking and/or regenerating the certs: There was an error validating certificates for host %q: %w\n"+
 			"You can attempt to regenerate them using '%s regenerate-certs [name]'.\n"+
 			"Be advised that this will trigger a Docker daemon restart which might stop running containers.\n",
 			strings.TrimPrefix(url, "tcp://"), err, Name)
 	}
 	return url, nil
+}
+
+// dial makes sure that the engine answers.
+func (h *host) dial(ctx context.Context, url string) error {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	_, err := dockerenv.PingTLS(ctx, url, h.certs())
+	return err
 }
