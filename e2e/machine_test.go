@@ -90,7 +90,7 @@ func TestDockerMachine(t *testing.T) {
 		t.Errorf("docker run: %q", out)
 	}
 	fails(1, `Docker machine "`+name+`" already exists`, "create", "-d", "xhyve", name)
-	fails(1, "Error creating machine: Error in driver during machine creation: finding image", "create", "-d", "xhyve",
+	fails(3, `Error with pre-create check: "finding image`, "create", "-d", "xhyve",
 		"--xhyve-boot2docker-url", "sha256:"+strings.Repeat("0", 64), "half")
 	fails(1, `Docker machine "half" does not exist`, "status", "half")
 
@@ -184,6 +184,10 @@ func logIn(t *testing.T, name, dm string, machine func(...string) string) {
 		if out != "out\n" || errText != "err\n" || code != 7 {
 			t.Errorf("%v ssh: %q, %q, exit status %d", flags, out, errText, code)
 		}
+	}
+	// In a pipeline it ends with who reads from it.
+	if out := stdout(t, "sh", "-ec", dm+" ssh "+name+" yes | head -n 1"); out != "y\n" {
+		t.Errorf("ssh to head: %q", out)
 	}
 	// What follows the name is the system's ssh's business: a port forward.
 	port := freePort(t)

@@ -30,7 +30,8 @@ const (
 
 // A host is a machine as docker-machine's users see it: one of hyve's, an adopted engine,
 // or one in docker-machine's own store. Just one of the three is set, none if it is
-// broken.
+// broken; but machine and stored are both there if the real docker-machine has made one of
+// hyve's, with the driver plugin.
 type host struct {
 	name    string
 	machine *machine.Machine
@@ -102,10 +103,6 @@ func errNoMachine(name string) error {
 
 // errForeign is about a word that would need the driver of a machine that is not hyve's.
 func errForeign(h *host) error {
-	var driver struct{ HyveHome string }
-	if decodeDriver(h.stored, &driver) == nil && driver.HyveHome != "" {
-		return fmt.Errorf("machine %q is hyve's, in another data directory: set HYVE_HOME=%q", h.name, driver.HyveHome)
-	}
 	way := "use the docker-machine that made it"
 	if name := h.stored.DriverName; name == "xhyve" || name == "virtualbox" {
 		way = fmt.Sprintf("bring it over with hyve import %s, or %s", h.name, way)
@@ -130,7 +127,10 @@ func (c *client) find(name string) (*host, error) {
 	h := &host{name: name}
 	m, err := c.home.Load(name)
 	if err == nil {
-		h.machine, h.dir = m, string(m.Dir())
+		h.own(m)
+		if stored, err := c.store.Load(name); c.store != "" && err == nil && pluginHome(stored) == c.home {
+			h.stored = stored
+		}
 		return h, nil
 	}
 	if broken := (*machine.BrokenError)(nil); errors.As(err, &broken) {
@@ -152,8 +152,27 @@ func (c *client) find(name string) (*host, error) {
 	if errors.Is(err, machinestore.ErrNotFound) {
 		return nil, errNoMachine(name)
 	}
+	if err == nil {
+		if m, err := pluginHome(h.stored).Load(name); err == nil {
+			h.own(m)
+			return h, nil
+		}
+	}
 	h.kind, h.err, h.dir, h.store = foreign, err, c.store.Dir(name), c.store
 	return h, nil
+}
+
+// own makes the host one of hyve's machines.
+func (h *host) own(m *machine.Machine) { h.machine, h.dir = m, string(m.Dir()) }
+
+// pluginHome is hyve's data directory that a machine is in which the real docker-machine
+// has made with the driver plugin, "" if it was made otherwise.
+func pluginHome(h *machinestore.Host) machine.Home {
+	var driver struct{ HyveHome string }
+	if decodeDriver(h, &driver) != nil || !filepath.IsAbs(driver.HyveHome) {
+		return ""
+	}
+	return machine.Home(driver.HyveHome)
 }
 
 // all returns every machine there is, in the order of their names' bytes. One that is

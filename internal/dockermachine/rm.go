@@ -40,7 +40,7 @@ func (c *client) removeAll(ctx context.Context, names []string, force bool) erro
 	var failed []string
 	notOurs := false
 	for _, name := range names {
-		err := c.remove(ctx, name)
+		err := c.remove(ctx, name, force)
 		if err == nil {
 			c.inform("Successfully removed %s", name)
 			continue
@@ -66,7 +66,7 @@ func (c *client) removeAll(ctx context.Context, names []string, force bool) erro
 // errNotOurs says that a machine is in docker-machine's own store.
 var errNotOurs = errors.New("it is in docker-machine's own store, which hyve never writes: use the docker-machine that made it")
 
-func (c *client) remove(ctx context.Context, name string) error {
+func (c *client) remove(ctx context.Context, name string, force bool) error {
 	h, err := c.find(name)
 	switch {
 	case err != nil:
@@ -75,12 +75,18 @@ func (c *client) remove(ctx context.Context, name string) error {
 		return errNotOurs
 	case h.kind == adopted:
 		return disown(c.home, name)
+	case h.err != nil && !force: // it may come back from a backup
+		return h.err
 	}
 	contexts, err := c.contexts()
 	if err != nil {
 		return err
 	}
-	if err := lifecycle.Remove(ctx, c.home, name); err != nil {
+	home := c.home
+	if h.machine != nil {
+		home = h.machine.Home()
+	}
+	if err := lifecycle.Remove(ctx, home, name); err != nil {
 		return err
 	}
 	return contexts.Remove(name)

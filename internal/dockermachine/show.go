@@ -143,7 +143,7 @@ func (c *client) inspectWord() *word {
 // document is the host's config.json.
 func (h *host) document(now condition, base string) (*machinestore.Host, error) {
 	switch {
-	case h.machine != nil:
+	case h.machine != nil && h.stored == nil:
 		return documentOf(h.machine, now.status.Endpoints.SSH, base)
 	case h.engine != nil:
 		return h.engine.document(base)

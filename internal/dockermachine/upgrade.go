@@ -21,7 +21,11 @@ func (c *client) upgrade(ctx context.Context, h *host) error {
 	if err := h.mine("upgraded"); err != nil {
 		return err
 	}
-	if h.look(ctx).state != running {
+	switch h.look(ctx).state {
+	case running:
+	case saved: // whose containers would be lost
+		return &lifecycle.SuspendedError{Name: h.name}
+	default:
 		c.inform("Starting machine so machine can be upgraded...")
 		if err := c.start(ctx, h); err != nil {
 			return err

@@ -45,7 +45,9 @@ func (s *sshServer) identify(id guestapi.Identity) error {
 		allowed = append(allowed, key.Marshal())
 	}
 	config := &ssh.ServerConfig{
-		ServerVersion: "SSH-2.0-hyve",
+		// OpenSSH's client tells only a server of its own kind that nobody reads a
+		// program's output any more.
+		ServerVersion: "SSH-2.0-OpenSSH_hyve",
 		PublicKeyCallback: func(c ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 			if c.User() == sshUser {
 				offered := key.Marshal()

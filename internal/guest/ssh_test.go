@@ -173,6 +173,44 @@ func TestSSHDisconnectHangsUp(t *testing.T) {
 	}
 }
 
+// A program whose output nobody reads any more ends when it writes, as in a pipeline.
+func TestSSHUnheard(t *testing.T) {
+	pki := newTestPKI(t, "first")
+	_, address := startSSH(t, pki)
+	client, err := dialSSH(address, "docker", pki, pki.user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	s := sshSession(t, client)
+	out, err := s.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start("exec yes"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, 2)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // whoever says it twice is no threat
+		if _, err := s.SendRequest("eow@openssh.com", false, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	go io.Copy(io.Discard, out) // what was on its way
+	ended := make(chan error, 1)
+	go func() { ended <- s.Wait() }()
+	select {
+	case err := <-ended:
+		if exit := (*ssh.ExitError)(nil); !errors.As(err, &exit) || exit.Signal() != "PIPE" {
+			t.Errorf("it ended with %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("it goes on")
+	}
+}
+
 func TestSSHTerminal(t *testing.T) {
 	pki := newTestPKI(t, "first")
 	server, address := startSSH(t, pki)

@@ -51,6 +51,9 @@ type session struct {
 	pty     *os.File
 	tty     *os.File
 	program *process // nil until one is started
+	// unheard is closed when nobody reads the program's output any more.
+	unheard  chan struct{}
+	deafened bool
 	// serve copies between the program and the client. It is called once the
 	// client knows that its program runs: a short one would end the channel before.
 	serve func()
@@ -62,7 +65,7 @@ func (s *sshServer) session(c ssh.NewChannel) {
 	if err != nil {
 		return
 	}
-	n := &session{server: s, channel: channel}
+	n := &session{server: s, channel: channel, unheard: make(chan struct{})}
 	defer n.close()
 	defer logPanic(s.logf)
 	for req := range requests {
@@ -117,6 +120,12 @@ func (n *session) request(req *ssh.Request) bool {
 	case "subsystem":
 		var r textRequest
 		return ssh.Unmarshal(req.Payload, &r) == nil && r.Text == "sftp" && n.startSFTP()
+	case "eow@openssh.com": // end of write, of OpenSSH's PROTOCOL
+		if !n.deafened {
+			n.deafened = true
+			close(n.unheard)
+		}
+		return true
 	case "signal":
 		var r textRequest
 		sig := unix.SignalNum("SIG" + signalName(req, &r))
@@ -279,7 +288,15 @@ func (n *session) launchOnPipes(path string, argv []string, attr *os.ProcAttr) e
 		go func() {
 			defer close(output)
 			var both sync.WaitGroup
-			both.Go(func() { io.Copy(n.channel, stdout); stdout.Close() })
+			heard := make(chan struct{})
+			go func() { defer close(heard); io.Copy(n.channel, stdout) }()
+			both.Go(func() {
+				select {
+				case <-heard:
+				case <-n.unheard: // the program is to notice when it writes more
+				}
+				stdout.Close()
+			})
 			both.Go(func() { io.Copy(n.channel.Stderr(), stderr); stderr.Close() })
 			both.Wait()
 		}()

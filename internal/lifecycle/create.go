@@ -125,11 +125,16 @@ func Plan(home machine.Home, options CreateOptions) (*machine.Machine, error) {
 }
 
 // Check returns what can be seen beforehand to be wrong with a creation: Plan's errors,
-// and that there is no hypervisor. It makes no machine.
+// and that there is no such image or no hypervisor. It makes no machine.
 func Check(ctx context.Context, home machine.Home, options CreateOptions) error {
 	m, err := Plan(home, options)
 	if err != nil {
 		return err
+	}
+	if m.Image != "" {
+		if _, err := image.Look(home.ImagesDir()).Find(m.Image, runtime.GOARCH); err != nil {
+			return err
+		}
 	}
 	_, err = qemu.Find(ctx, m.QEMU, home.CacheDir())
 	return err

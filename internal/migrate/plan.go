@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hyve-vm/hyve/internal/dockerenv"
 )
@@ -131,8 +132,13 @@ func Prepare(ctx context.Context, from, to *dockerenv.Engine, dir string, what S
 // Close lets others migrate.
 func (p *Plan) Close() { p.journal.close() }
 
+// silence is how long an engine may take to say what it has.
+const silence = time.Minute
+
 // look asks an engine for all that it has but its containers' definitions.
 func look(ctx context.Context, e *dockerenv.Engine) (*engine, error) {
+	asking, cancel := context.WithTimeout(ctx, silence)
+	defer cancel()
 	var info struct {
 		ID, Name, OSType, DefaultRuntime, CgroupVersion string
 		Swarm                                           struct{ LocalNodeState string }
@@ -151,7 +157,11 @@ func look(ctx context.Context, e *dockerenv.Engine) (*engine, error) {
 		if path == "/containers/json" {
 			query.Set("all", "1")
 		}
-		if err := e.Call(ctx, http.MethodGet, path, query, nil, to); err != nil {
+		err := e.Call(asking, http.MethodGet, path, query, nil, to)
+		if err != nil && asking.Err() != nil && ctx.Err() == nil {
+			err = fmt.Errorf("it does not answer within %v", silence)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}

@@ -116,7 +116,7 @@ func (d *driver) options(keys ...string) (machine.Home, lifecycle.CreateOptions,
 		return "", lifecycle.CreateOptions{}, err
 	}
 	options := lifecycle.CreateOptions{Spec: machine.Spec{
-		Name: c.MachineName, CPUs: max(c.CPU, 0), Memory: int64(c.Memory) << 20, Disk: c.DiskSize << 20,
+		Name: c.MachineName, CPUs: max(c.CPU, 0), Memory: bytes(int64(c.Memory)), Disk: bytes(c.DiskSize),
 		Engine: d.getenv("HYVE_ENGINE"), AuthorizedKeys: keys, EngineCAs: c.engineCAs(), Driver: d.name,
 	}}
 	if c.CPU < 0 {
@@ -134,6 +134,9 @@ func (d *driver) options(keys ...string) (machine.Home, lifecycle.CreateOptions,
 	options.Contexts, err = dockerenv.OpenStore(d.getenv, string(home))
 	return home, options, err
 }
+
+// bytes are so many MB, or more than any host has.
+func bytes(mb int64) int64 { return min(mb, 1<<40) << 20 }
 
 // preCreateCheck tells what is wrong with what was asked for, before anything is made.
 func (d *driver) preCreateCheck(ctx context.Context) error {

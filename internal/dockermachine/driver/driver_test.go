@@ -127,17 +127,21 @@ func TestProtocol(t *testing.T) {
 
 func TestBadInput(t *testing.T) {
 	home := t.TempDir()
-	client, _, _ := connect(t, home)
+	var client *rpc.Client
 	for config, want := range map[string]string{
-		`{"MachineName":`:                        "reading the driver's configuration",
-		`{"MachineName":7}`:                      "reading the driver's configuration",
-		`[]`:                                     "reading the driver's configuration",
-		`{"MachineName":"../x"}`:                 "is no machine's name",
-		`{"MachineName":"m","CPU":1000}`:         "1000 CPUs are out of range",
-		`{"MachineName":"m","CPU":0,"Memory":1}`: "memory of 1MiB is out of range",
-		`{"MachineName":"m","Memory":-1}`:        "not to be negative",
+		`{"MachineName":`:                                       "reading the driver's configuration",
+		`{"MachineName":7}`:                                     "reading the driver's configuration",
+		`[]`:                                                    "reading the driver's configuration",
+		`{"MachineName":"../x"}`:                                "is no machine's name",
+		`{"MachineName":"m","CPU":1000}`:                        "1000 CPUs are out of range",
+		`{"MachineName":"m","CPU":0,"Memory":1}`:                "memory of 1MiB is out of range",
+		`{"MachineName":"m","Memory":17592186044416}`:           "out of range",
+		`{"MachineName":"m","DiskSize":17592186044416}`:         "out of range",
+		`{"MachineName":"m","Boot2DockerURL":"sha256:zz"}`:      "finding image",
+		`{"MachineName":"m","Memory":-1}`:                       "not to be negative",
 		`{"MachineName":"m","Memory":0,"DiskSize":99999999999}`: "out of range",
 	} {
+		client, _, _ = connect(t, home)
 		err := client.Call("RPCServerDriver.SetConfigRaw", []byte(config), nil)
 		if err == nil {
 			err = client.Call("RPCServerDriver.PreCreateCheck", struct{}{}, nil)

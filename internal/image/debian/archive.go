@@ -167,6 +167,7 @@ func (a *Archive) release(ctx context.Context, s suite) (*Release, error) {
 		}
 		r, err := a.releaseFrom(ctx, base, s.name)
 		if err == nil {
+			a.warn(errs)
 			return r, nil
 		}
 		if ctx.Err() != nil {
@@ -177,21 +178,28 @@ func (a *Archive) release(ctx context.Context, s suite) (*Release, error) {
 			continue
 		}
 		errs = append(errs, err)
-		if a.opts.Warn != nil {
-			a.opts.Warn(err)
-		}
 	}
 	if !missing {
 		return nil, joinLine(errs)
 	}
 	seen, err := a.seen(s.name)
 	if err != nil || seen.IsZero() {
+		a.warn(errs)
 		return nil, err
 	}
 	return nil, withHint(
 		joinLine(append(errs, fmt.Errorf("reading the Debian archive: the mirror has no %s, which was there before, dated %s",
 			s.name, seen.Format(time.RFC3339)))),
 		"choose another mirror with --mirror; if this one is meant to be without it, remove "+a.seenPath(s.name))
+}
+
+// warn tells of mirrors that were passed over. Where all were, an error does.
+func (a *Archive) warn(errs []error) {
+	for _, err := range errs {
+		if a.opts.Warn != nil {
+			a.opts.Warn(err)
+		}
+	}
 }
 
 func (a *Archive) releaseFrom(ctx context.Context, base, suite string) (*Release, error) {
@@ -203,9 +211,7 @@ func (a *Archive) releaseFrom(ctx context.Context, base, suite string) (*Release
 	r, err := ParseRelease(data, suite, a.opts.Keys, a.opts.Now())
 	var expired *ExpiredError
 	if errors.As(err, &expired) && a.opts.Expired {
-		if a.opts.Warn != nil {
-			a.opts.Warn(fmt.Errorf("taking %s all the same: %w", where, err))
-		}
+		a.warn([]error{fmt.Errorf("taking %s all the same: %w", where, err)})
 		r, err = expired.Release, nil
 	}
 	if err != nil {
