@@ -181,8 +181,13 @@ func testRealDockerMachine(t *testing.T, c *machineClient) {
 	usable("kill and a boot")
 	c.run(t, "regenerate-certs", "-f", "dockerhost")
 	usable("regenerate-certs")
-	c.run(t, "provision", "dockerhost")
+	id := serveIn(t, "dockerhost", "18097:80", "served")
+	dock(t, "dockerhost", "update", "--restart", "always", id)
+	c.run(t, "provision", "dockerhost") // which stops and starts the engine
 	usable("provision")
+	if text := get(t, strings.TrimSpace(hyve(t, "ip", "dockerhost"))+":18097"); text != "served" {
+		t.Errorf("after provision the container serves %q", text)
+	}
 
 	// Nobody else has one: the client's certificates came beside hyve's own.
 	address := strings.TrimPrefix(strings.TrimSpace(hyve(t, "url", "dockerhost")), "tcp://")

@@ -349,14 +349,25 @@ func exchange(conn io.ReadWriter, method, path string) (body io.Reader, header t
 	return r, header, err
 }
 
+// stopDockerd ends dockerd alone, with the containers. Its next start takes half the time.
+func (e *engine) stopDockerd() error {
+	if err := e.dockerd.stop(dockerdStop); err != nil {
+		return err
+	}
+	if err := forgetDefaultBridge(networkStore); err != nil {
+		e.out.logf("%v", err)
+	}
+	return nil
+}
+
 // command does what /etc/init.d/docker asks.
 func (e *engine) command(verb string) error {
 	switch verb {
 	case "stop":
-		return e.dockerd.stop(dockerdStop)
+		return e.stopDockerd()
 	case "start", "restart":
 		if verb == "restart" {
-			if err := e.dockerd.stop(dockerdStop); err != nil {
+			if err := e.stopDockerd(); err != nil {
 				return err
 			}
 		}
