@@ -74,7 +74,8 @@ lint:
 # Host code builds for every platform that hyve runs on.
 cross: guest
 	for os in linux darwin; do for arch in amd64 arm64; do \
-		GOOS=$$os GOARCH=$$arch $(GO) build -o /dev/null ./cmd/hyve || exit 1; \
+		GOOS=$$os GOARCH=$$arch $(GO) build -o /dev/null ./cmd/hyve && \
+		GOOS=$$os GOARCH=$$arch $(GO) build -o /dev/null ./cmd/docker-machine-driver-xhyve || exit 1; \
 	done; done
 
 clean:
