@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // An Endpoint is where an engine answers.
@@ -30,8 +31,9 @@ type Endpoint struct {
 // maxMeta bounds a context's meta.json and each file with a certificate or key, in bytes.
 const maxMeta = 1 << 20
 
-// contextPattern is what docker allows for a context's name.
-var contextPattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.+-]{0,254}$`)
+// contextPattern is what docker allows for a context's name. It takes long to compile, for
+// commands that name none.
+var contextPattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.+-]{0,254}$`) })
 
 // Endpoint returns where the engine of a docker context answers. As with the docker CLI,
 // "default" is what DOCKER_HOST, DOCKER_TLS_VERIFY and DOCKER_CERT_PATH say, else the
@@ -42,7 +44,7 @@ func (s Store) Endpoint(getenv func(string) string, name string) (Endpoint, erro
 		return Endpoint{Host: name}, checkHost(name)
 	case name == "default":
 		return defaultEndpoint(getenv)
-	case !contextPattern.MatchString(name):
+	case !contextPattern().MatchString(name):
 		return Endpoint{}, fmt.Errorf("%.80q is no name of a docker context", name)
 	}
 	data, err := readBounded(filepath.Join(s.dirOf("meta", name), "meta.json"))

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/docker/go-units"
@@ -137,7 +138,7 @@ func (s *Spec) Check(h Host) error {
 		}
 	}
 	for _, name := range s.CertNames {
-		if !isAddress(name) && !certName.MatchString(name) {
+		if !isAddress(name) && !certName().MatchString(name) {
 			return fmt.Errorf("%q is no host name or address for the engine's certificate", name)
 		}
 	}
@@ -175,8 +176,11 @@ func (s *Spec) IdleAfter() time.Duration {
 var (
 	engineOption   = regexp.MustCompile(`^[a-z][a-z0-9-]*(=[^\n\r\x00]*)?$`)
 	engineVariable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*=[^\n\r\x00]*$`)
-	certName       = regexp.MustCompile(`^(\*\.)?[a-zA-Z0-9]([a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?$`)
-	authorizedKey  = regexp.MustCompile(`^(ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\n\r\x00]*)?$`)
+	// Whose bound takes long to compile, for commands that ask for no name.
+	certName = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^(\*\.)?[a-zA-Z0-9]([a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?$`)
+	})
+	authorizedKey = regexp.MustCompile(`^(ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\n\r\x00]*)?$`)
 )
 
 func checkSize(what string, size, least, most int64) error {

@@ -71,7 +71,7 @@ func (s source) define(c inspected) (*definition, error) {
 		name: strings.TrimPrefix(c.Name, "/"), imageID: c.Image, running: c.State.Running,
 		config: maps.Clone(c.Config), host: maps.Clone(c.HostConfig), endpoints: map[string]object{},
 	}
-	if !objectPattern.MatchString(d.name) || !hexPattern.MatchString(c.ID) || !idPattern.MatchString(c.Image) || c.Config == nil || c.HostConfig == nil {
+	if !objectPattern().MatchString(d.name) || !hexPattern.MatchString(c.ID) || !idPattern.MatchString(c.Image) || c.Config == nil || c.HostConfig == nil {
 		return nil, errors.New("what its engine says of it cannot be")
 	}
 	for _, step := range []func(*definition, inspected) error{s.checkOrigin, s.checkDevices, s.mounts, s.namespaces, s.links, s.settings, s.attachments} {
@@ -157,7 +157,7 @@ func (s source) mounts(d *definition, c inspected) error {
 		case m.Type == "tmpfs":
 		case m.Type == "volume" && m.Driver != "local":
 			return fmt.Errorf("its volume %.80q is of the driver %.40q", m.Name, m.Driver)
-		case m.Type == "volume" && objectPattern.MatchString(m.Name):
+		case m.Type == "volume" && objectPattern().MatchString(m.Name):
 			d.volumes = append(d.volumes, m.Name)
 			if !named[m.Destination] {
 				binds = append(binds, bindOf(m))
@@ -210,7 +210,7 @@ func (s source) namespaces(d *definition, _ inspected) error {
 			if name, ok := s.names[other]; ok {
 				other = name
 			}
-			if !objectPattern.MatchString(other) {
+			if !objectPattern().MatchString(other) {
 				return fmt.Errorf("it shares a namespace of a container that is gone (%s)", key)
 			}
 			d.host[key] = raw("container:" + other)
@@ -231,7 +231,7 @@ func (s source) links(d *definition, _ inspected) error {
 	for i, link := range links {
 		to, alias, ok := strings.Cut(link, ":")
 		to, alias = strings.TrimPrefix(to, "/"), alias[strings.LastIndex(alias, "/")+1:]
-		if !ok || !objectPattern.MatchString(to) {
+		if !ok || !objectPattern().MatchString(to) {
 			return errors.New("its links cannot be read")
 		}
 		links[i] = to + ":" + alias
@@ -284,7 +284,7 @@ func (s source) attachments(d *definition, c inspected) error {
 		if slices.Contains(predefined, name) {
 			continue
 		}
-		if !networkPattern.MatchString(name) {
+		if !networkPattern().MatchString(name) {
 			return errors.New("it is in a network whose name cannot be")
 		}
 		endpoint := object{}

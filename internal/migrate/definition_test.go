@@ -121,7 +121,7 @@ func FuzzDefine(f *testing.F) {
 			t.Errorf("it cannot be sent: %v", err)
 		}
 		for _, name := range append(d.volumes, d.name) {
-			if !objectPattern.MatchString(name) {
+			if !objectPattern().MatchString(name) {
 				t.Errorf("name %q", name)
 			}
 		}

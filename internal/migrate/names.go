@@ -6,15 +6,19 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Names come from an engine that may be anybody's. These are what docker itself allows.
+// Long bounds take long to compile, which only a migration is to wait for.
 var (
-	objectPattern  = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$`)                     // of containers and volumes
-	networkPattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_. -]{0,254}$`)                    // of networks
-	tagPattern     = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.:/-]{0,383}:[\w][\w.-]{0,127}$`) // of images
-	idPattern      = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)                                  // of images
-	hexPattern     = regexp.MustCompile(`^[0-9a-f]{64}$`)                                         // of containers and networks
+	objectPattern  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$`) })  // of containers and volumes
+	networkPattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_. -]{0,254}$`) }) // of networks
+	tagPattern     = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.:/-]{0,383}:[\w][\w.-]{0,127}$`)
+	}) // of images
+	idPattern  = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`) // of images
+	hexPattern = regexp.MustCompile(`^[0-9a-f]{64}$`)        // of containers and networks
 )
 
 // A Filter says which images, volumes or containers are meant.

@@ -269,7 +269,7 @@ func (p *Plan) chooseImages(filter Filter, needed map[string]bool) {
 		if !wanted && (!needed[i.ID] || filter.set && filter.none) {
 			continue
 		}
-		if !idPattern.MatchString(i.ID) || slices.ContainsFunc(i.RepoTags, func(tag string) bool { return !tagPattern.MatchString(tag) }) {
+		if !idPattern.MatchString(i.ID) || slices.ContainsFunc(i.RepoTags, func(tag string) bool { return !tagPattern().MatchString(tag) }) {
 			p.leave(KindImage, i.name(), "its name cannot be")
 			continue
 		}
@@ -300,7 +300,7 @@ func (p *Plan) chooseVolumes(ctx context.Context, filter Filter, needed map[stri
 			continue
 		}
 		switch {
-		case !objectPattern.MatchString(name):
+		case !objectPattern().MatchString(name):
 			p.leave(KindVolume, name, "its name cannot be")
 		case v.Driver != "local":
 			p.leave(KindVolume, name, fmt.Sprintf("it is of the driver %.40q", v.Driver))
