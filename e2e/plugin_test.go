@@ -302,7 +302,7 @@ func TestRealDockerMachineKilled(t *testing.T) {
 	c := rancherMachine(t)
 	c.remove(t, "torn")
 	c.run(t, append([]string{"create", "torn"}, hyveFlags...)...)
-	for _, words := range [][]string{{"stop"}, {"start"}, {"restart"}, {"kill"}, {"start"}, {"regenerate-certs", "-f"}, {"provision"}, {"env"}, {"inspect"}} {
+	for _, words := range [][]string{{"stop"}, {"start"}, {"restart"}, {"kill"}, {"start"}, {"regenerate-certs", "-f"}, {"provision"}, {"env"}, {"inspect"}, {"ls"}, {"ip"}, {"url"}, {"status"}} {
 		for _, victim := range []string{"client", "plugin"} {
 			what := fmt.Sprintf("%q whose %s was killed", words, victim)
 			cmd := c.begin(t, append(words, "torn")...)
@@ -320,6 +320,19 @@ func TestRealDockerMachineKilled(t *testing.T) {
 			if out := c.shell(t, `eval "$(docker-machine env torn)"; docker version -f '{{.Server.Os}}'`); out != "linux\n" {
 				t.Errorf("docker version after %s: %q", what, out)
 			}
+		}
+	}
+	// A session or a copy that is torn harms neither the machine nor the next one.
+	big := filepath.Join(t.TempDir(), "big")
+	if err := os.WriteFile(big, make([]byte, 64<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, words := range [][]string{{"ssh", "torn", "sleep 60"}, {"scp", big, "torn:big"}} {
+		cmd := c.begin(t, words...)
+		time.Sleep(time.Second)
+		kill(t, cmd, "client")
+		if out := c.run(t, "ssh", "torn", "echo still here"); out != "still here\n" {
+			t.Errorf("ssh after a killed %s: %q", words[0], out)
 		}
 	}
 	cmd := c.begin(t, "rm", "-y", "torn")

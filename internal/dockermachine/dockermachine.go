@@ -113,7 +113,7 @@ func (c *client) complain(err error) {
 // lockedWriter lets several machines speak at once, and remembers that nobody listens.
 type lockedWriter struct {
 	mu  sync.Mutex
-	w   *os.File
+	w   io.Writer
 	err error
 }
 

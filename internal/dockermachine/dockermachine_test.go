@@ -1,12 +1,16 @@
 package dockermachine
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/machine"
@@ -275,5 +279,77 @@ func TestMountLocation(t *testing.T) {
 		if got, err := mountLocation(bad); err == nil {
 			t.Errorf("%s: %+v", bad, got)
 		}
+	}
+}
+
+// byByte passes on what it gets in the smallest of pieces, and lets others go between.
+type byByte struct{ b bytes.Buffer }
+
+func (w *byByte) Write(p []byte) (int, error) {
+	for _, c := range p {
+		w.b.WriteByte(c)
+		runtime.Gosched()
+	}
+	return len(p), nil
+}
+
+// adoptedHosts returns a client that has engines of these URLs, named m0, m1 and so on.
+func adoptedHosts(t *testing.T, out io.Writer, urls ...string) *client {
+	t.Helper()
+	c := &client{args: []string{Name}, getenv: variables("SHELL", "/bin/sh"), stdout: out, stderr: out, log: out, home: machine.Home(t.TempDir())}
+	for i, url := range urls {
+		if err := c.obey(t.Context(), c.word("create"), []string{"-d", "none", "--url", url, fmt.Sprintf("m%d", i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return c
+}
+
+// What several machines have to say at once comes in whole lines.
+func TestSeveralAtOnce(t *testing.T) {
+	var got byByte
+	urls := slices.Repeat([]string{"tcp://127.0.0.1:9"}, 20)
+	c := adoptedHosts(t, io.Discard, urls...)
+	c.log = &lockedWriter{w: &got}
+	names := make([]string, len(urls))
+	for i := range names {
+		names[i] = fmt.Sprintf("m%d", i)
+	}
+	if err := c.each(names, func(h *host) error { c.inform("this is %q", h.name); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSuffix(got.b.String(), "\n"), "\n")
+	slices.Sort(lines)
+	if lines = slices.Compact(lines); len(lines) != len(urls) {
+		t.Errorf("%d different lines", len(lines))
+	}
+	for _, line := range lines {
+		var name string
+		if n, err := fmt.Sscanf(line, "this is %q", &name); n != 1 || err != nil || line != fmt.Sprintf("this is %q", name) {
+			t.Errorf("not a whole line: %q", line)
+		}
+	}
+}
+
+// A machine that does not answer is waited for as long as ls is told to, and does not hold
+// up the others.
+func TestListTimeout(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	var out bytes.Buffer
+	c := adoptedHosts(t, io.Discard, "tcp://"+silent.Addr().String(), "tcp://127.0.0.1:9")
+	c.stdout = &out
+	began := time.Now()
+	if err := c.obey(t.Context(), c.word("ls"), []string{"-t", "1", "-f", "{{.Name}} {{.State}}"}); err != nil {
+		t.Fatal(err)
+	}
+	if want := "m0 Timeout\nm1 Running\n"; out.String() != want {
+		t.Errorf("%q, want %q", out.String(), want)
+	}
+	if took := time.Since(began); took < time.Second || took > 5*time.Second {
+		t.Errorf("it took %v", took)
 	}
 }

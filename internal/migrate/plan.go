@@ -106,11 +106,11 @@ type network struct {
 // Prepare looks at both engines and makes a plan. The journal, in dir, is the machine's; a
 // plan has to be closed.
 func Prepare(ctx context.Context, from, to *dockerenv.Engine, dir string, what Selection) (*Plan, error) {
-	there, err := look(ctx, from)
+	there, err := look(ctx, from, silence)
 	if err != nil {
 		return nil, fmt.Errorf("looking at the engine to copy from: %w", err)
 	}
-	here, err := look(ctx, to)
+	here, err := look(ctx, to, silence)
 	if err != nil {
 		return nil, fmt.Errorf("looking at the machine's engine: %w", err)
 	}
@@ -135,9 +135,10 @@ func (p *Plan) Close() { p.journal.close() }
 // silence is how long an engine may take to say what it has.
 const silence = time.Minute
 
-// look asks an engine for all that it has but its containers' definitions.
-func look(ctx context.Context, e *dockerenv.Engine) (*engine, error) {
-	asking, cancel := context.WithTimeout(ctx, silence)
+// look asks an engine for all that it has but its containers' definitions, for so long at
+// most.
+func look(ctx context.Context, e *dockerenv.Engine, patience time.Duration) (*engine, error) {
+	asking, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var info struct {
 		ID, Name, OSType, DefaultRuntime, CgroupVersion string
@@ -159,7 +160,7 @@ func look(ctx context.Context, e *dockerenv.Engine) (*engine, error) {
 		}
 		err := e.Call(asking, http.MethodGet, path, query, nil, to)
 		if err != nil && asking.Err() != nil && ctx.Err() == nil {
-			err = fmt.Errorf("it does not answer within %v", silence)
+			err = fmt.Errorf("it does not answer within %v", patience)
 		}
 		if err != nil {
 			return nil, err
