@@ -44,7 +44,7 @@ var layers = map[string][]string{
 	"internal/lifecycle": {"internal/machine", "internal/image", "internal/image/build", "internal/pki", "internal/control",
 		"internal/disk", "internal/dockerenv", "internal/frozen", "internal/hypervisor", "internal/hypervisor/qemu"},
 
-	"internal/supervisor": {"internal/hypervisor", "internal/hypervisor/qemu", "internal/network", "internal/guestapi",
+	"internal/supervisor": {"internal/hypervisor", "internal/hypervisor/qemu", "internal/network", "internal/accept", "internal/guestapi",
 		"internal/disk", "internal/frozen", "internal/machine", "internal/image", "internal/control", "internal/dockerenv", "internal/pki"},
 
 	"internal/machine":         {},
@@ -58,7 +58,8 @@ var layers = map[string][]string{
 	"internal/dockerenv":       {},
 	"internal/migrate":         {"internal/dockerenv"},
 	"internal/progress":        {},
-	"internal/network":         {},
+	"internal/network":         {"internal/accept"},
+	"internal/accept":          {},
 	"internal/hypervisor":      {},
 	"internal/hypervisor/qemu": {"internal/hypervisor", "internal/sparse"},
 	"internal/image":           {},
@@ -67,9 +68,10 @@ var layers = map[string][]string{
 	// A small archive of their own, for the tests of both.
 	"internal/image/debian/debiantest": {"internal/image/debian"},
 
-	// The guest shares the contract with the host, and how file systems begin.
+	// The guest shares the contract with the host, how file systems begin, and how
+	// connections are accepted.
 	"internal/guestapi": {},
-	"internal/guest":    {"internal/guestapi", "internal/ext4"},
+	"internal/guest":    {"internal/guestapi", "internal/ext4", "internal/accept"},
 
 	"e2e/testregistry":   {},
 	"e2e/testimage":      {"internal/image", "internal/image/build", "internal/machine"},
