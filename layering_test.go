@@ -1,6 +1,7 @@
 package hyve
 
 import (
+	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -29,7 +30,7 @@ var layers = map[string][]string{
 
 	// The verbs in the hands of the real docker-machine.
 	"internal/dockermachine/driver": {"internal/lifecycle", "internal/machine", "internal/image/build", "internal/pki", "internal/control",
-		"internal/dockerenv"},
+		"internal/dockerenv", "internal/accept"},
 
 	// The same in docker-machine's language.
 	"internal/dockermachine": {"internal/lifecycle", "internal/sshclient", "internal/listing", "internal/machine", "internal/image/build", "internal/pki",
@@ -130,4 +131,51 @@ func checkImports(t *testing.T, path string) {
 			t.Errorf("%s imports %s, which its layer may not", path, own)
 		}
 	}
+}
+
+// acceptors are where connections are accepted otherwise than by internal/accept: the
+// package itself, the guest, and programs that are no part of what users run.
+var acceptors = []string{"internal/accept", "internal/guest", "e2e"}
+
+// TestConnectionsAreAcceptedInOneWay looks for loops around Accept: one of them ends at
+// the first lack of descriptors. http.Serve and the like take a listener of accept.Door.
+func TestConnectionsAreAcceptedInOneWay(t *testing.T) {
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") || slices.ContainsFunc(acceptors, func(dir string) bool {
+			return strings.HasPrefix(filepath.ToSlash(path), dir+"/")
+		}) {
+			return nil
+		}
+		checkAccepts(t, path)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func checkAccepts(t *testing.T, path string) {
+	files := token.NewFileSet()
+	file, err := parser.ParseFile(files, path, nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	ast.Inspect(file, func(node ast.Node) bool {
+		assign, ok := node.(*ast.AssignStmt)
+		if !ok || len(assign.Lhs) != 2 || len(assign.Rhs) != 1 { // an SSH channel's Accept returns three
+			return true
+		}
+		call, ok := assign.Rhs[0].(*ast.CallExpr)
+		if !ok || len(call.Args) != 0 {
+			return true
+		}
+		if f, ok := call.Fun.(*ast.SelectorExpr); ok && strings.HasPrefix(f.Sel.Name, "Accept") {
+			t.Errorf("%s: use accept.Door", files.Position(call.Pos()))
+		}
+		return true
+	})
 }

@@ -61,6 +61,14 @@ func (d *Door) Serve(ctx context.Context, l net.Listener, handle func(net.Conn))
 	}
 }
 
+// Next returns the next connection on l, for those who want one at a time: it waits out
+// what Serve waits out, and counts nothing. It fails when l is closed, or when Accept
+// fails after ctx has ended.
+func Next(ctx context.Context, l net.Listener) (net.Conn, error) {
+	conn, _, err := new(Door).acceptor(l).next(ctx)
+	return conn, err
+}
+
 // Listener returns a listener that lets in what d does, for servers with an accept loop
 // of their own such as http.Server. Its Accept fails when l is closed and not before. What
 // a connection takes is given back when it is closed.

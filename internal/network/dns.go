@@ -10,6 +10,8 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+
+	"github.com/hyve-vm/hyve/internal/accept"
 )
 
 const (
@@ -35,7 +37,7 @@ type nameServer struct {
 	tcp      *gonet.TCPListener
 	resolver *resolver
 	queries  chan struct{} // a token for each query
-	conns    chan struct{} // a token for each connection
+	conns    *accept.Budget
 }
 
 func (n *Network) serveDNS() (*nameServer, error) {
@@ -43,8 +45,9 @@ func (n *Network) serveDNS() (*nameServer, error) {
 		n:        n,
 		resolver: newResolver(),
 		queries:  make(chan struct{}, maxQueries),
-		conns:    make(chan struct{}, maxDNSConns),
+		conns:    accept.NewBudget(maxDNSConns, maxDNSConns/2),
 	}
+	s.resolver.sockets = n.lookups
 	addr := gatewayAddress(dnsPort)
 	var err error
 	if s.udp, err = gonet.DialUDP(n.stack, &addr, nil, ipv4.ProtocolNumber); err != nil {
@@ -96,25 +99,11 @@ func (s *nameServer) serveUDP() {
 }
 
 func (s *nameServer) serveTCP() {
-	for {
-		conn, err := s.tcp.Accept()
-		if err != nil {
-			return
-		}
-		select {
-		case s.conns <- struct{}{}:
-		default:
-			_ = conn.Close()
-			continue
-		}
-		if !s.n.spawn(func() {
-			defer func() { <-s.conns }()
-			defer conn.Close()
-			s.serveConn(s.n.ctx, conn)
-		}) {
-			_ = conn.Close()
-		}
-	}
+	door := accept.Door{Budgets: []*accept.Budget{s.conns}, Log: s.n.config.Log}
+	door.Serve(s.n.ctx, s.tcp, func(conn net.Conn) {
+		defer conn.Close()
+		s.serveConn(s.n.ctx, conn)
+	})
 }
 
 // serveConn answers one query after the other: RFC 1035, 4.2.2 and RFC 7766.

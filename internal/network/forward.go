@@ -2,10 +2,11 @@ package network
 
 import (
 	"context"
-	"errors"
 	"net"
 	"sync"
 	"time"
+
+	"github.com/hyve-vm/hyve/internal/accept"
 )
 
 // guestDialTimeout bounds how long a published port waits for the guest.
@@ -23,42 +24,20 @@ func (f *Forward) Close() error { return f.close() }
 // ErrClosed.
 func (n *Network) ForwardTCP(l net.Listener, guestPort uint16) (*Forward, error) {
 	ctx, cancel := context.WithCancel(n.ctx)
-	context.AfterFunc(ctx, func() { _ = l.Close() })
 	f := &Forward{close: sync.OnceValue(func() error {
 		cancel()
 		return l.Close()
 	})}
-	if !n.spawn(func() { n.acceptTCP(ctx, l, guestPort) }) {
+	share := n.inboundLimit / 2
+	door := accept.Door{Budgets: []*accept.Budget{accept.NewBudget(share, share/2), n.inbound}, Log: n.config.Log}
+	if !n.spawn(func() {
+		defer cancel()
+		door.Serve(ctx, l, func(conn net.Conn) { n.forwardToGuest(conn, guestPort) })
+	}) {
 		_ = f.Close()
 		return nil, ErrClosed
 	}
 	return f, nil
-}
-
-func (n *Network) acceptTCP(ctx context.Context, l net.Listener, guestPort uint16) {
-	const first, longest = 5 * time.Millisecond, time.Second
-	delay := first
-	for {
-		conn, err := l.Accept()
-		if err == nil {
-			delay = first
-			if !n.spawn(func() { n.forwardToGuest(conn, guestPort) }) {
-				_ = conn.Close()
-			}
-			continue
-		}
-		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-			return
-		}
-		// Out of descriptors, most likely: some will be given back.
-		n.config.Log.Warn("a connection was not accepted", "address", l.Addr(), "cause", err)
-		select {
-		case <-time.After(delay):
-			delay = min(2*delay, longest)
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 func (n *Network) forwardToGuest(host net.Conn, port uint16) {

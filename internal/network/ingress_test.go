@@ -283,7 +283,7 @@ func TestSourceChanged(t *testing.T) {
 // TestSessionLimit opens more UDP sessions than there may be.
 func TestSessionLimit(t *testing.T) {
 	n, g := newPair(t, Config{})
-	n.udp.limit = 5
+	n.udp.crowd.limit = 5
 	port := freeOn(t)
 	g.listenUDP(port, func(b []byte, from net.Addr) []byte { return fmt.Append(b, from) })
 	defer publish(t, n, "udp", "", port).Close()
@@ -303,8 +303,8 @@ func TestSessionLimit(t *testing.T) {
 	n.udp.mu.Lock()
 	count := len(n.udp.sessions)
 	n.udp.mu.Unlock()
-	if count != n.udp.limit {
-		t.Errorf("%d sessions, want %d", count, n.udp.limit)
+	if count != n.udp.crowd.limit {
+		t.Errorf("%d sessions, want %d", count, n.udp.crowd.limit)
 	}
 	if got := ask1(t, clients[1], ""); got == sessions[1] {
 		t.Error("the session that was idle for longest is still there")

@@ -17,7 +17,8 @@ type link struct {
 	mtu uint32
 	mac tcpip.LinkAddress
 
-	ping func(frame []byte) // takes echo requests to the world
+	ping func(frame []byte)               // takes echo requests to the world
+	hear func(ip header.IPv4) (drop bool) // listens to what goes to the stack
 
 	in, out atomic.Int64 // bytes to and from the guest
 
@@ -81,6 +82,9 @@ func (l *link) close() {
 func (l *link) deliver(frame *buffer.View) {
 	l.out.Add(int64(frame.Size()))
 	protocol, verdict := ingress(frame.AsSlice())
+	if verdict == admit && protocol == header.IPv4ProtocolNumber && l.hear(header.IPv4(frame.AsSlice()[header.EthernetMinimumSize:])) {
+		verdict = drop
+	}
 	if verdict == ping {
 		l.ping(frame.AsSlice())
 	}
@@ -115,6 +119,27 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 		w.send(list)
 	}
 	return len(list), nil
+}
+
+// askGuest asks the guest for its address, as any neighbour may: one that lives answers.
+func (l *link) askGuest() {
+	w := l.wire.Load()
+	if w == nil {
+		return
+	}
+	frame := make([]byte, header.EthernetMinimumSize+header.ARPSize)
+	header.Ethernet(frame).Encode(&header.EthernetFields{
+		SrcAddr: l.mac, DstAddr: header.EthernetBroadcastAddress, Type: header.ARPProtocolNumber,
+	})
+	arp := header.ARP(frame[header.EthernetMinimumSize:])
+	arp.SetIPv4OverEthernet()
+	arp.SetOp(header.ARPRequest)
+	copy(arp.HardwareAddressSender(), l.mac)
+	copy(arp.ProtocolAddressSender(), gatewayIP.AsSlice())
+	copy(arp.ProtocolAddressTarget(), guestIP.AsSlice())
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(frame)})
+	w.send([]*stack.PacketBuffer{pkt})
+	pkt.DecRef()
 }
 
 func (l *link) addEthernet(pkt *stack.PacketBuffer) {

@@ -33,6 +33,8 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"github.com/hyve-vm/hyve/internal/accept"
 )
 
 // The virtual network, the same in every machine, so that a machine thawed from
@@ -135,6 +137,16 @@ type Network struct {
 
 	traffic traffic
 
+	// What the guest and its peers may hold.
+	pool         pool           // of bytes
+	conns        conns          // TCP connections
+	dials        *crowd         // connections of the guest that are being made
+	outbound     *crowd         // those that are made
+	inbound      *accept.Budget // connections of the host to published ports
+	inboundLimit int
+	listened     *accept.Budget // published ports
+	lookups      *accept.Budget // sockets that ask name servers
+
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // every goroutine that was started with spawn
@@ -150,10 +162,12 @@ func New(config Config) (*Network, error) {
 	if err := config.check(); err != nil {
 		return nil, fmt.Errorf("making the network: %w", err)
 	}
-	n := &Network{config: config, traffic: traffic{began: time.Now()}, link: newLink(uint32(config.MTU)), udp: udpTable{start: time.Now(), limit: maxSessions}}
+	n := &Network{config: config, traffic: traffic{began: time.Now()}, link: newLink(uint32(config.MTU)), udp: udpTable{start: time.Now()}}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.ports = newPublisher(n)
-	n.pings.n = n
+	n.pings.n, n.conns.n = n, n
+	n.link.hear = n.conns.hear
+	n.limit(accept.Descriptors())
 	n.link.ping = n.pings.echo
 	var err error
 	if n.stack, err = newStack(n.link); err != nil {
@@ -179,26 +193,18 @@ func (n *Network) MTU() int { return n.config.MTU }
 // it, and a client that hangs is worse off than one that is told. See Hold for a
 // guest that comes back.
 //
-// Serve closes l and returns nil when ctx is done or the Network is closed,
-// otherwise the error of Accept.
+// Serve closes l and returns when ctx is done or the Network is closed; the error is nil.
 func (n *Network) Serve(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(n.ctx, cancel)()
-	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("accepting the VM's network card: %w", err)
-		}
+	door := accept.Door{Log: n.config.Log}
+	door.Serve(ctx, l, func(conn net.Conn) {
 		if !n.spawn(func() { n.serveGuest(conn) }) {
 			_ = conn.Close()
-			return nil
 		}
-	}
+	})
+	return nil
 }
 
 // serveGuest runs one connection of the hypervisor to its end.

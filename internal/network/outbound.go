@@ -3,28 +3,26 @@ package network
 import (
 	"context"
 	"errors"
+	"math"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-const (
-	// maxDials bounds the guest's connections that are being made at once. More
-	// have to try again, which TCP does by itself.
-	maxDials = 1024
-
-	// dialTimeout is how long the host tries; the guest's kernel tries again.
-	dialTimeout = 30 * time.Second
-)
+// dialTimeout is how long the host tries; the guest's kernel tries again.
+const dialTimeout = 30 * time.Second
 
 // handleOutbound makes the stack hand over what the guest sends to the world.
 func (n *Network) handleOutbound() {
-	forwarder := tcp.NewForwarder(n.stack, 0, maxDials, func(r *tcp.ForwarderRequest) {
+	// The stack's own bound would have one container's dials keep out all others'.
+	forwarder := tcp.NewForwarder(n.stack, minBuffer/2, math.MaxInt, func(r *tcp.ForwarderRequest) {
 		if !n.spawn(func() { n.forwardTCP(r) }) {
 			r.Complete(true)
 		}
@@ -43,24 +41,56 @@ func (n *Network) forwardTCP(r *tcp.ForwarderRequest) {
 		r.Complete(true)
 		return
 	}
+	who := pair{addrOf(id.RemoteAddress), addrOf(id.LocalAddress)}
+	host, guest := n.dialFor(r, who, netip.AddrPortFrom(dst, id.LocalPort))
+	if guest == nil {
+		return
+	}
+	guest.place = n.outbound.enter(who, guest.abort)
+	defer n.outbound.leave(guest.place)
+	relay(host, guest)
+}
+
+// dialFor makes both halves of the guest's connection to dst, or completes r without.
+func (n *Network) dialFor(r *tcp.ForwarderRequest, who pair, dst netip.AddrPort) (net.Conn, *guestConn) {
+	id := r.ID()
 	ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
 	defer cancel()
+	place := n.dials.enter(who, func() {
+		cancel()
+		n.abortHandshake(id)
+	})
+	defer n.dials.leave(place)
 	var d net.Dialer
-	host, err := d.DialContext(ctx, "tcp4", netip.AddrPortFrom(dst, id.LocalPort).String())
+	host, err := d.DialContext(ctx, "tcp4", dst.String())
 	if err != nil {
 		n.config.Log.Debug("the guest's connection was not made", "cause", err)
 		var ne net.Error
-		r.Complete(!errors.As(err, &ne) || !ne.Timeout())
-		return
+		unanswered := errors.As(err, &ne) && ne.Timeout() || ctx.Err() != nil || lacking(err)
+		r.Complete(!unanswered)
+		return nil, nil
 	}
 	var wq waiter.Queue
 	ep, terr := r.CreateEndpoint(&wq)
 	r.Complete(false)
-	if terr != nil {
+	if terr != nil || ctx.Err() != nil {
+		if ep != nil {
+			ep.Abort()
+		}
 		_ = host.Close()
-		return
+		return nil, nil
 	}
-	relay(host, n.newGuestConn(ep, &wq))
+	return host, n.newGuestConn(ep, &wq)
+}
+
+// lacking tells a lack of descriptors, which says nothing about the peer.
+func lacking(err error) bool { return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) }
+
+// abortHandshake ends a connection to the guest that the guest has yet to confirm.
+func (n *Network) abortHandshake(id stack.TransportEndpointID) {
+	if e, ok := n.stack.FindTransportEndpoint(ipv4.ProtocolNumber, tcp.ProtocolNumber, id, nic).(*tcp.Endpoint); ok {
+		e.Abort()
+	}
 }
 
 // forwardUDP begins a session for a packet that belongs to none. If it returns
@@ -75,13 +105,14 @@ func (n *Network) forwardUDP(id stack.TransportEndpointID, pkt *stack.PacketBuff
 		n.config.Log.Debug("the guest's datagram was not forwarded", "cause", err)
 		return false
 	}
-	return udp.NewForwarder(n.stack, func(r *udp.ForwarderRequest) {
+	return udp.NewForwarder(n.stack, func(r *udp.ForwarderRequest) bool {
 		var wq waiter.Queue
 		ep, terr := r.CreateEndpoint(&wq)
 		if terr != nil {
 			_ = host.Close()
-			return
+			return true
 		}
 		n.relayUDP(host, ep, &wq)
+		return true
 	}).HandlePacket(id, pkt)
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -265,6 +266,7 @@ func (p *publisher) unbind(port *port) {
 	if port.listener != nil {
 		_ = port.listener.Close()
 		port.listener = nil
+		p.n.listened.Give("")
 	}
 }
 
@@ -275,12 +277,7 @@ func (p *publisher) open(port *port) {
 		p.failed(port, errBeyondLoopback, false)
 		return
 	}
-	var err error
-	if port.key.protocol == "tcp" {
-		port.listener, err = p.n.publishTCP(addr)
-	} else {
-		port.listener, err = p.n.publishUDP(addr)
-	}
+	err := p.bind(port)
 	port.absent = err != nil && missingFamily(addr.Addr(), err)
 	switch {
 	case err == nil, port.absent:
@@ -288,6 +285,22 @@ func (p *publisher) open(port *port) {
 	default:
 		p.failed(port, err, true)
 	}
+}
+
+// bind takes one of the descriptors that published ports may have.
+func (p *publisher) bind(port *port) (err error) {
+	if !p.n.listened.Take("") {
+		return syscall.EMFILE
+	}
+	if port.key.protocol == "tcp" {
+		port.listener, err = p.n.publishTCP(port.key.addr)
+	} else {
+		port.listener, err = p.n.publishUDP(port.key.addr)
+	}
+	if err != nil {
+		p.n.listened.Give("")
+	}
+	return err
 }
 
 func (p *publisher) failed(port *port, err error, again bool) {

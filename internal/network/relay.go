@@ -1,6 +1,7 @@
 package network
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -10,23 +11,31 @@ import (
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
 // Keep-alive probes of connections with the guest find those whose other end
 // went without a word, a container's network that was taken away for instance.
-// They are slow, so that a paused VM keeps its connections for some time.
+// They are slow, so that a paused VM keeps its connections for some time, except where
+// the warden hurries them. Then it, not the stack, decides who is dead.
 const (
 	keepAliveIdle     = 10 * time.Minute
 	keepAliveInterval = time.Minute
 	keepAliveCount    = 10
+
+	hurriedInterval = 5 * time.Second
+	hurriedCount    = 1 << 20
 )
 
-func keepAlive(ep tcpip.Endpoint) {
-	idle, interval := tcpip.KeepaliveIdleOption(keepAliveIdle), tcpip.KeepaliveIntervalOption(keepAliveInterval)
+func keepAlive(ep tcpip.Endpoint, hurry bool) {
+	idle, interval, count := tcpip.KeepaliveIdleOption(keepAliveIdle), tcpip.KeepaliveIntervalOption(keepAliveInterval), keepAliveCount
+	if hurry {
+		idle, interval, count = tcpip.KeepaliveIdleOption(hurriedInterval), tcpip.KeepaliveIntervalOption(hurriedInterval), hurriedCount
+	}
 	_ = ep.SetSockOpt(&idle)
 	_ = ep.SetSockOpt(&interval)
-	_ = ep.SetSockOptInt(tcpip.KeepaliveCountOption, keepAliveCount)
+	_ = ep.SetSockOptInt(tcpip.KeepaliveCountOption, count)
 	ep.SocketOptions().SetKeepAlive(true)
 }
 
@@ -103,13 +112,24 @@ func closeWrite(c net.Conn) error {
 	return c.Close()
 }
 
-// copyToHost copies until the guest's side ends; nil is a regular end.
+// copyToHost copies until the guest's side ends; nil is a regular end. What the host
+// does not take stays in the guest's connection, whose window it fills.
 func copyToHost(host net.Conn, guest *guestConn) error {
+	sc, ok := host.(syscall.Conn)
+	if !ok {
+		_, err := io.Copy(host, guest)
+		return err
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return err
+	}
 	entry, ready := waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventErr | waiter.EventHUp | waiter.EventRdHUp)
 	guest.wq.EventRegister(&entry)
 	defer guest.wq.EventUnregister(&entry)
+	defer guest.interrupt(host)()
 	for {
-		end, wait, err := moveToHost(host, guest)
+		end, wait, err := moveToHost(raw, guest)
 		if end || err != nil {
 			return err
 		}
@@ -119,27 +139,83 @@ func copyToHost(host net.Conn, guest *guestConn) error {
 	}
 }
 
-// moveToHost copies what has arrived from the guest, at most copySize bytes.
-func moveToHost(host net.Conn, guest *guestConn) (end, wait bool, err error) {
+// interrupt wakes whoever waits for the host to read when the guest's side is reset. The
+// returned function ends that.
+func (c *guestConn) interrupt(host net.Conn) (stop func()) {
+	wake := func(waiter.EventMask) {
+		if e, ok := c.ep.(*tcp.Endpoint); ok && e.EndpointState() == tcp.StateError {
+			_ = host.SetWriteDeadline(time.Unix(1, 0))
+		}
+	}
+	entry := waiter.NewFunctionEntry(waiter.EventErr, wake)
+	c.wq.EventRegister(&entry)
+	wake(waiter.EventErr)
+	return func() { c.wq.EventUnregister(&entry) }
+}
+
+// moveToHost copies what has arrived from the guest, at most copySize bytes, as soon as
+// the host takes it. No buffer is held meanwhile.
+func moveToHost(raw syscall.RawConn, guest *guestConn) (end, wait bool, err error) {
+	held := false
+	rerr := raw.Write(func(fd uintptr) bool {
+		end, wait, err = guest.drain(int(fd))
+		if err != unix.EAGAIN {
+			return true
+		}
+		if !held {
+			held = true
+			guest.stuck.Add(1)
+		}
+		return false
+	})
+	if held {
+		guest.stuck.Add(-1)
+	}
+	if rerr != nil {
+		err = rerr
+	}
+	return end, wait, err
+}
+
+// drain moves what has arrived to the file fd, without waiting.
+func (c *guestConn) drain(fd int) (end, wait bool, err error) {
 	b := buffers.Get().(*[copySize]byte)
 	defer buffers.Put(b)
 	w := tcpip.SliceWriter(b[:])
-	res, terr := guest.ep.Read(&w, tcpip.ReadOptions{})
+	res, terr := c.ep.Read(&w, tcpip.ReadOptions{Peek: true})
 	switch terr.(type) {
 	case nil:
-		guest.ep.ModerateRecvBuf(res.Count)
-		guest.spoke(false)
-		_, err = host.Write(b[:res.Count])
-		return false, false, err
 	case *tcpip.ErrWouldBlock:
+		c.sizes.small.Store(0)
 		return false, true, nil
 	case *tcpip.ErrClosedForReceive:
 		return true, false, nil
+	default:
+		return false, false, errors.New(terr.String())
 	}
-	return false, false, errors.New(terr.String())
+	n, err := writeSome(fd, b[:res.Count])
+	if n > 0 {
+		_, _ = c.ep.Read(&tcpip.LimitedWriter{W: io.Discard, N: int64(n)}, tcpip.ReadOptions{})
+		c.spoke(false)
+		c.received(n)
+	}
+	if n < res.Count && err == nil {
+		return false, false, nil // the next try says why
+	}
+	return false, false, err
 }
 
-// copyToGuest copies until the host's side ends; nil is a regular end.
+func writeSome(fd int, b []byte) (int, error) {
+	for {
+		n, err := unix.Write(fd, b)
+		if err != unix.EINTR {
+			return max(n, 0), err
+		}
+	}
+}
+
+// copyToGuest copies until the host's side ends; nil is a regular end. Nothing is read of
+// the host before the guest has room for some of it.
 func copyToGuest(guest *guestConn, host net.Conn) error {
 	sc, ok := host.(syscall.Conn)
 	if !ok {
@@ -150,27 +226,59 @@ func copyToGuest(guest *guestConn, host net.Conn) error {
 	if err != nil {
 		return err
 	}
+	entry, ready := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventErr | waiter.EventHUp)
+	guest.wq.EventRegister(&entry)
+	defer guest.wq.EventUnregister(&entry)
 	for {
-		b, n, err := borrowRead(raw)
-		if n > 0 {
-			_, werr := guest.Write(b[:n])
-			err = errors.Join(err, werr)
+		guest.awaitRoom(ready)
+		n, rest, err := moveToGuest(raw, guest)
+		for len(rest) > 0 && err == nil {
+			guest.awaitRoom(ready)
+			var sent int
+			sent, err = guest.offer(rest)
+			rest = rest[sent:]
 		}
-		if b != nil {
-			buffers.Put(b)
-		}
-		if err != nil {
+		if err != nil || n == 0 {
 			return err
 		}
-		if n == 0 {
-			return nil
-		}
+		guest.gather(n)
 	}
 }
 
-// borrowRead waits until raw can be read and reads into a borrowed buffer,
-// which the caller gives back. A stream that has ended reads 0 bytes.
-func borrowRead(raw syscall.RawConn) (*[copySize]byte, int, error) {
+// awaitRoom waits until the guest's side takes something, or is dead.
+func (c *guestConn) awaitRoom(ready <-chan struct{}) {
+	const events = waiter.WritableEvents | waiter.EventErr | waiter.EventHUp
+	if c.ep.Readiness(events) != 0 {
+		return
+	}
+	c.stuck.Add(1)
+	defer c.stuck.Add(-1)
+	for c.ep.Readiness(events) == 0 {
+		<-ready
+	}
+	c.touch()
+}
+
+// moveToGuest moves n bytes that the host has sent, of which the guest has no room for
+// rest.
+func moveToGuest(raw syscall.RawConn, guest *guestConn) (n int, rest []byte, err error) {
+	b, n, err := borrowRead(raw, int(min(guest.sizes.send.Load(), copySize)))
+	if b == nil {
+		return n, nil, err
+	}
+	defer buffers.Put(b)
+	if err != nil || n == 0 {
+		return n, nil, err
+	}
+	guest.spoke(true)
+	sent, err := guest.offer(b[:n])
+	guest.filled(n)
+	return n, bytes.Clone(b[sent:n]), err
+}
+
+// borrowRead waits until raw can be read and reads at most limit bytes into a borrowed
+// buffer, which the caller gives back. A stream that has ended reads 0 bytes.
+func borrowRead(raw syscall.RawConn, limit int) (*[copySize]byte, int, error) {
 	var (
 		b   *[copySize]byte
 		n   int
@@ -179,7 +287,7 @@ func borrowRead(raw syscall.RawConn) (*[copySize]byte, int, error) {
 	rerr := raw.Read(func(fd uintptr) bool {
 		b = buffers.Get().(*[copySize]byte)
 		for {
-			if n, err = unix.Read(int(fd), b[:]); err != unix.EINTR {
+			if n, err = unix.Read(int(fd), b[:limit]); err != unix.EINTR {
 				break
 			}
 		}

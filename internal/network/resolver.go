@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/hyve-vm/hyve/internal/accept"
 )
 
 // localTTL is for how many seconds an answer of our own may be kept. It is
@@ -48,7 +50,8 @@ type resolver struct {
 	patience   time.Duration // queryTimeout
 	stagger    time.Duration // nextServerAfter
 	hosts      hostsFile
-	system     systemLookup // nil where the name servers know everything
+	system     systemLookup   // nil where the name servers know everything
+	sockets    *accept.Budget // of those that ask name servers; nil: no bound
 }
 
 // systemLookup returns the addresses of both families that the host's resolver

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -43,14 +44,19 @@ func configureStack(s *stack.Stack, l *link) error {
 	if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, &sack); err != nil {
 		return fmt.Errorf("enabling selective acknowledgements: %s", err)
 	}
+	if err := setBuffers(s); err != nil {
+		return fmt.Errorf("setting the sizes of buffers: %s", err)
+	}
 	if err := s.CreateNIC(nic, l); err != nil {
 		return fmt.Errorf("creating the gateway's card: %s", err)
 	}
-	if err := s.AddProtocolAddress(nic, tcpip.ProtocolAddress{
-		Protocol:          ipv4.ProtocolNumber,
-		AddressWithPrefix: tcpip.AddrFrom4(gatewayIP.As4()).WithPrefix(),
-	}, stack.AddressProperties{}); err != nil {
-		return fmt.Errorf("giving the gateway its address: %s", err)
+	for _, a := range []netip.Addr{gatewayIP, hostIP} { // those that answer pings
+		if err := s.AddProtocolAddress(nic, tcpip.ProtocolAddress{
+			Protocol:          ipv4.ProtocolNumber,
+			AddressWithPrefix: tcpip.AddrFrom4(a.As4()).WithPrefix(),
+		}, stack.AddressProperties{}); err != nil {
+			return fmt.Errorf("giving the gateway its addresses: %s", err)
+		}
 	}
 	s.SetSpoofing(nic, true)
 	s.SetPromiscuousMode(nic, true)
@@ -88,37 +94,68 @@ type guestConn struct {
 	*gonet.TCPConn
 	ep      tcpip.Endpoint
 	wq      *waiter.Queue
+	network *Network
 	traffic *traffic
 	asked   atomic.Bool // the host has spoken last
+	sizes   sizes
+	release func() // gives everything back; idempotent
+
+	key   connKey
+	place *place // among the guest's own connections; nil for others
+
+	moved  atomic.Int64 // when something moved last, since traffic.began
+	heard  atomic.Bool  // of the guest, since the warden looked last
+	stuck  atomic.Int32 // directions in which it waits for a reader
+	looked look         // the warden's
 }
 
 func (n *Network) newGuestConn(ep tcpip.Endpoint, wq *waiter.Queue) *guestConn {
-	keepAlive(ep)
-	n.traffic.touch()
-	return &guestConn{TCPConn: gonet.NewTCPConn(wq, ep), ep: ep, wq: wq, traffic: &n.traffic}
+	keepAlive(ep, false)
+	ep.SocketOptions().SetSendBufferSize(minBuffer, true)
+	c := &guestConn{TCPConn: gonet.NewTCPConn(wq, ep), ep: ep, wq: wq, network: n, traffic: &n.traffic}
+	c.sizes.init(&n.pool)
+	c.release = sync.OnceFunc(func() {
+		n.conns.remove(c)
+		c.sizes.giveBack()
+	})
+	n.conns.add(c)
+	c.touch()
+	return c
+}
+
+// touch notes that something moved.
+func (c *guestConn) touch() {
+	c.traffic.touch()
+	c.moved.Store(c.traffic.last.Load())
+	if c.place != nil {
+		c.place.touch()
+	}
 }
 
 func (c *guestConn) Read(b []byte) (int, error) {
 	read, err := c.TCPConn.Read(b)
 	if read > 0 {
 		c.spoke(false)
+		c.received(read)
 	}
 	return read, err
 }
 
 func (c *guestConn) Write(b []byte) (int, error) {
 	c.spoke(true)
+	c.filled(len(b))
 	return c.TCPConn.Write(b)
 }
 
 func (c *guestConn) Close() error {
 	c.spoke(false)
+	c.release()
 	return c.TCPConn.Close()
 }
 
 // spoke notes who has spoken last, the host or the guest.
 func (c *guestConn) spoke(host bool) {
-	c.traffic.touch()
+	c.touch()
 	if c.asked.Swap(host) == host {
 		return
 	}
@@ -132,6 +169,7 @@ func (c *guestConn) spoke(host bool) {
 // abort ends the connection with a reset.
 func (c *guestConn) abort() {
 	c.spoke(false)
+	c.release()
 	c.ep.Abort()
 }
 

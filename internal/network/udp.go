@@ -18,13 +18,9 @@ const (
 	// end of its own; RFC 4787 asks for two minutes.
 	udpIdle = 2 * time.Minute
 
-	// maxSessions bounds a machine's UDP sessions; a new one ends the one that
-	// was idle for longest. Each going out holds a descriptor of the host.
-	maxSessions = 2048
-
 	// udpBuffer is, in bytes, what a session's datagrams may occupy each way
-	// before more are lost.
-	udpBuffer = 512 << 10
+	// before more are lost: a few of the largest.
+	udpBuffer = 256 << 10
 )
 
 // A udpSession is one conversation of a guest's port: a connected endpoint of
@@ -32,6 +28,7 @@ const (
 type udpSession struct {
 	ep    tcpip.Endpoint
 	wq    *waiter.Queue
+	place *place       // in the crowd of all
 	last  atomic.Int64 // when a datagram last passed, since table.start
 	done  chan struct{}
 	close func() // idempotent
@@ -40,7 +37,7 @@ type udpSession struct {
 // A udpTable is every session of a network.
 type udpTable struct {
 	start time.Time // monotonic origin of udpSession.last
-	limit int       // maxSessions
+	crowd *crowd
 
 	mu       sync.Mutex
 	sessions map[*udpSession]struct{}
@@ -58,12 +55,9 @@ func (t *udpTable) newSession(ep tcpip.Endpoint, wq *waiter.Queue, release func(
 		release()
 		t.remove(s)
 	})
+	s.place = t.crowd.enter(pairOf(ep), func() { s.close() })
 	t.touch(s)
 	t.mu.Lock()
-	var oldest *udpSession
-	if len(t.sessions) >= t.limit {
-		oldest = t.oldest()
-	}
 	if t.sessions == nil {
 		t.sessions = map[*udpSession]struct{}{}
 	}
@@ -72,25 +66,28 @@ func (t *udpTable) newSession(ep tcpip.Endpoint, wq *waiter.Queue, release func(
 		t.sweeper = time.AfterFunc(udpIdle/4, t.sweep)
 	}
 	t.mu.Unlock()
-	if oldest != nil {
-		oldest.close()
-	}
 	return s
 }
 
-func (t *udpTable) touch(s *udpSession) { s.last.Store(int64(time.Since(t.start))) }
-
-func (t *udpTable) oldest() *udpSession {
-	var oldest *udpSession
-	for s := range t.sessions {
-		if oldest == nil || s.last.Load() < oldest.last.Load() {
-			oldest = s
-		}
+// pairOf is who speaks with whom, the guest first.
+func pairOf(ep tcpip.Endpoint) pair {
+	var p pair
+	if remote, err := ep.GetRemoteAddress(); err == nil {
+		p.src = addrOf(remote.Addr)
 	}
-	return oldest
+	if local, err := ep.GetLocalAddress(); err == nil {
+		p.dst = addrOf(local.Addr)
+	}
+	return p
+}
+
+func (t *udpTable) touch(s *udpSession) {
+	s.place.touch()
+	s.last.Store(int64(time.Since(t.start)))
 }
 
 func (t *udpTable) remove(s *udpSession) {
+	t.crowd.leave(s.place)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.sessions, s)
@@ -225,7 +222,7 @@ func (t *udpTable) fromHost(s *udpSession, host *net.UDPConn) {
 		return
 	}
 	for {
-		b, n, err := borrowRead(raw)
+		b, n, err := borrowRead(raw, copySize)
 		if err == nil {
 			t.toGuest(s, b[:n])
 		}

@@ -102,7 +102,7 @@ func (r *resolver) forward(ctx context.Context, servers []netip.AddrPort, query 
 				continue
 			}
 			server := attempts[begun]
-			wg.Go(func() { answers <- ask(ctx, server, query, q, transport) })
+			wg.Go(func() { answers <- r.ask(ctx, server, query, q, transport) })
 			begun++
 			timer.Reset(r.stagger)
 		case answer := <-answers:
@@ -140,7 +140,13 @@ func gaveUp(answer []byte) bool {
 // ask asks one server, under an ID of our own and from a port of its own, so
 // that nobody who does not see the query can answer it. It returns nil without
 // an answer.
-func ask(ctx context.Context, server netip.AddrPort, query []byte, q dnsmessage.Question, transport string) []byte {
+func (r *resolver) ask(ctx context.Context, server netip.AddrPort, query []byte, q dnsmessage.Question, transport string) []byte {
+	if r.sockets != nil {
+		if !r.sockets.Take("") {
+			return nil
+		}
+		defer r.sockets.Give("")
+	}
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, transport, server.String())
 	if err != nil {

@@ -41,7 +41,7 @@ func (s *supervisor) serveEngine(ctx context.Context) error {
 			}
 		}
 	})
-	go forward(ctx, s.sockets.docker, s.whenReachable(s.overTLS(s.dialGuest)), s.log)
+	go forward(ctx, door(maxClients, 16, s.log), s.sockets.docker, s.whenReachable(s.overTLS(s.dialGuest)))
 	s.board.set(func(st *control.Status) {
 		st.Endpoints = control.Endpoints{
 			Docker: "unix://" + s.machine.Dir().DockerSocket(),

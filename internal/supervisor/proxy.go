@@ -7,30 +7,41 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+
+	"github.com/hyve-vm/hyve/internal/accept"
 )
+
+// Connections of the user's own clients at one time, where the process may have enough
+// descriptors: at docker.sock, and at the control socket. One process has half of them
+// at the most.
+const (
+	maxClients = 1024
+	maxWords   = 256
+)
+
+// door lets in the user's own clients, of whom each takes a descriptor: at most limit, and
+// not more than one in parts of all that the process may have.
+func door(limit, parts int, log *slog.Logger) *accept.Door {
+	limit = min(limit, accept.Descriptors()/parts)
+	return &accept.Door{Budgets: []*accept.Budget{accept.NewBudget(limit, limit/2)}, Log: log}
+}
 
 // A dialer opens a stream to the engine.
 type dialer func(ctx context.Context) (net.Conn, error)
 
-// forward accepts connections on l and joins each with one that dial opens,
-// until l is closed. A client that cannot be joined is hung up on.
-func forward(ctx context.Context, l net.Listener, dial dialer, log *slog.Logger) {
-	for {
-		client, err := l.Accept()
+// forward accepts connections at door and joins each with one that dial opens, until ctx
+// ends or l is closed. A client that cannot be joined is hung up on.
+func forward(ctx context.Context, door *accept.Door, l net.Listener, dial dialer) {
+	door.Serve(ctx, l, func(client net.Conn) {
+		defer client.Close()
+		guest, err := dial(ctx)
 		if err != nil {
+			door.Log.Warn("cannot reach the guest", "for", l.Addr(), "error", err)
 			return
 		}
-		go func() {
-			defer client.Close()
-			guest, err := dial(ctx)
-			if err != nil {
-				log.Warn("cannot reach the guest", "for", l.Addr(), "error", err)
-				return
-			}
-			defer guest.Close()
-			join(client, guest)
-		}()
-	}
+		defer guest.Close()
+		join(client, guest)
+	})
 }
 
 // join copies both ways until both ends have said all they had to say. Docker's

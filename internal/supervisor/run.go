@@ -336,7 +336,7 @@ func (s *supervisor) answerWords() (told func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := control.Serve(ctx, s.sockets.control, s); err != nil {
+		if err := control.Serve(ctx, door(maxWords, 32, s.log).Listener(s.sockets.control), s); err != nil {
 			s.log.Error("control socket", "error", err)
 		}
 	}()

@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/hyve-vm/hyve/internal/accept"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
@@ -87,7 +88,7 @@ func (c *channel) accept(ctx context.Context) (net.Conn, error) {
 		c.SetDeadline(time.Unix(1, 0))
 		close(interrupted)
 	})
-	conn, err := c.Accept()
+	conn, err := accept.Next(ctx, c)
 	if stop() {
 		return conn, err
 	}

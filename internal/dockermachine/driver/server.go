@@ -20,6 +20,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/hyve-vm/hyve/internal/accept"
 )
 
 // apiVersion is the version of the protocol that every docker-machine speaks.
@@ -76,6 +78,9 @@ func driverName(argv0 string) string {
 	return "xhyve"
 }
 
+// maxClients bounds the connections at one time.
+const maxClients = 64
+
 // serve tells one client where it listens, and answers it.
 func serve(ctx context.Context, d *driver) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -94,7 +99,9 @@ func serve(ctx context.Context, d *driver) error {
 	}
 	mux := http.NewServeMux()
 	mux.Handle(rpc.DefaultRPCPath, r)
-	go http.Serve(l, mux)
+	// One client, of a few connections.
+	door := accept.Door{Budgets: []*accept.Budget{accept.NewBudget(maxClients, maxClients)}}
+	go http.Serve(door.Listener(l), mux)
 	d.say(l.Addr().String())
 	err = s.await(ctx)
 	// What is under way is called off and clears up behind itself.
