@@ -124,7 +124,7 @@ func bootRaw(t *testing.T, config guestapi.Config) *rawGuest {
 		},
 		Channels: []hypervisor.Channel{{Name: guestapi.Port, Socket: channel.Addr().String()}},
 		Network:  hypervisor.Network{Socket: card.Addr().String(), MAC: network.GuestMAC, MTU: network.DefaultMTU},
-		Console:  filepath.Join(dir, "console"),
+		Console:  true,
 	}, qemu.Options{Accel: accel, RunDir: dir})
 	if err != nil {
 		t.Fatal(err)

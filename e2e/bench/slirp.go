@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -106,7 +107,7 @@ func (b *bench) startSlirp(dir string, ports []string) (vm *exec.Cmd, channel ne
 		},
 		Channels: []hypervisor.Channel{{Name: guestapi.Port, Socket: l.Addr().String()}},
 		Network:  hypervisor.Network{Socket: filepath.Join(dir, "none"), MAC: "5a:94:ef:e4:0c:ee", MTU: 1500},
-		Console:  consoleOf(dir),
+		Console:  true,
 	}, features)
 	for i, arg := range args {
 		if arg == "-netdev" {
@@ -116,12 +117,22 @@ func (b *bench) startSlirp(dir string, ports []string) (vm *exec.Cmd, channel ne
 	// -S waits for a supervisor to let the VM go on; there is none.
 	args = slices.DeleteFunc(args, func(arg string) bool { return arg == "-S" })
 	vm = exec.Command(q.Path, args...)
-	monitor, err := unwatchedMonitor()
+	monitor, _, err := socketPair()
 	if err != nil {
 		return nil, nil, err
 	}
 	defer monitor.Close()
-	vm.ExtraFiles = []*os.File{monitor}
+	console, screen, err := socketPair()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer console.Close()
+	log, err := os.Create(consoleOf(dir))
+	if err != nil {
+		return nil, nil, err
+	}
+	go io.Copy(log, screen)
+	vm.ExtraFiles = []*os.File{monitor, console}
 	vm.Stderr = os.Stderr
 	if err := vm.Start(); err != nil {
 		return nil, nil, err
@@ -134,13 +145,14 @@ func (b *bench) startSlirp(dir string, ports []string) (vm *exec.Cmd, channel ne
 	return vm, channel, nil
 }
 
-// unwatchedMonitor is QEMU's end of a monitor connection that nobody uses.
-func unwatchedMonitor() (*os.File, error) {
+// socketPair is a connection to QEMU: its end and ours, which stays open with this
+// process.
+func socketPair() (theirs, ours *os.File, err error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return os.NewFile(uintptr(pair[0]), "monitor"), nil // the other end stays open with this process
+	return os.NewFile(uintptr(pair[0]), "qemu"), os.NewFile(uintptr(pair[1]), "bench"), nil
 }
 
 // converse configures the guest and returns when its engine is ready; what else

@@ -16,8 +16,9 @@ type Config struct {
 	Channels []Channel
 	Network  Network
 
-	// Console is the file to which the guest's console is appended.
-	Console string
+	// Console says that there is one. What the guest says on it goes to whoever starts the
+	// VM, never to a file: nobody could bound that.
+	Console bool
 
 	// Incoming has the VM wait for the state of a frozen one instead of booting: kernel,
 	// initrd and command line are in that.

@@ -113,7 +113,7 @@ func launch(ctx context.Context, m *machine.Machine, leashed bool) (ours bool, e
 	if err := os.MkdirAll(dir.Logs(), 0o700); err != nil {
 		return false, fmt.Errorf("making the directory of the logs: %w", err)
 	}
-	log, err := openLogs(dir)
+	log, err := openLog(dir)
 	if err != nil {
 		return false, err
 	}
@@ -175,16 +175,15 @@ func launch(ctx context.Context, m *machine.Machine, leashed bool) (ours bool, e
 	return true, nil
 }
 
-// openLogs opens the supervisor's log for one that is about to start. That log and the
-// console's, which others open, are kept within bounds here, where nobody writes to them.
-func openLogs(dir machine.Dir) (supervisor *os.File, err error) {
+// openLog opens the supervisor's log for one that is about to start, and for what it says
+// before it opens that itself.
+func openLog(dir machine.Dir) (supervisor *os.File, err error) {
 	held, err := dir.Held()
 	if err != nil {
 		return nil, err
 	}
 	if !held {
-		err = errors.Join(machine.RotateLog(dir.Log("supervisor")), machine.RotateLog(dir.Log("console")))
-		if err != nil {
+		if err := machine.RotateLog(dir.Log("supervisor")); err != nil {
 			return nil, err
 		}
 	}

@@ -42,9 +42,11 @@ func (s *supervisor) powerOn(ctx context.Context, lock *machine.Lock) (vm *qemu.
 	options := qemu.Options{
 		Accel:      s.parts.accel.Name,
 		ExtraFiles: []*os.File{lock.File()},
-		Stderr:     os.Stderr,
+		Stderr:     &s.logs.hypervisor,
+		Console:    &s.logs.console,
 		RunDir:     s.machine.Dir().RunDir(),
 	}
+	s.logs.console.begin()
 	vm, err = s.thaw(ctx, options)
 	if vm != nil {
 		return vm, s.parts.identify, nil

@@ -51,7 +51,7 @@ func newGuest(dir machine.Dir, board *board, log *slog.Logger, ports *ports) (*g
 		lastID: openingID, replies: map[uint64]chan guestapi.Reply{}}
 	for _, service := range []string{guestapi.ServiceInit, guestapi.ServiceContainerd, guestapi.ServiceDockerd} {
 		var err error
-		if g.services[service], err = openLog(dir.Log(service)); err != nil {
+		if g.services[service], err = openLog(dir.Log(service), true, nil); err != nil {
 			g.close()
 			return nil, err
 		}

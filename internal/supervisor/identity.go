@@ -188,30 +188,16 @@ func newGeneration() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-func fileSize(path string) int64 {
-	info, err := os.Stat(path)
-	if err != nil {
-		return 0
-	}
-	return info.Size()
-}
-
-// lastWords returns what a console log says, after so many bytes that were there before,
-// of a kernel's end, or its last line.
-func lastWords(path string, before int64) string {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return "its console cannot be read"
-	}
-	data = data[min(before, int64(len(data))):]
-	lines := strings.Split(strings.TrimRight(string(data), "\r\n"), "\n")
+// lastWords returns what the end of a console says of a kernel's end, or its last line.
+func lastWords(tail []byte) string {
+	lines := bytes.Split(bytes.TrimRight(tail, "\r\n"), []byte{'\n'})
 	lines = lines[max(0, len(lines)-100):]
 	for _, line := range lines {
-		if _, panic, ok := strings.Cut(line, "Kernel panic"); ok {
-			return "kernel panic " + strings.TrimSpace(panic)
+		if _, panic, ok := bytes.Cut(line, []byte("Kernel panic")); ok {
+			return "kernel panic " + guestapi.NewText(string(bytes.TrimSpace(panic))).String()
 		}
 	}
-	if last := strings.TrimSpace(lines[len(lines)-1]); last != "" {
+	if last := guestapi.NewText(string(bytes.TrimSpace(lines[len(lines)-1]))).String(); last != "" {
 		return "its console ends with: " + last
 	}
 	return "its console says nothing"

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyve-vm/hyve/internal/guestapi"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
@@ -89,24 +90,18 @@ func TestCertificatesAreRenewed(t *testing.T) {
 	}
 }
 
-// What an earlier boot has said is not taken for this one's end.
 func TestLastWords(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "console.log")
-	const before, after = "[1.0] Kernel panic - old\r\nend\r\n", "[1.0] Linux\r\nbye\r\n"
-	if err := os.WriteFile(path, []byte(before+after), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for from, want := range map[int64]string{
-		0:                                  "kernel panic - old",
-		fileSize(path) - int64(len(after)): "its console ends with: bye",
-		fileSize(path) + 1:                 "its console says nothing",
+	for tail, want := range map[string]string{
+		"[1.0] Linux\r\n[1.0] Kernel panic - old\r\nend\r\n": "kernel panic - old",
+		"[1.0] Linux\r\nbye\r\n":                             "its console ends with: bye",
+		"bye\x1b]0;title\a":                                  "its console ends with: bye?]0;title?",
+		strings.Repeat("x", consoleTail):                     "its console ends with: " + strings.Repeat("x", guestapi.MaxText-3) + "…",
+		"\n":                                                 "its console says nothing",
+		"":                                                   "its console says nothing",
 	} {
-		if got := lastWords(path, from); got != want {
-			t.Errorf("from %d: %q, want %q", from, got, want)
+		if got := lastWords([]byte(tail)); got != want {
+			t.Errorf("of %.80q: %q, want %q", tail, got, want)
 		}
-	}
-	if got := lastWords(path+"x", 0); got != "its console cannot be read" {
-		t.Error(got)
 	}
 }
 

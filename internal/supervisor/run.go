@@ -36,6 +36,7 @@ const patience = 3 * time.Minute
 type supervisor struct {
 	machine *machine.Machine
 	log     *slog.Logger
+	logs    *logs
 	board   *board
 	sockets *sockets
 	net     *network.Network
@@ -82,7 +83,6 @@ func Run(ctx context.Context, home machine.Home, name string, leash io.Reader, r
 		return err
 	}
 	s := &supervisor{
-		log:   slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		board: newBoard(control.Status{PID: os.Getpid(), Activity: "Preparing"}),
 		idle:  newIdle(m.IdleAfter()),
 	}
@@ -99,6 +99,12 @@ func Run(ctx context.Context, home machine.Home, name string, leash io.Reader, r
 		return err
 	}
 	m = s.machine
+	if s.logs, err = openLogs(m.Dir()); err != nil {
+		ready(err)
+		return err
+	}
+	defer s.logs.close()
+	s.log = slog.New(slog.NewTextHandler(&s.logs.lines, nil))
 	if s.sockets, err = listen(m.Dir()); err != nil {
 		ready(err)
 		return err
@@ -268,8 +274,6 @@ func (s *supervisor) adopt(vm *qemu.VM) bool {
 func (s *supervisor) attend(ctx context.Context, vm *qemu.VM, opening func() (guestapi.Request, error)) (again bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	console := s.machine.Dir().Log("console")
-	spoken := fileSize(console)
 	var talk errgroup.Group
 	talk.Go(func() error {
 		conn, err := s.sockets.guest.accept(ctx)
@@ -312,7 +316,7 @@ func (s *supervisor) attend(ctx context.Context, vm *qemu.VM, opening func() (gu
 	case talkErr != nil && !errors.Is(talkErr, context.Canceled):
 		return false, talkErr
 	}
-	words := lastWords(console, spoken)
+	words := lastWords(s.logs.console.last())
 	if !s.guest.met() {
 		return false, fmt.Errorf("%w: %s", errEarlyEnd, words)
 	}

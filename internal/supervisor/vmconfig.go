@@ -27,7 +27,7 @@ func vmConfig(m *machine.Machine, img *image.Image, accelCmdline, generation str
 		},
 		Channels:   []hypervisor.Channel{{Name: guestapi.Port, Socket: dir.GuestSocket()}},
 		Network:    hypervisor.Network{Socket: dir.NetworkSocket(), MAC: network.GuestMAC, MTU: network.DefaultMTU},
-		Console:    dir.Log("console"),
+		Console:    true,
 		Generation: generation,
 	}
 }

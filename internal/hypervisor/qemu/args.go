@@ -18,6 +18,10 @@ const (
 	// socket pair, so no monitor listens anywhere.
 	monitorFD = 3
 
+	// consoleFD is where QEMU finds its end of the console's connection. What does not
+	// fit into a socket QEMU drops, and nobody waits: neither it nor the guest.
+	consoleFD = 4
+
 	// memoryID names the guest's memory.
 	memoryID = "ram"
 
@@ -25,8 +29,9 @@ const (
 )
 
 // Args returns QEMU's arguments for a VM. It is pure: the same VM and features
-// give the same arguments. The process must be given a connected unix stream
-// socket as descriptor 3, on which it speaks QMP (no monitor listens).
+// give the same arguments. The process must be given connected unix stream
+// sockets: as descriptor 3 the one on which it speaks QMP (no monitor listens),
+// as descriptor 4, if there is a console, the one that takes what the guest says.
 //
 // What could have been said in JSON is (QEMU 7.2 takes it for -object, -device,
 // -blockdev and -netdev): no character of a path means anything there.
@@ -77,7 +82,7 @@ func kernelArgs(cfg hypervisor.Config) []string {
 // frozen state to be thawed. The content of kernel, initrd and disks is the
 // caller's to compare.
 func (q *QEMU) Shape(cfg hypervisor.Config, accel string) string {
-	cfg.Name, cfg.Kernel, cfg.Initrd, cfg.Console = "", "kernel", "initrd", "console"
+	cfg.Name, cfg.Kernel, cfg.Initrd = "", "kernel", "initrd"
 	cfg.Incoming, cfg.MemoryFile, cfg.Generation = false, "", "00000000-0000-0000-0000-000000000000"
 	cfg.Network.Socket = "network"
 	cfg.Disks, cfg.Channels = slices.Clone(cfg.Disks), slices.Clone(cfg.Channels)
@@ -225,9 +230,9 @@ func diskArgs(disks []hypervisor.Disk) []string {
 // serialArgs are the console, hvc0 in the guest, and the channels.
 func serialArgs(cfg hypervisor.Config) []string {
 	a := []string{"-device", object(opts{"driver": "virtio-serial-pci", "id": "serial"})}
-	if cfg.Console != "" {
+	if cfg.Console {
 		a = append(a,
-			"-chardev", "file,id=console,append=on,path="+escape(cfg.Console),
+			"-chardev", "socket,id=console,fd="+strconv.Itoa(consoleFD),
 			"-device", object(opts{"driver": "virtconsole", "chardev": "console"}),
 		)
 	}

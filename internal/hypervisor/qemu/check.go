@@ -55,7 +55,7 @@ func Check(cfg hypervisor.Config) error {
 }
 
 func checkFiles(cfg hypervisor.Config) error {
-	for _, f := range []struct{ what, path string }{{"kernel", cfg.Kernel}, {"initrd", cfg.Initrd}, {"console", cfg.Console}, {"memory", cfg.MemoryFile}} {
+	for _, f := range []struct{ what, path string }{{"kernel", cfg.Kernel}, {"initrd", cfg.Initrd}, {"memory", cfg.MemoryFile}} {
 		if f.path == "" {
 			continue
 		}

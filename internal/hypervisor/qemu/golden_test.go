@@ -28,7 +28,7 @@ func goldenConfig() hypervisor.Config {
 		},
 		Channels:   []hypervisor.Channel{{Name: "hyve.control", Socket: "/run/a,b/guest.sock"}},
 		Network:    hypervisor.Network{Socket: "/run/a,b/net.sock", MAC: "52:54:00:12:34:56", MTU: 16384},
-		Console:    "/home/zoé, z/console.log",
+		Console:    true,
 		Generation: "12345678-9abc-def0-1234-56789abcdef0",
 	}
 }

@@ -32,6 +32,11 @@ type Options struct {
 	// Its errors are passed over; while it blocks, so may QEMU.
 	Stderr io.Writer
 
+	// Console gets what the guest says on its console, if the VM has one, and has had all
+	// of it when Done is closed. Its errors are passed over; while it blocks, what it does
+	// not take is lost.
+	Console io.Writer
+
 	// Thaw is what Freeze has written, if the VM shall go on from there rather than
 	// boot.
 	Thaw *State
@@ -65,6 +70,8 @@ type VM struct {
 	events  chan Event
 	done    chan struct{}
 
+	consoleRead chan struct{} // closed when the console has said all
+
 	migrated chan string // how a migration ended
 
 	mu       sync.Mutex
@@ -91,9 +98,15 @@ func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o Options) (*VM,
 			return nil, fmt.Errorf("starting QEMU: nobody listens on socket %s", n)
 		}
 	}
-	ours, theirs, err := socketPair()
+	ours, theirs, err := socketPair("monitor")
 	if err != nil {
 		return nil, fmt.Errorf("making QEMU's monitor: %w", err)
+	}
+	screen, console, err := socketPair("console")
+	if err != nil {
+		ours.Close()
+		theirs.Close()
+		return nil, fmt.Errorf("making the VM's console: %w", err)
 	}
 	vm := &VM{
 		cfg:    cfg,
@@ -102,15 +115,20 @@ func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o Options) (*VM,
 		events: make(chan Event, eventBacklog),
 		done:   make(chan struct{}),
 
+		consoleRead: make(chan struct{}),
+
 		migrated: make(chan string, 1),
 	}
-	err = vm.launch(q, o, theirs)
+	err = vm.launch(q, o, theirs, console)
 	theirs.Close()
+	console.Close()
 	if err != nil {
 		ours.Close()
+		screen.Close()
 		return nil, fmt.Errorf("starting QEMU: %w", err)
 	}
 	vm.monitor = newClient(ours)
+	go vm.readConsole(screen, o.Console)
 	go vm.watch()
 	if err := vm.monitor.handshake(ctx); err != nil {
 		return nil, vm.startFailed(ctx, err)
@@ -126,16 +144,16 @@ func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o Options) (*VM,
 	return vm, nil
 }
 
-// launch starts the process, with the monitor's other end. One that is thawed shares
+// launch starts the process, with the other ends of monitor and console. One that is thawed shares
 // with the file that its memory begins as what the guest does not change, where this
 // system can guard that.
-func (vm *VM) launch(q *QEMU, o Options, monitor *os.File) error {
+func (vm *VM) launch(q *QEMU, o Options, monitor, console *os.File) error {
 	prepare := func() {
 		vm.cmd = exec.Command(q.Path, Args(vm.cfg, q.Features(o.Accel))...)
 		vm.cmd.Dir = cmp.Or(o.RunDir, "/")
 		vm.cmd.Stderr = vm.stderr
 		vm.cmd.WaitDelay = time.Second
-		vm.cmd.ExtraFiles = append([]*os.File{monitor}, o.ExtraFiles...)
+		vm.cmd.ExtraFiles = append([]*os.File{monitor, console}, o.ExtraFiles...) // monitorFD, consoleFD
 		vm.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	}
 	if o.Thaw != nil {
@@ -188,6 +206,10 @@ func (vm *VM) watch() {
 		}
 	}
 	err := vm.cmd.Wait()
+	select {
+	case <-vm.consoleRead:
+	case <-time.After(consolePatience):
+	}
 	vm.mu.Lock()
 	vm.err = vm.exitCause(err)
 	vm.mu.Unlock()
@@ -196,6 +218,26 @@ func (vm *VM) watch() {
 	}
 	close(vm.events)
 	close(vm.done)
+}
+
+// consolePatience bounds the wait for the rest of what the console has said. It is in
+// the socket already when QEMU has ended.
+const consolePatience = 2 * time.Second
+
+// readConsole passes on what the guest says.
+func (vm *VM) readConsole(screen net.Conn, to io.Writer) {
+	defer close(vm.consoleRead)
+	defer screen.Close()
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := screen.Read(buf)
+		if to != nil {
+			_, _ = to.Write(buf[:n])
+		}
+		if err != nil {
+			return
+		}
+	}
 }
 
 // PID is QEMU's process ID.
@@ -314,7 +356,7 @@ func (vm *VM) markQuit() {
 
 // socketPair returns two connected unix stream sockets, neither of which a
 // child inherits by accident.
-func socketPair() (net.Conn, *os.File, error) {
+func socketPair(name string) (net.Conn, *os.File, error) {
 	syscall.ForkLock.RLock()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 	if err == nil {
@@ -325,8 +367,8 @@ func socketPair() (net.Conn, *os.File, error) {
 	if err != nil {
 		return nil, nil, os.NewSyscallError("socketpair", err)
 	}
-	ours := os.NewFile(uintptr(fds[0]), "monitor")
-	theirs := os.NewFile(uintptr(fds[1]), "monitor")
+	ours := os.NewFile(uintptr(fds[0]), name)
+	theirs := os.NewFile(uintptr(fds[1]), name)
 	conn, err := net.FileConn(ours)
 	ours.Close()
 	if err != nil {

@@ -87,7 +87,7 @@ func fullConfig(t *testing.T, code []byte) hypervisor.Config {
 			{Name: "hyve.other", Socket: listen(t, filepath.Join(dir, "other=2"))},
 		},
 		Network:    hypervisor.Network{Socket: listen(t, filepath.Join(dir, "net, é")), MAC: "52:54:00:12:34:56", MTU: 16384},
-		Console:    filepath.Join(dir, "console, log"),
+		Console:    true,
 		Generation: "12345678-9abc-def0-1234-56789abcdef0",
 	}
 }
