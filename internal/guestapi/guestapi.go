@@ -115,6 +115,9 @@ type Engine struct {
 // PortAck answers an EventPortOpened. Until it arrives `docker run` waits.
 type PortAck struct {
 	ID uint64 `json:"id"`
+	// Refused is why the port cannot be had on the host, in the words that docker ends
+	// "listen tcp4 0.0.0.0:80: " with; empty if it can. Only a Firm one is refused.
+	Refused string `json:"refused,omitempty"`
 }
 
 // Freeze brings the guest to where its VM can be frozen: containers are stopped as
@@ -223,8 +226,14 @@ const (
 type PortOpened struct {
 	ID       uint64 `json:"id"`
 	Protocol string `json:"protocol"` // "tcp", "udp"
-	HostIP   string `json:"hostIP"`   // as given to -p; "0.0.0.0" and "::" are any
-	Port     uint16 `json:"port"`     // the published port, in the guest too
+	HostIP   string `json:"hostIP"`   // as given to -p; "0.0.0.0" and "::" are any, "" both
+	Port     uint16 `json:"port"`     // the published port
+	// GuestPort is where the guest answers for it, if that is another port.
+	GuestPort uint16 `json:"guestPort,omitempty"`
+	// Firm says that the PortAck may refuse: nobody relies on the port yet.
+	Firm bool `json:"firm,omitempty"`
+	// Chosen says that docker has chosen the port, and would choose another one.
+	Chosen bool `json:"chosen,omitempty"`
 }
 
 // PortClosed takes a PortOpened back.

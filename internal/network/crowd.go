@@ -17,7 +17,7 @@ type crowd struct {
 	limit int
 
 	mu      sync.Mutex
-	places  map[*place]struct{}
+	members map[*member]struct{}
 	sources map[netip.Addr]int
 	pairs   map[pair]int
 }
@@ -25,31 +25,31 @@ type crowd struct {
 // A pair is who speaks with whom.
 type pair struct{ src, dst netip.Addr }
 
-// A place in a crowd.
-type place struct {
+// A member of a crowd.
+type member struct {
 	pair  pair
 	evict func()
 	moved atomic.Int64 // when it was last of use, as a Unix time in nanoseconds
 }
 
 func newCrowd(limit int) *crowd {
-	return &crowd{limit: limit, places: map[*place]struct{}{}, sources: map[netip.Addr]int{}, pairs: map[pair]int{}}
+	return &crowd{limit: limit, members: map[*member]struct{}{}, sources: map[netip.Addr]int{}, pairs: map[pair]int{}}
 }
 
-// enter takes a place. evict is called, once and from another goroutine's call, if it has
+// enter adds a member. evict is called, once and from another goroutine's call, if it has
 // to go; leave is to be called either way.
-func (c *crowd) enter(who pair, evict func()) *place {
-	p := &place{pair: who, evict: evict}
+func (c *crowd) enter(who pair, evict func()) *member {
+	p := &member{pair: who, evict: evict}
 	p.touch()
 	c.mu.Lock()
 	c.sources[who.src]++
 	c.pairs[who]++
-	var victim *place
-	if len(c.places) >= c.limit {
+	var victim *member
+	if len(c.members) >= c.limit {
 		victim = c.heaviest()
 		c.remove(victim)
 	}
-	c.places[p] = struct{}{}
+	c.members[p] = struct{}{}
 	c.mu.Unlock()
 	if victim != nil {
 		victim.evict()
@@ -59,10 +59,10 @@ func (c *crowd) enter(who pair, evict func()) *place {
 
 // heaviest is who has been of no use for longest, among those of the pair that holds
 // most, among those of the source that holds most.
-func (c *crowd) heaviest() *place {
-	var worst *place
+func (c *crowd) heaviest() *member {
+	var worst *member
 	var source, pair int
-	for p := range c.places {
+	for p := range c.members {
 		s, n := c.sources[p.pair.src], c.pairs[p.pair]
 		if worst == nil || s > source || s == source && (n > pair || n == pair && p.moved.Load() < worst.moved.Load()) {
 			worst, source, pair = p, s, n
@@ -71,17 +71,17 @@ func (c *crowd) heaviest() *place {
 	return worst
 }
 
-func (c *crowd) leave(p *place) {
+func (c *crowd) leave(p *member) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.remove(p)
 }
 
-func (c *crowd) remove(p *place) {
-	if _, ok := c.places[p]; !ok {
+func (c *crowd) remove(p *member) {
+	if _, ok := c.members[p]; !ok {
 		return
 	}
-	delete(c.places, p)
+	delete(c.members, p)
 	if c.sources[p.pair.src]--; c.sources[p.pair.src] == 0 {
 		delete(c.sources, p.pair.src)
 	}
@@ -90,5 +90,5 @@ func (c *crowd) remove(p *place) {
 	}
 }
 
-// touch notes that the place was of use.
-func (p *place) touch() { p.moved.Store(time.Now().UnixNano()) }
+// touch notes that the member was of use.
+func (p *member) touch() { p.moved.Store(time.Now().UnixNano()) }

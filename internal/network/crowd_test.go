@@ -12,7 +12,7 @@ func TestCrowdSendsAwayWhoHoldsMost(t *testing.T) {
 	web, hole := addr("10.0.0.1"), addr("10.0.0.2")
 	c := newCrowd(4)
 	var gone []string
-	enter := func(name string, src, dst netip.Addr) *place {
+	enter := func(name string, src, dst netip.Addr) *member {
 		p := c.enter(pair{src, dst}, func() { gone = append(gone, name) })
 		time.Sleep(time.Millisecond)
 		return p

@@ -22,7 +22,7 @@ func TestNothingLeft(t *testing.T) {
 		g.listenUDP(port, func(b []byte, _ net.Addr) []byte { return b })
 		publish(t, n, "tcp", "", port)
 		publish(t, n, "udp", "", port)
-		publish(t, n, "udp", "127.0.0.9", freeOn(t))
+		publish(t, n, "udp", "127.0.0.1", freeOn(t))
 		taken := freeOn(t)
 		defer occupy(t, "tcp", netip.AddrPortFrom(loopback4, taken)).Close()
 		publish(t, n, "tcp", "", taken)

@@ -46,8 +46,8 @@ func (n *Network) forwardTCP(r *tcp.ForwarderRequest) {
 	if guest == nil {
 		return
 	}
-	guest.place = n.outbound.enter(who, guest.abort)
-	defer n.outbound.leave(guest.place)
+	guest.member = n.outbound.enter(who, guest.abort)
+	defer n.outbound.leave(guest.member)
 	relay(host, guest)
 }
 
@@ -56,11 +56,11 @@ func (n *Network) dialFor(r *tcp.ForwarderRequest, who pair, dst netip.AddrPort)
 	id := r.ID()
 	ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
 	defer cancel()
-	place := n.dials.enter(who, func() {
+	member := n.dials.enter(who, func() {
 		cancel()
 		n.abortHandshake(id)
 	})
-	defer n.dials.leave(place)
+	defer n.dials.leave(member)
 	var d net.Dialer
 	host, err := d.DialContext(ctx, "tcp4", dst.String())
 	if err != nil {

@@ -10,8 +10,18 @@ import (
 	"syscall"
 )
 
-// errBeyondLoopback is the cause of a Problem that lasts.
-var errBeyondLoopback = errors.New("it is beyond the host's loopback")
+// A beyondError is about an address that is not the machine's to listen on.
+type beyondError struct {
+	hostIP  string
+	machine netip.Addr
+}
+
+func (e beyondError) Error() string {
+	return fmt.Sprintf("the host's address %.50q is not this machine's: it publishes on %s, 127.0.0.1 and ::1", e.hostIP, e.machine)
+}
+
+// Hint says what to do instead.
+func (e beyondError) Hint() string { return "publish it without an address" }
 
 // A Problem is a published port that is not reachable where it should be. The
 // machine runs on without it.
@@ -19,11 +29,48 @@ type Problem struct {
 	Protocol string         // "tcp", "udp"
 	Address  netip.AddrPort // of the host
 	Cause    error          // a syscall.Errno, most likely; comparable
+	Holder   Holder         // who has the port, where that is known
 }
+
+// A Holder is who listens on a port of the host.
+type Holder struct {
+	Machine string // name of another machine, if it is one
+	Who     string // for people; empty if nobody can tell
+}
+
+// A Refusal is a port that cannot be had where it was asked for.
+type Refusal struct{ Problem Problem }
+
+// Error says it as docker does of a port that is taken, and by whom.
+func (r *Refusal) Error() string {
+	text := fmt.Sprintf("bind: %v", r.Problem.Cause)
+	if r.Problem.Holder.Who == "" {
+		return fmt.Sprintf("%s (%s of the host)", text, r.Problem.Address)
+	}
+	return fmt.Sprintf("%s (%s of the host is held by %s)", text, r.Problem.Address, r.Problem.Holder.Who)
+}
+
+// Unwrap returns the cause.
+func (r *Refusal) Unwrap() error { return r.Problem.Cause }
+
+// Hint says what can be done about a port that nobody has, or nothing.
+func (r *Refusal) Hint() string {
+	if r.Problem.Cause == syscall.EACCES {
+		return r.Problem.Hint()
+	}
+	return ""
+}
+
+// HeldBy says who listens on a TCP port of the host, for people; empty if nobody can tell.
+func HeldBy(addr netip.AddrPort) string { return holderOf("tcp", addr).Who }
 
 // Error implements error.
 func (p Problem) Error() string {
-	return fmt.Sprintf("publishing %s port %d on %s: %v", p.Protocol, p.Address.Port(), p.Address.Addr(), p.Cause)
+	text := fmt.Sprintf("publishing %s port %d on %s: %v", p.Protocol, p.Address.Port(), p.Address.Addr(), p.Cause)
+	if p.Holder.Who != "" {
+		text += ", held by " + p.Holder.Who
+	}
+	return text
 }
 
 // Unwrap returns the cause.
@@ -32,8 +79,6 @@ func (p Problem) Unwrap() error { return p.Cause }
 // Hint says what can be done about it, or nothing.
 func (p Problem) Hint() string {
 	switch port := p.Address.Port(); {
-	case p.Cause == errBeyondLoopback:
-		return "publish it on 127.0.0.1, or without an address"
 	case p.Cause == syscall.EACCES && port < 1024 && runtime.GOOS == "darwin":
 		return "macOS lets ordinary users bind ports below 1024 on all addresses at once only; publish a port from 1024 on"
 	case p.Cause == syscall.EACCES && port < 1024:
@@ -56,9 +101,6 @@ func cause(err error) error {
 	var sys *os.SyscallError
 	if errors.As(err, &sys) {
 		return sys.Err
-	}
-	if err == errBeyondLoopback {
-		return err
 	}
 	return textError(strings.TrimSpace(err.Error()))
 }

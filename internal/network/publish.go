@@ -20,12 +20,18 @@ const (
 	retryMax   = 5 * time.Second
 )
 
+// MaxPorts bounds how many ports a machine publishes, TCP and UDP counted apart. A guest
+// that is an attacker's could take all of the host's otherwise.
+const MaxPorts = 1024
+
+// maxBindings bounds how often they may be asked for: by two wildcards and by name.
+const maxBindings = 4 * MaxPorts
+
 // PublishedPort is one address of the host on which a port of the guest is, or
 // should be, reachable.
 type PublishedPort struct {
 	Protocol string         // "tcp", "udp"
 	Address  netip.AddrPort // of the host
-	Port     uint16         // of the guest
 	Problem  *Problem       // nil if it is bound
 }
 
@@ -35,10 +41,12 @@ type publisher struct {
 	n    *Network
 	wake chan struct{} // something for run to do
 
-	mu     sync.Mutex
-	closed bool
-	ports  map[bindKey]*port
-	news   []news // for Config.OnProblem
+	mu       sync.Mutex
+	closed   bool
+	ports    map[bindKey]*port
+	bindings int
+	doors    map[netip.AddrPort]bool // of the machine's own, see Reserve
+	news     []news                  // for Config.OnProblem
 }
 
 type bindKey struct {
@@ -49,6 +57,7 @@ type bindKey struct {
 // A port is a wanted address.
 type port struct {
 	key      bindKey
+	guest    uint16    // the port in the guest
 	wanted   int       // by how many bindings
 	listener io.Closer // nil while not bound
 	absent   bool      // the host has no such address family: nothing to say
@@ -63,7 +72,7 @@ type news struct {
 }
 
 func newPublisher(n *Network) *publisher {
-	p := &publisher{n: n, wake: make(chan struct{}, 1), ports: map[bindKey]*port{}}
+	p := &publisher{n: n, wake: make(chan struct{}, 1), ports: map[bindKey]*port{}, doors: map[netip.AddrPort]bool{}}
 	n.spawn(p.run)
 	return p
 }
@@ -75,55 +84,96 @@ type Binding struct{ close func() }
 // that were made stay.
 func (b *Binding) Close() { b.close() }
 
-// Publish binds a port of the guest on the host: protocol is "tcp" or "udp",
-// hostIP what the user gave to -p.
-//
-// For all addresses ("", "0.0.0.0", "::") and for 127.0.0.1 and ::1 the port is
-// bound on the machine's own address, and on 127.0.0.1 and ::1 as well where
-// nobody, another machine for instance, has it. Another address of the loopback is
-// bound as it is; one beyond it is a Problem.
-//
-// An address that cannot be bound is no error but a Problem, told to
-// Config.OnProblem and by Ports, and tried again until it can be or the Binding
-// is closed. When Publish returns, everything that can be bound is. Errors are
-// about the arguments, or ErrClosed.
-func (n *Network) Publish(protocol, hostIP string, guestPort uint16) (*Binding, error) {
-	if protocol != "tcp" && protocol != "udp" {
-		return nil, fmt.Errorf("publishing port %d: protocol %q, must be tcp or udp", guestPort, protocol)
-	}
-	if guestPort == 0 {
-		return nil, fmt.Errorf("publishing a port: number 0, must be between 1 and 65535")
-	}
-	ips, err := bindAddresses(n.config.MachineIP, hostIP)
-	if err != nil {
-		return nil, fmt.Errorf("publishing port %d: %w", guestPort, err)
-	}
-	keys := make([]bindKey, len(ips))
-	for i, ip := range ips {
-		keys[i] = bindKey{protocol, netip.AddrPortFrom(ip, guestPort)}
-	}
-	if !n.ports.want(keys) {
-		return nil, ErrClosed
-	}
-	return &Binding{close: sync.OnceFunc(func() { n.ports.unwant(keys) })}, nil
+// A Publication is a port of the guest as it is asked for.
+type Publication struct {
+	Protocol string // "tcp", "udp"
+	// HostIP is the host's address that the user gave to -p: "0.0.0.0" and "::" are all
+	// of a family, "" those of both.
+	HostIP string
+	Port   uint16 // on the host
+	Guest  uint16 // in the guest; 0 means the same
+	// Firm asks for a Refusal where the port cannot be had. Otherwise that is a Problem.
+	Firm bool
+	// Chosen says that any other port would do, too: this one is nobody's wish.
+	Chosen bool
 }
 
-// bindAddresses is where a published port listens.
-func bindAddresses(machine netip.Addr, hostIP string) ([]netip.Addr, error) {
-	ip := netip.IPv4Unspecified()
-	if hostIP != "" {
-		var err error
-		if ip, err = netip.ParseAddr(hostIP); err != nil {
-			return nil, fmt.Errorf("host address %q: %w", hostIP, err)
-		}
-		ip = ip.Unmap()
+// Publish binds a port of the guest on the host. docs/ports.md says where, and what is
+// refused: by default it listens on the machine's own address and on localhost.
+//
+// A firm publication is bound where it has to be when Publish returns, or the error is a
+// *Refusal. Whatever else cannot be bound is a Problem, told to Config.OnProblem and by
+// Ports, and tried again until it can be or the Binding is closed. Other errors are about
+// the arguments, or ErrClosed.
+func (n *Network) Publish(p Publication) (*Binding, error) {
+	if p.Protocol != "tcp" && p.Protocol != "udp" {
+		return nil, fmt.Errorf("publishing port %d: protocol %.10q cannot be published, only tcp and udp", p.Port, p.Protocol)
 	}
-	if !ip.IsUnspecified() && ip != loopback4 && ip != netip.IPv6Loopback() {
-		return []netip.Addr{ip}, nil
+	if p.Port == 0 {
+		return nil, fmt.Errorf("publishing a port: number 0, must be between 1 and 65535")
 	}
-	loopback := []netip.Addr{machine, loopback4, netip.IPv6Loopback()}
-	slices.SortFunc(loopback, netip.Addr.Compare)
-	return slices.Compact(loopback), nil
+	if p.Guest == 0 {
+		p.Guest = p.Port
+	}
+	places, err := placesOf(n.config.MachineIP, p.HostIP)
+	if err != nil {
+		return nil, fmt.Errorf("publishing port %d: %w", p.Port, err)
+	}
+	if err := n.ports.want(p, places); err != nil {
+		return nil, err
+	}
+	return &Binding{close: sync.OnceFunc(func() { n.ports.unwant(p, places) })}, nil
+}
+
+// Reserve says that the machine itself listens on addr. A port of a container that should
+// be there, too, does without.
+func (n *Network) Reserve(addr netip.AddrPort) {
+	n.ports.mu.Lock()
+	defer n.ports.mu.Unlock()
+	n.ports.doors[addr] = true
+}
+
+// A place is an address on which a published port listens.
+type place struct {
+	ip netip.Addr
+	// need says what becomes of a publication whose port is taken here.
+	need need
+}
+
+type need int
+
+const (
+	extra  need = iota // it goes without
+	shared             // it is refused, unless another machine has it
+	own                // it is refused, unless the machine itself has it, see Reserve
+	named              // it is refused
+)
+
+// placesOf is where a port listens that was published on hostIP: on the machine's own
+// address, or on localhost, and nowhere else.
+func placesOf(machine netip.Addr, hostIP string) ([]place, error) {
+	others := shared
+	if machine == loopback4 {
+		others = named // there is no address of its own to be reached on instead
+	}
+	ipv4 := []place{{loopback4, others}, {machine, own}}
+	ipv6 := []place{{netip.IPv6Loopback(), others}}
+	var list []place
+	switch hostIP {
+	case "":
+		list = append(ipv4, ipv6...)
+	case "0.0.0.0":
+		list = ipv4
+	case "::":
+		list = ipv6
+	case loopback4.String():
+		list = []place{{loopback4, named}, {machine, extra}}
+	case machine.String(), netip.IPv6Loopback().String():
+		list = []place{{netip.MustParseAddr(hostIP), named}}
+	default:
+		return nil, beyondError{hostIP, machine}
+	}
+	return slices.CompactFunc(list, func(a, b place) bool { return a.ip == b.ip }), nil
 }
 
 // Ports returns the published ports in a stable order.
@@ -136,7 +186,7 @@ func (n *Network) Ports() []PublishedPort {
 		if port.absent {
 			continue
 		}
-		published := PublishedPort{Protocol: key.protocol, Address: key.addr, Port: key.addr.Port()}
+		published := PublishedPort{Protocol: key.protocol, Address: key.addr}
 		if port.problem != nil {
 			problem := *port.problem
 			published.Problem = &problem
@@ -162,41 +212,113 @@ func compareKeys(a, b bindKey) int {
 	return a.addr.Addr().Compare(b.addr.Addr())
 }
 
-func (p *publisher) want(keys []bindKey) bool {
+// want binds what is asked for, as a whole or not at all if that is firm.
+func (p *publisher) want(pub Publication, places []place) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return false
+		return ErrClosed
 	}
-	for _, key := range keys {
-		if p.ports[key] == nil {
-			p.ports[key] = &port{key: key, delay: retryFirst}
+	if p.bindings >= maxBindings || !p.has(pub) && p.distinct() >= MaxPorts {
+		return fmt.Errorf("publishing port %d: the machine publishes %d ports already, which is the most", pub.Port, MaxPorts)
+	}
+	p.bindings++
+	told := len(p.news)
+	var refusal *Refusal
+	for _, place := range places {
+		port := p.add(pub, place.ip)
+		if problem := p.against(pub, place, port); problem != nil && refusal == nil {
+			refusal = &Refusal{*problem}
 		}
-		p.ports[key].wanted++
-		if p.ports[key].listener == nil {
-			p.open(p.ports[key])
-		}
+	}
+	if pub.Firm && refusal != nil {
+		p.remove(pub, places)
+		p.news = p.news[:told] // who asks is told, and nobody else
+		return refusal
 	}
 	p.notify()
-	return true
+	return nil
 }
 
-func (p *publisher) unwant(keys []bindKey) {
+// against is why a firm publication is refused at a place, nil if it is not.
+func (p *publisher) against(pub Publication, place place, port *port) *Problem {
+	because := func(cause error, who string) *Problem {
+		return &Problem{Protocol: pub.Protocol, Address: port.key.addr, Cause: cause, Holder: Holder{Who: who}}
+	}
+	switch {
+	case place.need == extra:
+		return nil
+	case place.need == named && p.doors[port.key.addr]:
+		return because(syscall.EADDRINUSE, "hyve, for this machine")
+	case place.need == named && port.absent:
+		return because(syscall.EADDRNOTAVAIL, "")
+	case port.guest != pub.Guest:
+		return because(syscall.EADDRINUSE, "another container of this machine")
+	case place.need == shared && port.problem != nil && port.problem.Holder.Machine != "" && !pub.Chosen:
+		return nil
+	}
+	return port.problem
+}
+
+// add returns a port that is bound if it can be, and counts who wants it.
+func (p *publisher) add(pub Publication, ip netip.Addr) *port {
+	key := bindKey{pub.Protocol, netip.AddrPortFrom(ip, pub.Port)}
+	one := p.ports[key]
+	if one == nil {
+		one = &port{key: key, guest: pub.Guest, delay: retryFirst}
+		p.ports[key] = one
+	}
+	one.wanted++
+	if one.listener == nil {
+		p.open(one)
+	}
+	return one
+}
+
+// has tells whether the port is published already, at whatever address.
+func (p *publisher) has(pub Publication) bool {
+	for key := range p.ports {
+		if key.protocol == pub.Protocol && key.addr.Port() == pub.Port {
+			return true
+		}
+	}
+	return false
+}
+
+// distinct counts the ports, however many addresses each has.
+func (p *publisher) distinct() int {
+	type number struct {
+		protocol string
+		port     uint16
+	}
+	seen := map[number]bool{}
+	for key := range p.ports {
+		seen[number{key.protocol, key.addr.Port()}] = true
+	}
+	return len(seen)
+}
+
+func (p *publisher) unwant(pub Publication, places []place) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return
 	}
-	for _, key := range keys {
-		port := p.ports[key]
+	p.remove(pub, places)
+	p.notify()
+}
+
+func (p *publisher) remove(pub Publication, places []place) {
+	p.bindings--
+	for _, place := range places {
+		port := p.ports[bindKey{pub.Protocol, netip.AddrPortFrom(place.ip, pub.Port)}]
 		if port.wanted--; port.wanted > 0 {
 			continue
 		}
 		p.unbind(port)
 		p.solved(port)
-		delete(p.ports, key)
+		delete(p.ports, port.key)
 	}
-	p.notify()
 }
 
 // close closes the listeners; run, and what they accepted, ends with the
@@ -273,8 +395,8 @@ func (p *publisher) unbind(port *port) {
 // open binds one address, or notes why not.
 func (p *publisher) open(port *port) {
 	addr := port.key.addr
-	if !addr.Addr().IsLoopback() {
-		p.failed(port, errBeyondLoopback, false)
+	if p.doors[addr] {
+		port.absent = true // for containers
 		return
 	}
 	err := p.bind(port)
@@ -283,7 +405,7 @@ func (p *publisher) open(port *port) {
 	case err == nil, port.absent:
 		p.solved(port)
 	default:
-		p.failed(port, err, true)
+		p.failed(port, err)
 	}
 }
 
@@ -293,9 +415,9 @@ func (p *publisher) bind(port *port) (err error) {
 		return syscall.EMFILE
 	}
 	if port.key.protocol == "tcp" {
-		port.listener, err = p.n.publishTCP(port.key.addr)
+		port.listener, err = p.n.publishTCP(port.key.addr, port.guest)
 	} else {
-		port.listener, err = p.n.publishUDP(port.key.addr)
+		port.listener, err = p.n.publishUDP(port.key.addr, port.guest)
 	}
 	if err != nil {
 		p.n.listened.Give("")
@@ -303,16 +425,17 @@ func (p *publisher) bind(port *port) (err error) {
 	return err
 }
 
-func (p *publisher) failed(port *port, err error, again bool) {
-	problem := Problem{Protocol: port.key.protocol, Address: port.key.addr, Cause: cause(err)}
-	if port.problem == nil || port.problem.Cause != problem.Cause {
+// failed notes why a port is not bound. Who has it is looked up once, which takes a while.
+func (p *publisher) failed(port *port, err error) {
+	if problem := (Problem{Protocol: port.key.protocol, Address: port.key.addr, Cause: cause(err)}); port.problem == nil || port.problem.Cause != problem.Cause {
+		if problem.Cause == syscall.EADDRINUSE {
+			problem.Holder = holderOf(problem.Protocol, problem.Address)
+		}
 		p.news = append(p.news, news{problem, false})
+		port.problem = &problem
 	}
-	port.problem = &problem
-	if again {
-		port.retry = time.Now().Add(port.delay)
-		port.delay = min(2*port.delay, retryMax)
-	}
+	port.retry = time.Now().Add(port.delay)
+	port.delay = min(2*port.delay, retryMax)
 }
 
 func (p *publisher) solved(port *port) {
@@ -330,13 +453,13 @@ func withFamily(protocol string, a netip.Addr) string {
 	return protocol + "6"
 }
 
-func (n *Network) publishTCP(addr netip.AddrPort) (io.Closer, error) {
+func (n *Network) publishTCP(addr netip.AddrPort, guest uint16) (io.Closer, error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(context.Background(), withFamily("tcp", addr.Addr()), addr.String())
 	if err != nil {
 		return nil, err
 	}
-	f, err := n.ForwardTCP(l, addr.Port())
+	f, err := n.ForwardTCP(l, guest)
 	if err != nil {
 		return nil, err // not a nil *Forward in a Closer
 	}

@@ -3,10 +3,14 @@ package network
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -18,30 +22,57 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 )
 
-func TestBindAddresses(t *testing.T) {
+func TestPlaces(t *testing.T) {
 	const machine = "127.18.0.5"
 	for _, test := range []struct {
 		machine, hostIP string
 		want            string // or the error
 	}{
-		{machine, "", "127.0.0.1 127.18.0.5 ::1"},
-		{machine, "0.0.0.0", "127.0.0.1 127.18.0.5 ::1"},
-		{machine, "::", "127.0.0.1 127.18.0.5 ::1"},
-		{machine, "127.0.0.1", "127.0.0.1 127.18.0.5 ::1"},
-		{machine, "::1", "127.0.0.1 127.18.0.5 ::1"},
-		{machine, "::ffff:192.168.1.5", "192.168.1.5"},
-		{machine, "127.0.0.2", "127.0.0.2"},
-		{"127.0.0.1", "", "127.0.0.1 ::1"},
-		{machine, "localhost", `host address "localhost"`},
-		{machine, "1.2.3", `host address "1.2.3"`},
+		{machine, "", "127.0.0.1 shared, 127.18.0.5 own, ::1 shared"},
+		{machine, "0.0.0.0", "127.0.0.1 shared, 127.18.0.5 own"},
+		{machine, "::", "::1 shared"},
+		{machine, "127.0.0.1", "127.0.0.1 named, 127.18.0.5 extra"},
+		{machine, "::1", "::1 named"},
+		{machine, machine, "127.18.0.5 named"},
+		{"127.0.0.1", "", "127.0.0.1 named, ::1 named"},
+		{"127.0.0.1", "0.0.0.0", "127.0.0.1 named"},
+		{"127.0.0.1", "127.0.0.1", "127.0.0.1 named"},
+		// What is not the machine's: other machines', the rest of the loopback, the
+		// host's, groups; nor anything that only looks like its own.
+		{machine, "127.18.0.6", "error"},
+		{machine, "127.0.0.2", "error"},
+		{machine, "127.255.255.255", "error"},
+		{machine, "192.168.1.5", "error"},
+		{machine, "224.0.0.1", "error"},
+		{machine, "255.255.255.255", "error"},
+		{machine, "::ffff:127.0.0.1", "error"},
+		{machine, "::ffff:127.18.0.6", "error"},
+		{machine, "::ffff:0.0.0.0", "error"},
+		{machine, "::1%lo", "error"},
+		{machine, "::%lo", "error"},
+		{machine, "fe80::1%eth0", "error"},
+		{machine, "ff02::1", "error"},
+		{machine, "0:0:0:0:0:0:0:1", "error"},
+		{machine, "127.0.0.01", "error"},
+		{machine, "127.1", "error"},
+		{machine, "localhost", "error"},
+		{machine, "1.2.3", "error"},
+		{machine, "::1%" + strings.Repeat("x", 1<<20), "error"},
 	} {
-		addrs, err := bindAddresses(netip.MustParseAddr(test.machine), test.hostIP)
-		got := strings.Trim(fmt.Sprint(addrs), "[]")
-		if err != nil {
-			got = err.Error()
+		places, err := placesOf(netip.MustParseAddr(test.machine), test.hostIP)
+		var list []string
+		for _, p := range places {
+			list = append(list, fmt.Sprint(p.ip, " ", []string{"extra", "shared", "own", "named"}[p.need]))
 		}
-		if !strings.HasPrefix(got, test.want) || err == nil && got != test.want {
-			t.Errorf("%s %q: %s, want %s", test.machine, test.hostIP, got, test.want)
+		got := strings.Join(list, ", ")
+		if err != nil {
+			got = "error"
+			if len(err.Error()) > 300 {
+				t.Errorf("the error has %d bytes", len(err.Error()))
+			}
+		}
+		if got != test.want {
+			t.Errorf("%s %.40q: %s, want %s", test.machine, test.hostIP, got, test.want)
 		}
 	}
 }
@@ -90,7 +121,7 @@ func freeOn(t testing.TB) uint16 {
 
 func publish(t testing.TB, n *Network, protocol, hostIP string, port uint16) *Binding {
 	t.Helper()
-	b, err := n.Publish(protocol, hostIP, port)
+	b, err := n.Publish(Publication{Protocol: protocol, HostIP: hostIP, Port: port})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,6 +163,7 @@ func TestPublishTCP(t *testing.T) {
 	port := freeOn(t)
 	g.listen(port, echo)
 	b := publish(t, n, "tcp", "0.0.0.0", port)
+	again := publish(t, n, "tcp", "0.0.0.0", port)
 	b6 := publish(t, n, "tcp", "::", port)
 	addrs := loopbacks(t, n.config.MachineIP, port)
 	var wg sync.WaitGroup
@@ -157,6 +189,7 @@ func TestPublishTCP(t *testing.T) {
 			_ = c.Close()
 		}
 	}
+	again.Close()
 	b6.Close()
 	for _, addr := range addrs {
 		if c, err := net.Dial("tcp", addr); err == nil {
@@ -393,7 +426,7 @@ func TestTakenPort(t *testing.T) {
 			port := freeOn(t)
 			taker := occupy(t, protocol, netip.AddrPortFrom(loopback4, port))
 			b := publish(t, n, protocol, "", port)
-			text := fmt.Sprintf("publishing %s port %d on 127.0.0.1: address already in use", protocol, port)
+			text := fmt.Sprintf("publishing %s port %d on 127.0.0.1: address already in use%s", protocol, port, heldHere())
 			eventually(t, "told", func() bool { return log.has("+" + text) })
 			var taken []netip.AddrPort
 			for _, p := range n.Ports() {
@@ -450,6 +483,14 @@ func isTaken(protocol string, addr netip.AddrPort) bool {
 	return err != nil
 }
 
+// heldHere is what a problem says of a port that this process has.
+func heldHere() string {
+	if runtime.GOOS != "linux" {
+		return ""
+	}
+	return fmt.Sprintf(", held by %s (process %d)", filepath.Base(os.Args[0]), os.Getpid())
+}
+
 // TestGivingUp closes a binding that has a problem.
 func TestGivingUp(t *testing.T) {
 	var log problemLog
@@ -457,7 +498,7 @@ func TestGivingUp(t *testing.T) {
 	port := freeOn(t)
 	defer occupy(t, "tcp", netip.AddrPortFrom(loopback4, port)).Close()
 	b := publish(t, n, "tcp", "", port)
-	text := fmt.Sprintf("publishing tcp port %d on 127.0.0.1: address already in use", port)
+	text := fmt.Sprintf("publishing tcp port %d on 127.0.0.1: address already in use%s", port, heldHere())
 	eventually(t, "told", func() bool { return log.has("+" + text) })
 	b.Close()
 	eventually(t, "solved", func() bool { return log.has("-" + text) })
@@ -505,20 +546,6 @@ func TestTwoMachines(t *testing.T) {
 	eventually(t, "taken over", func() bool { return get(loopback4) == "two" })
 }
 
-func TestBeyondLoopback(t *testing.T) {
-	var log problemLog
-	n, _ := newPair(t, Config{OnProblem: log.add})
-	port := freeOn(t)
-	defer publish(t, n, "tcp", "192.0.2.1", port).Close()
-	ports := n.Ports()
-	if len(ports) != 1 || ports[0].Problem == nil || ports[0].Problem.Hint() == "" {
-		t.Errorf("got %+v, want one problem with a hint", ports)
-	}
-	eventually(t, "told", func() bool {
-		return log.has(fmt.Sprintf("+publishing tcp port %d on 192.0.2.1: it is beyond the host's loopback", port))
-	})
-}
-
 func hostAddressBeyondLoopback() netip.Addr {
 	addrs, _ := net.InterfaceAddrs()
 	for _, a := range addrs {
@@ -536,24 +563,190 @@ func TestPublishArguments(t *testing.T) {
 		port             uint16
 		want             string
 	}{
-		{"sctp", "", 80, "must be tcp or udp"},
+		{"sctp", "", 80, "only tcp and udp"},
 		{"tcp", "", 0, "must be between 1 and 65535"},
-		{"tcp", "example.com", 80, "host address"},
+		{"tcp", "example.com", 80, "not this machine's"},
+		{"tcp", "192.0.2.1", 80, "not this machine's"},
 	} {
-		if _, err := n.Publish(test.protocol, test.hostIP, test.port); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := n.Publish(Publication{Protocol: test.protocol, HostIP: test.hostIP, Port: test.port}); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%v: %v", test, err)
 		}
 	}
 	_ = n.Close()
-	if _, err := n.Publish("tcp", "", 80); err != ErrClosed {
+	if _, err := n.Publish(Publication{Protocol: "tcp", Port: 80}); err != ErrClosed {
 		t.Errorf("after Close: %v, want ErrClosed", err)
 	}
 }
 
 func TestPrivilegedHint(t *testing.T) {
-	p := Problem{"tcp", netip.MustParseAddrPort("127.0.0.1:80"), syscall.EACCES}
+	p := Problem{Protocol: "tcp", Address: netip.MustParseAddrPort("127.0.0.1:80"), Cause: syscall.EACCES}
 	if !strings.Contains(p.Hint(), "1024") || p.Error() != "publishing tcp port 80 on 127.0.0.1: permission denied" {
 		t.Errorf("%v: %s", p, p.Hint())
+	}
+}
+
+// TestRefusal asks firmly for ports that others have.
+func TestRefusal(t *testing.T) {
+	machine := machineIP(t.Name())
+	if machine == loopback4 {
+		t.Skip("this platform has one loopback address")
+	}
+	for _, test := range []struct {
+		name, hostIP, taken string
+		chosen, door        bool
+		want                string // part of the refusal; empty: none
+	}{
+		{name: "free"},
+		{name: "chosen", chosen: true},
+		{name: "localhost", hostIP: "0.0.0.0", taken: "127.0.0.1", want: "bind: address already in use (127.0.0.1:"},
+		{name: "all", taken: "127.0.0.1", want: "is held by "},
+		{name: "IPv6", taken: "::1", want: "bind: address already in use ([::1]:"},
+		{name: "IPv6 beside IPv4", hostIP: "0.0.0.0", taken: "::1"},
+		{name: "IPv4 beside IPv6", hostIP: "::", taken: "127.0.0.1"},
+		{name: "wildcard", taken: "0.0.0.0", want: "is held by "},
+		{name: "own", taken: machine.String(), want: machine.String()},
+		{name: "own, wanted on localhost", hostIP: "127.0.0.1", taken: machine.String()},
+		{name: "localhost by name", hostIP: "127.0.0.1", taken: "127.0.0.1", want: "already in use"},
+		{name: "own by name", hostIP: machine.String(), taken: "127.0.0.1"},
+		{name: "door", door: true},
+		{name: "door and localhost by name", hostIP: "127.0.0.1", door: true},
+		{name: "door by name", hostIP: machine.String(), door: true, want: "held by hyve, for this machine"},
+		{name: "chosen, localhost", chosen: true, taken: "127.0.0.1", want: "already in use"},
+	} {
+		for _, protocol := range []string{"tcp", "udp"} {
+			t.Run(protocol+" "+test.name, func(t *testing.T) {
+				if (test.taken == "::1" || test.hostIP == "::") && !hasIPv6(t) {
+					t.Skip("no IPv6 here")
+				}
+				var log problemLog
+				n, _ := newNetwork(t, Config{OnProblem: log.add, MachineIP: machine})
+				port := freeOn(t)
+				if test.taken != "" {
+					defer occupy(t, protocol, netip.AddrPortFrom(netip.MustParseAddr(test.taken), port)).Close()
+				}
+				if test.door {
+					n.Reserve(netip.AddrPortFrom(machine, port))
+				}
+				b, err := n.Publish(Publication{Protocol: protocol, HostIP: test.hostIP, Port: port, Firm: true, Chosen: test.chosen})
+				var refusal *Refusal
+				switch {
+				case test.want == "" && err != nil:
+					t.Fatalf("refused: %v", err)
+				case test.want == "":
+					b.Close()
+				case !errors.As(err, &refusal) || !strings.Contains(err.Error(), test.want):
+					t.Fatalf("got %v, want %q", err, test.want)
+				case runtime.GOOS == "linux" && test.taken != "" && !strings.Contains(err.Error(), strings.TrimPrefix(heldHere(), ", ")):
+					t.Errorf("got %v, want %s", err, heldHere())
+				}
+				if ports := n.Ports(); len(ports) != 0 {
+					t.Errorf("ports are left: %v", ports)
+				}
+				if test.want != "" && len(log.list) > 0 {
+					t.Errorf("a port that was refused is a problem as well: %v", log.list)
+				}
+			})
+		}
+	}
+}
+
+// As another process, the tests listen where they are told until their input ends.
+func init() {
+	if address := os.Getenv("LISTEN_AS_MACHINE"); address != "" {
+		_, err := net.Listen("tcp", address)
+		fmt.Fprintln(os.Stderr, err)
+		io.Copy(io.Discard, os.Stdin)
+		os.Exit(0)
+	}
+}
+
+// TestAnotherMachineHasLocalhost has a process that is called as a supervisor is take a port.
+func TestAnotherMachineHasLocalhost(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("nobody tells who has a port")
+	}
+	port := freeOn(t)
+	machine := machineIP(t.Name())
+	address := netip.AddrPortFrom(loopback4, port)
+	other := exec.Command(os.Args[0])
+	other.Args = []string{"hyve", "supervise", "neigh\x1b[2Jbour"}
+	other.Env = append(os.Environ(), "LISTEN_AS_MACHINE="+address.String())
+	in, _ := other.StdinPipe()
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer other.Wait()
+	defer in.Close()
+	eventually(t, "taken", func() bool { return isTaken("tcp", address) })
+	var log problemLog
+	n, _ := newNetwork(t, Config{OnProblem: log.add, MachineIP: machine})
+	if _, err := n.Publish(Publication{Protocol: "tcp", Port: port, Firm: true, Chosen: true}); err == nil || !strings.Contains(err.Error(), "held by machine neigh?[2Jbour") {
+		t.Errorf("a port that may be any other: %v", err)
+	}
+	if _, err := n.Publish(Publication{Protocol: "tcp", HostIP: "127.0.0.1", Port: port, Firm: true}); err == nil {
+		t.Error("localhost by name is no other address")
+	}
+	b, err := n.Publish(Publication{Protocol: "tcp", HostIP: "0.0.0.0", Port: port, Firm: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if !isTaken("tcp", netip.AddrPortFrom(machine, port)) {
+		t.Error("it does not listen on its own address")
+	}
+	text := fmt.Sprintf("publishing tcp port %d on 127.0.0.1: address already in use, held by machine neigh?[2Jbour", port)
+	eventually(t, "told", func() bool { return log.has("+" + text) })
+	in.Close()
+	eventually(t, "taken over", func() bool { return log.has("-" + text) })
+}
+
+// TestGuestPort publishes one port from two places in the guest.
+func TestGuestPort(t *testing.T) {
+	n, g := newPair(t, Config{})
+	port, elsewhere := freeOn(t), freeOn(t)
+	g.listen(elsewhere, echo)
+	b, err := n.Publish(Publication{Protocol: "tcp", Port: port, Guest: elsewhere, Firm: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	checkEcho(t, c, 1000)
+	if _, err := n.Publish(Publication{Protocol: "tcp", Port: port, Firm: true}); err == nil || !strings.Contains(err.Error(), "another container of this machine") {
+		t.Errorf("the same port for another service: %v", err)
+	}
+}
+
+// TestMaxPorts asks for more ports than a machine gets.
+func TestMaxPorts(t *testing.T) {
+	n, _ := newNetwork(t, Config{MachineIP: machineIP(t.Name())})
+	var asked, got int
+	var last *Binding
+	for port := uint16(20000); asked < MaxPorts+100; port++ {
+		asked++
+		b, err := n.Publish(Publication{Protocol: "udp", HostIP: machineIP(t.Name()).String(), Port: port})
+		if err == nil {
+			got++
+			last = b
+		}
+	}
+	if got != MaxPorts {
+		t.Errorf("%d of %d ports were published, want %d", got, asked, MaxPorts)
+	}
+	last.Close()
+	publish(t, n, "udp", machineIP(t.Name()).String(), 50000)
+	// One port again and again is bounded, too.
+	for asked, got = 0, 0; asked < 2*maxBindings; asked++ {
+		if _, err := n.Publish(Publication{Protocol: "udp", HostIP: machineIP(t.Name()).String(), Port: 50000}); err == nil {
+			got++
+		}
+	}
+	if want := maxBindings - MaxPorts; got != want {
+		t.Errorf("one port was bound %d times more, want %d", got, want)
 	}
 }
 

@@ -24,12 +24,12 @@ type udpPort struct {
 	sessions map[netip.AddrPort]*udpSession
 }
 
-func (n *Network) publishUDP(addr netip.AddrPort) (io.Closer, error) {
+func (n *Network) publishUDP(addr netip.AddrPort, guest uint16) (io.Closer, error) {
 	conn, err := net.ListenUDP(withFamily("udp", addr.Addr()), net.UDPAddrFromAddrPort(addr))
 	if err != nil {
 		return nil, err
 	}
-	u := &udpPort{n: n, conn: conn, port: addr.Port(), sessions: map[netip.AddrPort]*udpSession{}}
+	u := &udpPort{n: n, conn: conn, port: guest, sessions: map[netip.AddrPort]*udpSession{}}
 	if !n.spawn(u.run) {
 		_ = conn.Close()
 		return nil, ErrClosed

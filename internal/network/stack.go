@@ -100,8 +100,8 @@ type guestConn struct {
 	sizes   sizes
 	release func() // gives everything back; idempotent
 
-	key   connKey
-	place *place // among the guest's own connections; nil for others
+	key    connKey
+	member *member // among the guest's own connections; nil for others
 
 	moved  atomic.Int64 // when something moved last, since traffic.began
 	heard  atomic.Bool  // of the guest, since the warden looked last
@@ -127,8 +127,8 @@ func (n *Network) newGuestConn(ep tcpip.Endpoint, wq *waiter.Queue) *guestConn {
 func (c *guestConn) touch() {
 	c.traffic.touch()
 	c.moved.Store(c.traffic.last.Load())
-	if c.place != nil {
-		c.place.touch()
+	if c.member != nil {
+		c.member.touch()
 	}
 }
 

@@ -26,12 +26,12 @@ const (
 // A udpSession is one conversation of a guest's port: a connected endpoint of
 // the stack, and a way to send to the peer on the host's side.
 type udpSession struct {
-	ep    tcpip.Endpoint
-	wq    *waiter.Queue
-	place *place       // in the crowd of all
-	last  atomic.Int64 // when a datagram last passed, since table.start
-	done  chan struct{}
-	close func() // idempotent
+	ep     tcpip.Endpoint
+	wq     *waiter.Queue
+	member *member      // in the crowd of all
+	last   atomic.Int64 // when a datagram last passed, since table.start
+	done   chan struct{}
+	close  func() // idempotent
 }
 
 // A udpTable is every session of a network.
@@ -55,7 +55,7 @@ func (t *udpTable) newSession(ep tcpip.Endpoint, wq *waiter.Queue, release func(
 		release()
 		t.remove(s)
 	})
-	s.place = t.crowd.enter(pairOf(ep), func() { s.close() })
+	s.member = t.crowd.enter(pairOf(ep), func() { s.close() })
 	t.touch(s)
 	t.mu.Lock()
 	if t.sessions == nil {
@@ -82,12 +82,12 @@ func pairOf(ep tcpip.Endpoint) pair {
 }
 
 func (t *udpTable) touch(s *udpSession) {
-	s.place.touch()
+	s.member.touch()
 	s.last.Store(int64(time.Since(t.start)))
 }
 
 func (t *udpTable) remove(s *udpSession) {
-	t.crowd.leave(s.place)
+	t.crowd.leave(s.member)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.sessions, s)

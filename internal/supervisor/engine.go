@@ -11,6 +11,7 @@ import (
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/dockerenv"
 	"github.com/hyve-vm/hyve/internal/guestapi"
+	"github.com/hyve-vm/hyve/internal/network"
 )
 
 // Ports of the machine's own address on the host. On macOS all machines share
@@ -25,14 +26,17 @@ const (
 // first lead straight to the guest, which nobody is to meet before it is this machine: who
 // comes earlier than openDoors is called waits.
 func (s *supervisor) serveEngine(ctx context.Context) error {
-	tcp, err := listenNear(s.machine.Address, enginePort)
+	tcp, err := s.listenNear("the engine", enginePort)
 	if err != nil {
 		return err
 	}
-	ssh, err := listenNear(s.machine.Address, sshPort)
+	ssh, err := s.listenNear("SSH", sshPort)
 	if err != nil {
 		tcp.Close()
 		return err
+	}
+	for _, door := range []net.Listener{tcp, ssh} {
+		s.net.Reserve(netip.MustParseAddrPort(door.Addr().String()))
 	}
 	s.openDoors = sync.OnceFunc(func() {
 		for l, port := range map[net.Listener]uint16{tcp: guestapi.EnginePort, ssh: guestapi.SSHPort, s.sockets.ssh: guestapi.SSHPort} {
@@ -52,14 +56,24 @@ func (s *supervisor) serveEngine(ctx context.Context) error {
 	return nil
 }
 
-// listenNear listens on a port of address, or on any of it where that is taken.
-func listenNear(address netip.Addr, port uint16) (net.Listener, error) {
-	l, err := net.Listen("tcp", netip.AddrPortFrom(address, port).String())
-	if err != nil {
-		l, err = net.Listen("tcp", netip.AddrPortFrom(address, 0).String())
+// listenNear listens on a port of the machine's address, or on any of it where that is
+// taken. An address that is this machine's alone should have its ports: who has taken one
+// is a problem.
+func (s *supervisor) listenNear(what string, port uint16) (net.Listener, error) {
+	wanted := netip.AddrPortFrom(s.machine.Address, port)
+	l, err := net.Listen("tcp", wanted.String())
+	if err == nil {
+		return l, nil
 	}
-	if err != nil {
+	if l, err = net.Listen("tcp", netip.AddrPortFrom(s.machine.Address, 0).String()); err != nil {
 		return nil, fmt.Errorf("listening on the machine's address: %w", err)
+	}
+	if s.machine.Address != netip.AddrFrom4([4]byte{127, 0, 0, 1}) {
+		holder := network.HeldBy(wanted)
+		if holder == "" {
+			holder = "another program"
+		}
+		s.board.problem(fmt.Sprintf("%s has %s, where %s of this machine should be; it answers on %s", holder, wanted, what, l.Addr()))
 	}
 	return l, nil
 }

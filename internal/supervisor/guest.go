@@ -229,8 +229,8 @@ func (g *guest) handle(event guestapi.Event) {
 	case event.Failed != nil:
 		g.fail(event.Failed)
 	case event.PortOpened != nil:
-		g.ports.opened(event.PortOpened)
-		if err := g.send(guestapi.Request{PortAck: &guestapi.PortAck{ID: event.PortOpened.ID}}); err != nil {
+		ack := guestapi.PortAck{ID: event.PortOpened.ID, Refused: g.ports.opened(event.PortOpened)}
+		if err := g.send(guestapi.Request{PortAck: &ack}); err != nil {
 			g.log.Warn("answering for a port", "error", err)
 		}
 	case event.PortClosed != nil:

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"errors"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -21,19 +22,24 @@ type ports struct {
 	open map[uint64]*network.Binding // by the guest's number
 }
 
-// opened publishes a port. When it returns, clients can connect, or the status
-// says why not.
-func (p *ports) opened(port *guestapi.PortOpened) {
+// opened publishes a port. When it returns, clients can connect, the status says why not,
+// or it returns why docker has to do without.
+func (p *ports) opened(port *guestapi.PortOpened) (refused string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.open[port.ID] != nil {
-		return // a repeated message
+		return "" // a repeated message
 	}
-	binding, err := p.network.Publish(port.Protocol, port.HostIP, port.Port)
+	binding, err := p.network.Publish(network.Publication{
+		Protocol: port.Protocol, HostIP: port.HostIP, Port: port.Port, Guest: port.GuestPort,
+		Firm: port.Firm, Chosen: port.Chosen})
 	if err != nil {
-		p.log.Error("publishing a port", "protocol", port.Protocol, "port", port.Port, "error", err)
+		p.log.Warn("port refused", "error", err, "protocol", port.Protocol, "port", port.Port)
+		if port.Firm {
+			return refusal(err)
+		}
 		p.board.problem(err.Error())
-		return
+		return ""
 	}
 	if p.open == nil {
 		p.open = map[uint64]*network.Binding{}
@@ -41,6 +47,17 @@ func (p *ports) opened(port *guestapi.PortOpened) {
 	p.open[port.ID] = binding
 	p.log.Info("port published", "protocol", port.Protocol, "hostIP", port.HostIP, "port", port.Port)
 	p.show()
+	return ""
+}
+
+// refusal is an error as docker prints it, with the way out behind it.
+func refusal(err error) string {
+	text := err.Error()
+	var hinted interface{ Hint() string }
+	if errors.As(err, &hinted) && hinted.Hint() != "" {
+		text += "; " + hinted.Hint()
+	}
+	return text
 }
 
 // closed takes a port back.
