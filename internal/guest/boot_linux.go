@@ -98,7 +98,7 @@ func newGuest() (g *guest, ctx context.Context, end context.CancelFunc) {
 		ports:      newPorts(out),
 	}
 	g.engine = newEngine(r, g.front, out, g.phase, g.fail)
-	g.ssh = &sshServer{reaper: r, cgroup: cgroupHyve + "/users", logf: out.logf, environment: func() []string {
+	g.ssh = &sshServer{reaper: r, cgroup: cgroupHyve + "/users", logf: out.logf, door: newDoor(sshHandshake, out.logf), environment: func() []string {
 		id, _ := g.identity.now.get()
 		return proxyEnvironment(id.Proxies)
 	}}

@@ -21,7 +21,7 @@ import (
 
 // Bounds of the front.
 const (
-	handshakeTimeout = 20 * time.Second
+	handshakeTimeout = 10 * time.Second
 	copyBuffer       = 128 << 10 // bytes a direction of a connection
 )
 
@@ -31,7 +31,7 @@ const (
 // identity waits for it.
 type front struct {
 	socket  string
-	logf    func(string, ...any)
+	door    *door
 	buffers sync.Pool
 
 	mu          sync.Mutex
@@ -43,7 +43,7 @@ type front struct {
 }
 
 func newFront(socket string, logf func(string, ...any)) *front {
-	return &front{socket: socket, logf: logf, buffers: sync.Pool{New: func() any {
+	return &front{socket: socket, door: newDoor(handshakeTimeout, logf), buffers: sync.Pool{New: func() any {
 		b := make([]byte, copyBuffer)
 		return &b
 	}}}
@@ -58,6 +58,7 @@ func (f *front) identify(id guestapi.Identity) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.own = own
+	f.door.host.set(id.Network.Host)
 	f.rebuild()
 	return nil
 }
@@ -204,40 +205,31 @@ func (f *front) await(ctx context.Context) (*tls.Config, error) {
 }
 
 // serve accepts connections until l is closed.
-func (f *front) serve(l net.Listener) {
-	base := &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		return f.await(hello.Context())
-	}}
-	for {
-		conn, err := l.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			f.logf("accepting a client of the engine: %v", err)
-			time.Sleep(100 * time.Millisecond) // out of descriptors: some will come free
-			continue
-		}
-		go f.handle(tls.Server(conn, base))
-	}
-}
+func (f *front) serve(l net.Listener) { f.door.serve(l, f.handle) }
 
 // oldVersion is a request that docker-machine's "ls" makes of every engine, in a
 // version of the API that engines no longer speak.
 var oldVersion = regexp.MustCompile(`^GET /v1\.1[0-9]/version `)
 
-// handle joins a client to the engine.
-func (f *front) handle(client *tls.Conn) {
-	defer client.Close()
-	defer logPanic(f.logf)
-	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
+// handle lets a client in.
+func (f *front) handle(conn net.Conn) (serve func()) {
+	client := tls.Server(conn, &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		return f.await(hello.Context())
+	}})
+	ctx, cancel := context.WithTimeout(context.Background(), f.door.patience)
 	defer cancel()
 	if err := client.HandshakeContext(ctx); err != nil {
 		if !errors.Is(err, io.EOF) { // somebody only looked whether the port is open
-			f.logf("refusing a client of the engine at %v: %v", client.RemoteAddr(), err)
+			f.door.logf("refusing a client of the engine at %v: %v", client.RemoteAddr(), err)
 		}
-		return
+		return nil
 	}
+	return func() { f.joinEngine(client) }
+}
+
+// joinEngine joins a client to the engine.
+func (f *front) joinEngine(client *tls.Conn) {
+	defer client.Close()
 	fromClient := rewriteOldVersion(client)
 	server, err := net.Dial("unix", f.socket)
 	if err != nil {

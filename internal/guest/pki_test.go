@@ -32,6 +32,7 @@ type testPKI struct {
 	hostKeyPEM string
 	hostKey    ssh.PublicKey
 	user       ssh.Signer
+	userKey    ed25519.PrivateKey
 }
 
 func newTestPKI(t testing.TB, name string) *testPKI {
@@ -69,6 +70,7 @@ func newTestPKI(t testing.TB, name string) *testPKI {
 	p.hostKey = signer.PublicKey()
 	_, user, err := ed25519.GenerateKey(rand.Reader)
 	must(err)
+	p.userKey = user
 	p.user, err = ssh.NewSignerFromKey(user)
 	must(err)
 	return p

@@ -15,8 +15,9 @@ import (
 // sshUser is the only user that is let in; it may become root by sudo.
 const sshUser = "docker"
 
-// sshHandshake bounds the time until a client has logged in.
-const sshHandshake = 60 * time.Second
+// sshHandshake bounds the time until a client has logged in. Somebody may have to touch a
+// key for it, or to say yes to an agent.
+const sshHandshake = 30 * time.Second
 
 // An sshServer lets the machine's user in, by public key alone.
 type sshServer struct {
@@ -26,6 +27,7 @@ type sshServer struct {
 	// environment returns what a session finds besides its account's.
 	environment func() []string
 	logf        func(string, ...any)
+	door        *door
 
 	config current[*ssh.ServerConfig]
 }
@@ -61,57 +63,27 @@ func (s *sshServer) identify(id guestapi.Identity) error {
 		},
 	}
 	config.AddHostKey(host)
+	s.door.host.set(id.Network.Host)
 	s.config.set(config)
 	return nil
 }
 
 // serve accepts connections until l is closed.
-func (s *sshServer) serve(l net.Listener) {
-	for {
-		conn, err := l.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			s.logf("accepting an SSH client: %v", err)
-			time.Sleep(100 * time.Millisecond) // out of descriptors: some will come free
-			continue
-		}
-		go s.handle(conn)
-	}
-}
+func (s *sshServer) serve(l net.Listener) { s.door.serve(l, s.handle) }
 
-func (s *sshServer) handle(conn net.Conn) {
-	defer conn.Close()
-	defer logPanic(s.logf)
+// handle lets a client in.
+func (s *sshServer) handle(conn net.Conn) (serve func()) {
 	config, ok := s.config.get()
 	if !ok {
-		return
+		return nil
 	}
-	conn.SetDeadline(time.Now().Add(sshHandshake))
 	client, channels, requests, err := ssh.NewServerConn(conn, config)
 	if err != nil {
 		var auth *ssh.ServerAuthError
 		if errors.As(err, &auth) {
-			s.logf("refusing an SSH client at %v: %v", conn.RemoteAddr(), err)
+			s.door.logf("refusing an SSH client at %v: %v", conn.RemoteAddr(), err)
 		}
-		return
+		return nil
 	}
-	conn.SetDeadline(time.Time{})
-	defer client.Close()
-	forwards := &remoteForwards{client: client}
-	defer forwards.close()
-	go forwards.serve(requests)
-	for c := range channels {
-		switch c.ChannelType() {
-		case "session":
-			go s.session(c)
-		case "direct-tcpip":
-			go forwardTCP(c)
-		case "direct-streamlocal@openssh.com":
-			go forwardSocket(c)
-		default:
-			c.Reject(ssh.UnknownChannelType, "this server has no "+c.ChannelType())
-		}
-	}
+	return func() { (&sshClient{server: s, conn: client}).serve(channels, requests) }
 }

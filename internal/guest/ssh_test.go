@@ -23,7 +23,7 @@ import (
 func startSSH(t *testing.T, pki *testPKI) (*sshServer, string) {
 	t.Helper()
 	a := account{name: "docker", uid: uint32(os.Getuid()), gid: uint32(os.Getgid()), home: t.TempDir(), shell: "/bin/sh"}
-	s := &sshServer{account: a, reaper: testReaper, logf: t.Logf, environment: func() []string { return []string{"HTTP_PROXY=http://p"} }}
+	s := &sshServer{account: a, reaper: testReaper, logf: t.Logf, door: newDoor(sshHandshake, t.Logf), environment: func() []string { return []string{"HTTP_PROXY=http://p"} }}
 	if err := s.identify(pki.identity("first")); err != nil {
 		t.Fatal(err)
 	}
@@ -287,6 +287,9 @@ func TestSSHForwards(t *testing.T) {
 	}
 	if _, err := client.Dial("tcp", "127.0.0.1:1"); err == nil {
 		t.Error("a closed port answers")
+	}
+	if _, _, err := client.OpenChannel("tun@openssh.com", nil); err == nil || !strings.Contains(err.Error(), "no such channels") {
+		t.Errorf("a tunnel: %v", err)
 	}
 
 	l, err := client.Listen("tcp", "127.0.0.1:0")

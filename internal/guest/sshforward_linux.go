@@ -1,13 +1,17 @@
 package guest
 
 import (
-	"errors"
+	"context"
+	"fmt"
 	"io"
 	"net"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/hyve-vm/hyve/internal/accept"
 )
 
 // Wire formats of RFC 4254, section 7, and of OpenSSH's PROTOCOL for sockets.
@@ -27,8 +31,10 @@ type (
 		Host string
 		Port uint32
 	}
-	forwardReply  struct{ Port uint32 }
-	forwardedConn struct {
+	socketForward   struct{ Path string }
+	forwardedSocket struct{ Path, Reserved string }
+	forwardReply    struct{ Port uint32 }
+	forwardedConn   struct {
 		Host       string
 		Port       uint32
 		OriginHost string
@@ -37,34 +43,39 @@ type (
 )
 
 // forwardTCP serves one connection of the client's -L or -D.
-func forwardTCP(c ssh.NewChannel) {
+func (c *sshClient) forwardTCP(channel ssh.NewChannel) {
 	var r directTCP
-	if err := ssh.Unmarshal(c.ExtraData(), &r); err != nil {
-		c.Reject(ssh.ConnectionFailed, err.Error())
+	if err := ssh.Unmarshal(channel.ExtraData(), &r); err != nil {
+		c.reject(channel, ssh.ConnectionFailed, err.Error())
 		return
 	}
-	forward(c, "tcp", net.JoinHostPort(r.Host, strconv.Itoa(int(r.Port))))
+	c.forward(channel, func() (net.Conn, error) {
+		return net.DialTimeout("tcp", net.JoinHostPort(r.Host, strconv.Itoa(int(r.Port))), forwardDial)
+	})
 }
 
-// forwardSocket serves one connection of the client's -L to a unix socket. The
-// user may become root anyhow, so there is no socket to keep from it.
-func forwardSocket(c ssh.NewChannel) {
+// forwardSocket serves one connection of the client's -L to a unix socket.
+func (c *sshClient) forwardSocket(channel ssh.NewChannel) {
 	var r directSocket
-	if err := ssh.Unmarshal(c.ExtraData(), &r); err != nil {
-		c.Reject(ssh.ConnectionFailed, err.Error())
+	if err := ssh.Unmarshal(channel.ExtraData(), &r); err != nil {
+		c.reject(channel, ssh.ConnectionFailed, err.Error())
 		return
 	}
-	forward(c, "unix", r.Path)
+	c.forward(channel, func() (net.Conn, error) { return c.server.account.dialSocket(r.Path) })
 }
 
-func forward(c ssh.NewChannel, network, address string) {
-	conn, err := net.Dial(network, address)
+// forwardDial bounds how long a connection may take that a client wants.
+const forwardDial = 2 * time.Minute
+
+func (c *sshClient) forward(opening ssh.NewChannel, dial func() (net.Conn, error)) {
+	defer logPanic(c.server.logf)
+	conn, err := dial()
 	if err != nil {
-		c.Reject(ssh.ConnectionFailed, err.Error())
+		opening.Reject(ssh.ConnectionFailed, err.Error()) // which the client shows
 		return
 	}
 	defer conn.Close()
-	channel, requests, err := c.Accept()
+	channel, requests, err := opening.Accept()
 	if err != nil {
 		return
 	}
@@ -93,105 +104,127 @@ func joinChannel(channel ssh.Channel, conn net.Conn) {
 	both.Wait()
 }
 
-// remoteForwards are the listeners of one client's -R.
+// remoteForwards are what one client listens on by its -R.
 type remoteForwards struct {
-	client *ssh.ServerConn
+	client *sshClient
 
 	mu        sync.Mutex
-	listeners map[forwardRequest]net.Listener
+	listening map[string][]net.Listener // by where, as tcpName and socketName have it
 	closed    bool
 }
 
-// serve answers the client's global requests until it is gone.
-func (f *remoteForwards) serve(requests <-chan *ssh.Request) {
-	for req := range requests {
-		var ok bool
-		var payload []byte
-		switch req.Type {
-		case "tcpip-forward":
-			ok, payload = f.listen(req.Payload)
-		case "cancel-tcpip-forward":
-			ok = f.cancel(req.Payload)
-		case "keepalive@openssh.com":
-			ok = true
-		}
-		if req.WantReply {
-			req.Reply(ok, payload)
-		}
+func tcpName(r forwardRequest) string   { return fmt.Sprintf("tcp %q %d", r.Host, r.Port) }
+func socketName(r socketForward) string { return fmt.Sprintf("unix %q", r.Path) }
+
+// listenTCP listens on a port; the payload of its answer names one that was chosen here.
+func (f *remoteForwards) listenTCP(payload []byte) ([]byte, error) {
+	var r forwardRequest
+	if err := ssh.Unmarshal(payload, &r); err != nil {
+		return nil, err
 	}
+	if r.Port > 1<<16-1 {
+		return nil, fmt.Errorf("%d is no port", r.Port)
+	}
+	asked := r.Port
+	listeners, err := listenHost(r.Host, uint16(r.Port))
+	if err != nil {
+		return nil, err
+	}
+	r.Port = uint32(listeners[0].Addr().(*net.TCPAddr).Port)
+	err = f.serve(tcpName(r), listeners, func(conn net.Conn) {
+		origin := conn.RemoteAddr().(*net.TCPAddr)
+		f.client.forwardBack(conn, "forwarded-tcpip", ssh.Marshal(forwardedConn{
+			Host: r.Host, Port: r.Port, OriginHost: origin.IP.String(), OriginPort: uint32(origin.Port)}))
+	})
+	if err != nil || asked != 0 {
+		return nil, err
+	}
+	return ssh.Marshal(forwardReply{r.Port}), nil
 }
 
-func (f *remoteForwards) listen(payload []byte) (bool, []byte) {
-	var r forwardRequest
-	if ssh.Unmarshal(payload, &r) != nil {
-		return false, nil
-	}
-	host := r.Host
+// listenHost listens on a port of the address that a client names: "localhost" is the
+// loopback, of IPv6 where there is one; "" and "*" are every address.
+func listenHost(host string, port uint16) ([]net.Listener, error) {
 	switch host {
 	case "*":
 		host = ""
 	case "localhost":
-		host = "127.0.0.1"
-	}
-	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(int(r.Port))))
-	if err != nil {
-		return false, nil
-	}
-	asked := r.Port
-	r.Port = uint32(l.Addr().(*net.TCPAddr).Port)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
-		l.Close()
-		return false, nil
-	}
-	if f.listeners == nil {
-		f.listeners = map[forwardRequest]net.Listener{}
-	}
-	f.listeners[r] = l
-	go f.accept(r, l)
-	if asked == 0 {
-		return true, ssh.Marshal(forwardReply{r.Port})
-	}
-	return true, nil
-}
-
-func (f *remoteForwards) cancel(payload []byte) bool {
-	var r forwardRequest
-	if ssh.Unmarshal(payload, &r) != nil {
-		return false
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	l, ok := f.listeners[r]
-	if ok {
-		l.Close()
-		delete(f.listeners, r)
-	}
-	return ok
-}
-
-func (f *remoteForwards) accept(r forwardRequest, l net.Listener) {
-	for {
-		conn, err := l.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
+		first, err := listenHost("127.0.0.1", port)
 		if err != nil {
-			continue
+			return nil, err
 		}
-		go func() {
-			defer conn.Close()
-			origin := conn.RemoteAddr().(*net.TCPAddr)
-			channel, requests, err := f.client.OpenChannel("forwarded-tcpip", ssh.Marshal(forwardedConn{
-				Host: r.Host, Port: r.Port, OriginHost: origin.IP.String(), OriginPort: uint32(origin.Port)}))
-			if err != nil {
-				return
-			}
-			go ssh.DiscardRequests(requests)
-			joinChannel(channel, conn)
-		}()
+		port = uint16(first[0].Addr().(*net.TCPAddr).Port)
+		if second, err := listenHost("::1", port); err == nil {
+			first = append(first, second...)
+		}
+		return first, nil
 	}
+	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
+	if err != nil {
+		return nil, err
+	}
+	return []net.Listener{l}, nil
+}
+
+// listenSocket listens on a unix socket.
+func (f *remoteForwards) listenSocket(payload []byte) error {
+	var r socketForward
+	if err := ssh.Unmarshal(payload, &r); err != nil {
+		return err
+	}
+	l, err := f.client.server.account.listenSocket(r.Path)
+	if err != nil {
+		return err
+	}
+	return f.serve(socketName(r), []net.Listener{l}, func(conn net.Conn) {
+		f.client.forwardBack(conn, "forwarded-streamlocal@openssh.com", ssh.Marshal(forwardedSocket{Path: r.Path}))
+	})
+}
+
+// serve has handle serve what connects. The listeners are closed if it cannot.
+func (f *remoteForwards) serve(name string, listeners []net.Listener, handle func(net.Conn)) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, there := f.listening[name]; there || f.closed {
+		closeAll(listeners)
+		return fmt.Errorf("listening on %s: it ends or is there already", name)
+	}
+	if f.listening == nil {
+		f.listening = map[string][]net.Listener{}
+	}
+	f.listening[name] = listeners
+	door := accept.Door{Budgets: []*accept.Budget{accept.NewBudget(maxForwarded, maxForwarded)}}
+	for _, l := range listeners {
+		go door.Serve(context.Background(), l, handle)
+	}
+	return nil
+}
+
+// cancel ends what a request of that kind began.
+func (f *remoteForwards) cancel(kind string, payload []byte) error {
+	var name string
+	if kind == "cancel-tcpip-forward" {
+		var r forwardRequest
+		if err := ssh.Unmarshal(payload, &r); err != nil {
+			return err
+		}
+		name = tcpName(r)
+	} else {
+		var r socketForward
+		if err := ssh.Unmarshal(payload, &r); err != nil {
+			return err
+		}
+		name = socketName(r)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	listeners, ok := f.listening[name]
+	if !ok {
+		return fmt.Errorf("nothing listens on %s", name)
+	}
+	closeAll(listeners)
+	delete(f.listening, name)
+	return nil
 }
 
 // close ends all listening.
@@ -199,7 +232,13 @@ func (f *remoteForwards) close() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.closed = true
-	for _, l := range f.listeners {
+	for _, listeners := range f.listening {
+		closeAll(listeners)
+	}
+}
+
+func closeAll(listeners []net.Listener) {
+	for _, l := range listeners {
 		l.Close()
 	}
 }

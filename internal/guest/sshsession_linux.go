@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -44,10 +45,12 @@ var environmentNames = regexp.MustCompile(`^(LANG|LC_[A-Z]+|TERM|COLORTERM|NO_CO
 
 // A session is one session channel: at most one program.
 type session struct {
-	server  *sshServer
+	client  *sshClient
+	server  *sshServer // the client's
 	channel ssh.Channel
 	env     []string
 	term    string // TERM of the pty; empty without one
+	agent   string // path of the agent's socket; empty without one
 	pty     *os.File
 	tty     *os.File
 	program *process // nil until one is started
@@ -60,18 +63,21 @@ type session struct {
 }
 
 // session serves one session channel to its end.
-func (s *sshServer) session(c ssh.NewChannel) {
-	channel, requests, err := c.Accept()
+func (c *sshClient) session(opening ssh.NewChannel) {
+	channel, requests, err := opening.Accept()
 	if err != nil {
 		return
 	}
-	n := &session{server: s, channel: channel, unheard: make(chan struct{})}
+	n := &session{client: c, server: c.server, channel: channel, unheard: make(chan struct{})}
 	defer n.close()
-	defer logPanic(s.logf)
+	defer logPanic(c.server.logf)
 	for req := range requests {
-		ok := n.request(req)
+		err := n.request(req)
+		if err != nil {
+			c.refuse(quoteName(req.Type), err)
+		}
 		if req.WantReply {
-			req.Reply(ok, nil)
+			req.Reply(err == nil, nil)
 		}
 		if n.serve != nil {
 			n.serve()
@@ -94,56 +100,114 @@ func (n *session) close() {
 	}
 }
 
-func (n *session) request(req *ssh.Request) bool {
+// request does what one request of the session asks. The error is for the log, and for
+// the client, which tells its user, that it was not done.
+func (n *session) request(req *ssh.Request) error {
 	switch req.Type {
 	case "pty-req":
 		var r ptyRequest
-		return n.program == nil && n.pty == nil && ssh.Unmarshal(req.Payload, &r) == nil && n.openPTY(r) == nil
+		if err := ssh.Unmarshal(req.Payload, &r); err != nil {
+			return err
+		}
+		return n.openPTY(r)
 	case "window-change":
 		var r windowChange
-		if n.pty == nil || ssh.Unmarshal(req.Payload, &r) != nil {
-			return false
+		if err := ssh.Unmarshal(req.Payload, &r); err != nil {
+			return err
 		}
-		return pty.Setsize(n.pty, winsize(r)) == nil
+		if n.pty == nil {
+			return errors.New("the session has no terminal")
+		}
+		return pty.Setsize(n.pty, winsize(r))
 	case "env":
 		var r envRequest
-		if n.program != nil || ssh.Unmarshal(req.Payload, &r) != nil || !environmentNames.MatchString(r.Name) || strings.Contains(r.Value, "\x00") {
-			return false
+		if err := ssh.Unmarshal(req.Payload, &r); err != nil {
+			return err
 		}
-		n.env = append(n.env, r.Name+"="+r.Value)
-		return true
+		return n.setenv(r)
+	case "auth-agent-req@openssh.com":
+		return n.openAgent()
 	case "shell":
 		return n.start(nil)
-	case "exec":
+	case "exec", "subsystem":
 		var r textRequest
-		return ssh.Unmarshal(req.Payload, &r) == nil && n.start([]string{"-c", r.Text})
-	case "subsystem":
-		var r textRequest
-		return ssh.Unmarshal(req.Payload, &r) == nil && r.Text == "sftp" && n.startSFTP()
+		if err := ssh.Unmarshal(req.Payload, &r); err != nil {
+			return err
+		}
+		if req.Type == "exec" {
+			return n.start([]string{"-c", r.Text})
+		}
+		return n.startSubsystem(r.Text)
 	case "eow@openssh.com": // end of write, of OpenSSH's PROTOCOL
 		if !n.deafened {
 			n.deafened = true
 			close(n.unheard)
 		}
-		return true
+		return nil
+	case "break": // RFC 4335; on a terminal of this kind it is nothing
+		if n.pty == nil {
+			return errors.New("the session has no terminal")
+		}
+		return nil
 	case "signal":
 		var r textRequest
-		sig := unix.SignalNum("SIG" + signalName(req, &r))
-		if sig == 0 || n.program == nil {
-			return false
+		if err := ssh.Unmarshal(req.Payload, &r); err != nil {
+			return err
 		}
-		n.program.signal(sig, true)
-		return true
+		return n.signal(r.Text)
+	case "keepalive@openssh.com":
+		return nil
 	}
-	return false
+	return errUnknownRequest
 }
 
-func signalName(req *ssh.Request, r *textRequest) string {
-	if ssh.Unmarshal(req.Payload, r) != nil {
-		return ""
+func (n *session) signal(name string) error {
+	sig := unix.SignalNum("SIG" + name)
+	if sig == 0 {
+		return fmt.Errorf("there is no signal %s", quoteName(name))
 	}
-	return r.Text
+	if n.program == nil {
+		return errors.New("the session runs nothing yet")
+	}
+	n.program.signal(sig, true)
+	return nil
 }
+
+// maxEnvironment bounds the variables that a client may set in a session.
+const maxEnvironment = 256
+
+func (n *session) setenv(r envRequest) error {
+	switch {
+	case n.program != nil:
+		return errStarted
+	case !environmentNames.MatchString(r.Name):
+		return fmt.Errorf("the variable %s is none that this server takes", quoteName(r.Name))
+	case strings.ContainsRune(r.Value, 0):
+		return fmt.Errorf("the variable %s has a zero byte in it", quoteName(r.Name))
+	case len(n.env) >= maxEnvironment:
+		return fmt.Errorf("there are %d variables already", len(n.env))
+	}
+	n.env = append(n.env, r.Name+"="+r.Value)
+	return nil
+}
+
+// openAgent has the session's programs reach the client's SSH agent. OpenSSH's client
+// wants no answer to that, so the user is told here if they do not.
+func (n *session) openAgent() error {
+	if n.program != nil {
+		return errStarted
+	}
+	socket, err := n.client.agent.open(n.client)
+	if err != nil {
+		fmt.Fprintf(n.channel.Stderr(), "hyve: the SSH agent is not forwarded: %v\r\n", err)
+		return err
+	}
+	n.agent = socket
+	return nil
+}
+
+// errStarted is why a session no longer takes what its program would have been told.
+var errStarted = errors.New("the session runs a program already")
 
 func winsize(w windowChange) *pty.Winsize {
 	const most = 1<<16 - 1
@@ -154,6 +218,9 @@ func winsize(w windowChange) *pty.Winsize {
 }
 
 func (n *session) openPTY(r ptyRequest) error {
+	if n.program != nil || n.pty != nil {
+		return errStarted
+	}
 	master, tty, err := pty.Open()
 	if err != nil {
 		return fmt.Errorf("opening a terminal: %w", err)
@@ -165,17 +232,20 @@ func (n *session) openPTY(r ptyRequest) error {
 	return nil
 }
 
-func (n *session) startSFTP() bool {
+func (n *session) startSubsystem(name string) error {
+	if name != "sftp" {
+		return fmt.Errorf("there is no subsystem %s", quoteName(name))
+	}
 	for _, path := range sftpServers {
 		if exists(path) {
 			return n.run(path, []string{filepath.Base(path)})
 		}
 	}
-	return false
+	return errors.New("the image has no SFTP server")
 }
 
 // start starts the account's shell, as a login shell if it has no arguments.
-func (n *session) start(args []string) bool {
+func (n *session) start(args []string) error {
 	shell := n.server.account.shell
 	name := filepath.Base(shell)
 	if args == nil {
@@ -184,16 +254,15 @@ func (n *session) start(args []string) bool {
 	return n.run(shell, append([]string{name}, args...))
 }
 
-func (n *session) run(path string, argv []string) bool {
+func (n *session) run(path string, argv []string) error {
 	if n.program != nil {
-		return false
+		return errStarted
 	}
-	if err := n.launch(path, argv); err != nil {
-		n.server.logf("%v", err)
+	err := n.launch(path, argv)
+	if err != nil {
 		fmt.Fprintf(n.channel.Stderr(), "hyve: %v\r\n", err)
-		return false
 	}
-	return true
+	return err
 }
 
 // launch starts the program and sets serve.
@@ -338,6 +407,10 @@ func (n *session) environment() []string {
 		env = append(env, n.server.environment()...)
 	}
 	env = append(env, n.env...)
+	env = append(env, n.client.addresses()...)
+	if n.agent != "" {
+		env = append(env, "SSH_AUTH_SOCK="+n.agent)
+	}
 	if n.term != "" {
 		env = append(env, "TERM="+n.term, "SSH_TTY="+n.tty.Name())
 	}

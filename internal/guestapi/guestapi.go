@@ -91,6 +91,7 @@ type Network struct {
 	MAC     string `json:"mac"`     // of the guest's one card
 	Address string `json:"address"` // CIDR
 	Gateway string `json:"gateway"` // also the name server
+	Host    string `json:"host"`    // the host's loopback; also where hyve's own connections come from
 	MTU     int    `json:"mtu"`     // of the card and of docker's bridges
 }
 

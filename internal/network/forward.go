@@ -43,7 +43,11 @@ func (n *Network) ForwardTCP(l net.Listener, guestPort uint16) (*Forward, error)
 func (n *Network) forwardToGuest(host net.Conn, port uint16) {
 	ctx, cancel := context.WithTimeout(n.ctx, guestDialTimeout)
 	defer cancel()
-	guest, err := n.dialGuest(ctx, port)
+	from := gatewayIP
+	if _, own := host.(*net.UnixConn); own {
+		from = hostIP
+	}
+	guest, err := n.dialGuest(ctx, port, from)
 	if err != nil {
 		n.config.Log.Debug("the guest did not take a connection", "port", port, "cause", err)
 		if t, ok := host.(*net.TCPConn); ok {

@@ -175,16 +175,19 @@ func (c *guestConn) abort() {
 
 // DialGuest connects to a TCP port of the guest. The connection has CloseWrite,
 // as *net.TCPConn has. The error is ErrNoGuest while no VM is connected, that
-// of ctx, or a *net.OpError ("connection refused").
+// of ctx, or a *net.OpError ("connection refused"). The guest sees it come from HostIP.
 func (n *Network) DialGuest(ctx context.Context, port uint16) (net.Conn, error) {
-	c, err := n.dialGuest(ctx, port)
+	c, err := n.dialGuest(ctx, port, hostIP)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to port %d of the guest: %w", port, err)
 	}
 	return c, nil
 }
 
-func (n *Network) dialGuest(ctx context.Context, port uint16) (*guestConn, error) {
+// dialGuest connects to a port of the guest, which sees it come from that address: what
+// only this user can ask for comes from HostIP, all else from GatewayIP, so that the guest
+// can count them apart.
+func (n *Network) dialGuest(ctx context.Context, port uint16, from netip.Addr) (*guestConn, error) {
 	if n.ctx.Err() != nil {
 		return nil, ErrClosed
 	}
@@ -194,6 +197,10 @@ func (n *Network) dialGuest(ctx context.Context, port uint16) (*guestConn, error
 	var wq waiter.Queue
 	ep, terr := n.stack.NewEndpoint(tcp.ProtocolNumber, ipv4.ProtocolNumber, &wq)
 	if terr != nil {
+		return nil, dialError(port, terr)
+	}
+	if terr := ep.Bind(tcpip.FullAddress{NIC: nic, Addr: tcpip.AddrFrom4(from.As4())}); terr != nil {
+		ep.Close()
 		return nil, dialError(port, terr)
 	}
 	entry, ready := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventErr | waiter.EventHUp)

@@ -90,6 +90,7 @@ func (id *identity) guestIdentity() (guestapi.Identity, error) {
 			MAC:     network.GuestMAC,
 			Address: network.GuestCIDR,
 			Gateway: network.GatewayIP,
+			Host:    network.HostIP,
 			MTU:     network.DefaultMTU,
 		},
 		Clock:              guestapi.ClockNow(),

@@ -1,0 +1,99 @@
+package guest
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hyve-vm/hyve/internal/accept"
+)
+
+// How many connections may be at a door at one time whose client has not yet shown who it
+// is, as OpenSSH's MaxStartups. Each takes some 30 KiB. Everybody who comes by the doors on
+// the host has one address, each container its own; what comes by hyve's own sockets,
+// which nobody else can open, is counted apart.
+const (
+	maxStartups   = 512
+	startupsShare = 256 // of one address
+	ownStartups   = 128
+)
+
+// refusalPause is how often a door logs that it refuses somebody: strangers bring it about.
+const refusalPause = 10 * time.Second
+
+// A door lets clients in that show who they are.
+type door struct {
+	patience    time.Duration // how long it may take to find out who somebody is
+	others, own *accept.Budget
+	host        current[string] // the address by which hyve's own sockets come
+	log         func(string, ...any)
+
+	mu     sync.Mutex
+	logged time.Time // when logf logged last
+	silent int       // lines that it has kept back since
+}
+
+func newDoor(patience time.Duration, logf func(string, ...any)) *door {
+	return &door{patience: patience, log: logf, others: accept.NewBudget(maxStartups, startupsShare), own: accept.NewBudget(ownStartups, ownStartups)}
+}
+
+// serve accepts connections until l is closed. greet finds out who a client is and
+// returns what serves it, or nil to hang up on it.
+func (d *door) serve(l net.Listener, greet func(net.Conn) func()) {
+	accepting := accept.Door{Log: slog.New(slog.NewTextHandler(logWriter(d.log), nil))}
+	accepting.Serve(context.Background(), l, func(conn net.Conn) { d.receive(conn, greet) })
+}
+
+func (d *door) receive(conn net.Conn, greet func(net.Conn) func()) {
+	defer conn.Close()
+	defer logPanic(d.log)
+	source := accept.Source(conn)
+	budget := d.others
+	if host, ok := d.host.get(); ok && source == host {
+		budget = d.own
+	}
+	if !budget.Take(source) {
+		d.logf("refusing a client at %s: there are too many that do not say who they are", source)
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			tcp.SetLinger(0)
+		}
+		return
+	}
+	serve := func() func() {
+		defer budget.Give(source)
+		conn.SetDeadline(time.Now().Add(d.patience))
+		defer conn.SetDeadline(time.Time{})
+		return greet(conn)
+	}()
+	if serve != nil {
+		serve()
+	}
+}
+
+// logf logs what a stranger has brought about, a line in refusalPause.
+func (d *door) logf(format string, args ...any) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if time.Since(d.logged) < refusalPause {
+		d.silent++
+		return
+	}
+	line := fmt.Sprintf(format, args...)
+	if d.silent > 0 {
+		line += fmt.Sprintf(" (and %d times more before)", d.silent)
+	}
+	d.log("%s", line)
+	d.logged, d.silent = time.Now(), 0
+}
+
+// A logWriter logs what is written to it, a line at a time.
+type logWriter func(string, ...any)
+
+func (w logWriter) Write(b []byte) (int, error) {
+	w("%s", strings.TrimRight(string(b), "\n"))
+	return len(b), nil
+}
