@@ -143,7 +143,7 @@ func (a *app) restartCommand() *cobra.Command {
 func (a *app) killCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:               "kill [NAME...]",
-		Short:             "End machines at once, like a power cut",
+		Short:             "End machines at once, without asking what runs in them",
 		ValidArgsFunction: a.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.each(args, func(home machine.Home, name string) error {

@@ -176,6 +176,8 @@ type CopyRequest struct {
 type StopRequest struct {
 	// Kill ends the machine at once, like a power cut.
 	Kill bool `json:"kill,omitempty"`
+	// Sync lets a guest that answers within a second write to its disk before it is killed.
+	Sync bool `json:"sync,omitempty"`
 	// Freeze stops the containers and freezes the machine, so that its next start
 	// is a thaw. Where that cannot be, it shuts down.
 	Freeze bool `json:"freeze,omitempty"`

@@ -253,6 +253,21 @@ func grow(device string, fs ext4.Superblock, logf func(string, ...any)) error {
 	return nil
 }
 
+// syncDisk has everything on the data disk that was written: first its own file system,
+// where nearly all is, then what lies in files of that, or beside it, and may hang.
+func syncDisk() error {
+	dir, err := os.Open(dataDir)
+	if err != nil {
+		return fmt.Errorf("syncing the data disk: %w", err)
+	}
+	defer dir.Close()
+	if err := unix.Syncfs(int(dir.Fd())); err != nil {
+		return fmt.Errorf("syncing the data disk: %w", err)
+	}
+	unix.Sync()
+	return nil
+}
+
 // bindPersistent shows the data disk's directories at their places.
 func bindPersistent() error {
 	for _, dir := range persistentDirs {

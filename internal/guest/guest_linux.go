@@ -174,6 +174,8 @@ func (g *guest) handle(req guestapi.Request) {
 			return
 		}
 		g.out.put(guestapi.Event{Reply: &guestapi.Reply{ID: req.ID, Usage: &usage}})
+	case req.Sync != nil:
+		g.reply(req.ID, syncDisk)
 	case req.Shutdown != nil:
 		g.reply(req.ID, func() error {
 			g.unfreeze()

@@ -44,6 +44,7 @@ type Request struct {
 	Freeze    *Freeze   `json:"freeze,omitempty"`
 	Unfreeze  *Unfreeze `json:"unfreeze,omitempty"`
 	Usage     *struct{} `json:"usage,omitempty"` // the Reply has it
+	Sync      *struct{} `json:"sync,omitempty"`  // the Reply says that all that was written is on the disk
 	Shutdown  *Shutdown `json:"shutdown,omitempty"`
 }
 

@@ -67,12 +67,22 @@ const (
 	endTimeout  = 10 * time.Second
 )
 
-// Kill ends a machine at once, like a power cut, and also one whose supervisor is
-// stuck or gone. The error is ErrAlready if it did not run.
+// Kill ends a machine without asking what runs in it, and also one whose supervisor is
+// stuck or gone. A guest that answers within a second writes to its disk before. The
+// error is ErrAlready if it did not run.
 func Kill(ctx context.Context, dir machine.Dir, name string) error {
+	return kill(ctx, dir, name, control.StopRequest{Kill: true, Sync: true})
+}
+
+// pullPlug is Kill for a machine whose disk is of no use any more.
+func pullPlug(ctx context.Context, dir machine.Dir, name string) error {
+	return kill(ctx, dir, name, control.StopRequest{Kill: true})
+}
+
+func kill(ctx context.Context, dir machine.Dir, name string, request control.StopRequest) error {
 	patient, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
-	err := stop(patient, dir, name, control.StopRequest{Kill: true}, func(control.Status) {})
+	err := stop(patient, dir, name, request, func(control.Status) {})
 	if busy := (*BusyError)(nil); err == nil || errors.Is(err, ErrAlready) || errors.As(err, &busy) || ctx.Err() != nil {
 		return err
 	}
@@ -144,7 +154,7 @@ func Remove(ctx context.Context, home machine.Home, name string) error {
 	if _, err := os.Stat(string(dir)); errors.Is(err, os.ErrNotExist) {
 		return &machine.NotFoundError{Name: name}
 	}
-	if err := Kill(ctx, dir, name); err != nil && !errors.Is(err, ErrAlready) {
+	if err := pullPlug(ctx, dir, name); err != nil && !errors.Is(err, ErrAlready) {
 		return err
 	}
 	lock, err := dir.Acquire()

@@ -152,7 +152,7 @@ func makeTemplate(ctx context.Context, m *machine.Machine, labels []string, dir 
 		return err
 	}
 	if err := Stop(ctx, t.Dir(), t.Name, false, starting); err != nil {
-		Kill(context.WithoutCancel(ctx), t.Dir(), t.Name)
+		pullPlug(context.WithoutCancel(ctx), t.Dir(), t.Name)
 		return err
 	}
 	return keepTemplate(t.Dir(), dir)

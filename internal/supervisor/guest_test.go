@@ -181,3 +181,52 @@ func TestGate(t *testing.T) {
 		t.Errorf("through a shut one: %v", err)
 	}
 }
+
+// A guest that is about to be killed is asked to write to its disk, and waited for no
+// longer than a second, whatever it is stuck in.
+func TestSyncBeforeKill(t *testing.T) {
+	for name, test := range map[string]struct {
+		answers, listens bool
+		ended            bool
+		least, most      time.Duration
+	}{
+		"one that answers":          {answers: true, listens: true, most: syncPatience / 2},
+		"one that is silent":        {listens: true, least: syncPatience, most: 2 * syncPatience},
+		"one that does not listen":  {least: syncPatience, most: 2 * syncPatience},
+		"one that ends meanwhile":   {listens: true, ended: true, most: syncPatience / 2},
+		"one that has ended before": {ended: true, most: syncPatience / 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g, in, out := testGuest(t.Context(), t)
+			s := &supervisor{guest: g, log: slog.New(slog.DiscardHandler)}
+			asked := make(chan struct{})
+			ended := make(chan struct{})
+			go func() {
+				if test.listens {
+					request, err := in.Read()
+					if err == nil && request.Sync != nil {
+						close(asked)
+					}
+					if test.answers {
+						out.Write(guestapi.Event{Reply: &guestapi.Reply{ID: request.ID}})
+					}
+				}
+				if test.ended {
+					close(ended)
+				}
+			}()
+			began := time.Now()
+			s.syncGuest(ended)
+			if took := time.Since(began); took < test.least || took > test.most {
+				t.Errorf("it took %v", took)
+			}
+			if test.listens {
+				select {
+				case <-asked:
+				default:
+					t.Error("the guest was not asked")
+				}
+			}
+		})
+	}
+}

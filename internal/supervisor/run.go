@@ -372,6 +372,9 @@ func (s *supervisor) Stop(ctx context.Context, request control.StopRequest) erro
 	case vm == nil:
 		s.cancel(errStopped)
 	case request.Kill:
+		if request.Sync {
+			s.syncGuest(vm.Done())
+		}
 		return vm.Kill()
 	case again: // it is on its way, unless a suspension fails
 	default:
@@ -389,6 +392,28 @@ func (s *supervisor) Stop(ctx context.Context, request control.StopRequest) erro
 		})
 	}
 	return nil
+}
+
+// syncPatience is how long a guest that is to be killed may take to write to its disk.
+const syncPatience = time.Second
+
+// syncGuest has a guest that is about to be killed write what it holds to its disk, as far
+// as it does within syncPatience and before its VM ends.
+func (s *supervisor) syncGuest(ended <-chan struct{}) {
+	ctx, cancel := context.WithTimeout(context.Background(), syncPatience)
+	defer cancel()
+	done := make(chan error, 1)
+	// A guest that is stuck does not even take the question.
+	go func() { done <- s.guest.ask(ctx, guestapi.Request{Sync: &struct{}{}}) }()
+	select {
+	case err := <-done:
+		if err != nil {
+			s.log.Warn("killing a guest that has not written to its disk", "cause", err)
+		}
+	case <-ctx.Done():
+		s.log.Warn("killing a guest that has not written to its disk", "within", syncPatience)
+	case <-ended:
+	}
 }
 
 // shutDown asks the guest for its end, and pulls the plug where that is in vain.
