@@ -67,19 +67,30 @@ type creation struct {
 
 func (c *creation) flags(f *pflag.FlagSet) {
 	c.sizeFlags(f)
+	c.engineFlags(f)
+	c.bootFlags(f)
 	spec := &c.options.Spec
-	f.StringArrayVar(&spec.RegistryMirrors, "registry-mirror", nil, "`URL` of a registry mirror (repeatable)")
-	f.StringArrayVar(&spec.InsecureRegistries, "insecure-registry", nil, "`HOST` or network of registries without TLS (repeatable)")
-	f.StringArrayVar(&spec.EngineOptions, "engine-opt", nil, "option of dockerd, NAME=`VALUE` without dashes (repeatable)")
-	f.StringArrayVar(&spec.EngineEnv, "engine-env", nil, "variable of dockerd's environment, NAME=`VALUE` (repeatable)")
-	f.StringArrayVar(&spec.CertNames, "tls-san", nil, "host `NAME` or address that the engine's certificate is also good for (repeatable)")
-	f.StringArrayVar(&spec.Labels, "label", nil, "label of the engine, KEY=`VALUE` (repeatable)")
 	f.StringVar(&spec.Idle, "idle", "", "let the machine fall asleep when nothing happens in it for `DURATION`, such as 15m")
 	f.StringVar(&spec.Image, "image", "", "guest image, by its digest (see hyve image ls; default: the current one)")
 	engineFlag(f, &spec.Engine)
 	f.StringVar(&c.options.Mirror, "mirror", "", "Debian `URL` to build the image from (default: $HYVE_MIRROR, or what the host's apt uses)")
-	f.StringVar(&spec.QEMU, "qemu", "", "`PATH` of the QEMU to use (default: the one on PATH)")
 	f.BoolVar(&c.options.Cold, "cold", false, "boot the machine, even where it could be thawed")
+}
+
+// engineFlags are what the engine is told, bootFlags what a machine has from one boot to the next.
+func (c *creation) engineFlags(f *pflag.FlagSet) {
+	spec := &c.options.Spec
+	f.StringArrayVar(&spec.RegistryMirrors, "registry-mirror", nil, "`URL` of a registry mirror (repeatable)")
+	f.StringArrayVar(&spec.InsecureRegistries, "insecure-registry", nil, "`HOST` or network of registries without TLS (repeatable)")
+	f.StringArrayVar(&spec.CertNames, "tls-san", nil, "host `NAME` or address that the engine's certificate is also good for (repeatable)")
+	f.StringArrayVar(&spec.Labels, "label", nil, "label of the engine, KEY=`VALUE` (repeatable)")
+}
+
+func (c *creation) bootFlags(f *pflag.FlagSet) {
+	spec := &c.options.Spec
+	f.StringArrayVar(&spec.EngineOptions, "engine-opt", nil, "option of dockerd, NAME=`VALUE` without dashes (repeatable)")
+	f.StringArrayVar(&spec.EngineEnv, "engine-env", nil, "variable of dockerd's environment, NAME=`VALUE` (repeatable)")
+	f.StringVar(&spec.QEMU, "qemu", "", "`PATH` of the QEMU to use (default: the one on PATH)")
 }
 
 // engineFlag is the flag that says which Docker engine an image is to have.

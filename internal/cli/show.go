@@ -148,7 +148,11 @@ func listedOf(o lifecycle.Overview) listed {
 	}
 	if m := o.Machine; m != nil {
 		l.Address = m.Address.String()
-		l.CPUs, l.Memory, l.Disk = m.CPUs, m.Memory, m.Disk
+		spec := m.Spec
+		if o.Status.State == control.Stopped {
+			spec = m.Wanted()
+		}
+		l.CPUs, l.Memory, l.Disk = spec.CPUs, spec.Memory, spec.Disk
 		l.Docker = "unix://" + m.Dir().DockerSocket()
 		l.driver, l.labels = m.Driver, m.Labels
 	}
@@ -196,7 +200,8 @@ func (a *app) statusCommand() *cobra.Command {
 			named := struct {
 				Name string `json:"name"`
 				control.Status
-			}{m.Name, status}
+				Pending []machine.Pending `json:"pending"` // until the next start
+			}{m.Name, status, m.Pending()}
 			switch format {
 			case "table":
 				return a.printStatus(m, status)
@@ -244,6 +249,9 @@ func (a *app) printStatus(m *machine.Machine, s control.Status) error {
 		row("docker", s.Endpoints.Docker)
 		row("tls", s.Endpoints.TCP)
 		row("ssh", s.Endpoints.SSH)
+	}
+	for _, p := range m.Pending() {
+		row("at the next start", p.Setting+" "+describePending(p))
 	}
 	for _, p := range s.Ports {
 		row("port", fmt.Sprintf("%s:%d/%s", p.Address, p.Port, p.Protocol))

@@ -136,8 +136,9 @@ type Supervisor interface {
 	Status() (Status, <-chan struct{})
 	// Stop asks the machine to stop; it waits for a suspension alone.
 	Stop(context.Context, StopRequest) error
-	// Reload reads the machine's file again, for what can change while it runs.
-	Reload() error
+	// Reload reads the machine's file again and waits until the machine has what can
+	// change while it runs; one that starts or is asleep gets it when it is up.
+	Reload(context.Context) error
 	// Identify reads the machine's keys and certificates again and waits until the
 	// running guest has them; one that is asleep gets them when it wakes.
 	Identify(context.Context) error
@@ -224,7 +225,7 @@ func Serve(ctx context.Context, l net.Listener, s Supervisor) error {
 	})
 	mux.HandleFunc("POST /stop", act(s.Stop))
 	mux.HandleFunc("POST /copy", act(s.Copy))
-	mux.HandleFunc("POST /reload", act(func(context.Context, struct{}) error { return s.Reload() }))
+	mux.HandleFunc("POST /reload", act(func(ctx context.Context, _ struct{}) error { return s.Reload(ctx) }))
 	mux.HandleFunc("POST /identify", act(func(ctx context.Context, _ struct{}) error { return s.Identify(ctx) }))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	done := make(chan struct{})

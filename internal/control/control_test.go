@@ -30,7 +30,7 @@ func (f *fake) Status() (Status, <-chan struct{}) {
 
 func (f *fake) Stats(context.Context) (Stats, error) { return Stats{NetworkIn: 7}, f.refuse }
 
-func (f *fake) Reload() error { return f.refuse }
+func (f *fake) Reload(context.Context) error { return f.refuse }
 
 func (f *fake) Identify(context.Context) error { return f.refuse }
 

@@ -28,6 +28,18 @@ func Make(path string, size int64) error {
 	return nil
 }
 
+// Grow makes a disk that nobody has open as large as that, if it is smaller.
+func Grow(path string, size int64) error {
+	info, err := os.Stat(path)
+	if err == nil && info.Size() < size {
+		err = os.Truncate(path, size)
+	}
+	if err != nil {
+		return fmt.Errorf("growing a disk: %w", err)
+	}
+	return nil
+}
+
 // Copy copies a disk that nobody writes to: as a clone that shares its blocks where
 // the file system can do that, else what is not a hole. After an error there is no
 // copy.

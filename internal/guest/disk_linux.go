@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -48,7 +49,11 @@ func mountData(ctx context.Context, d *devices, r *reaper, logf func(string, ...
 	if err := mountExt4(device, r, logf); err != nil {
 		return err
 	}
-	if err := grow(device, fs, logf); err != nil {
+	size, err := deviceSize(device)
+	if err == nil {
+		err = grow(device, size, fs, logf)
+	}
+	if err != nil {
 		// A disk that stayed small still makes a machine.
 		logf("%v", err)
 	}
@@ -223,18 +228,60 @@ func mountExt4(device string, r *reaper, logf func(string, ...any)) error {
 	return m.mount()
 }
 
-// grow gives the mounted file system the whole of a disk that has grown.
-func grow(device string, fs ext4.Superblock, logf func(string, ...any)) error {
+// deviceSize is a disk's or a partition's size in bytes.
+func deviceSize(device string) (int64, error) {
+	const sector = 512
 	b, err := os.ReadFile("/sys/class/block/" + filepath.Base(device) + "/size")
 	if err != nil {
-		return fmt.Errorf("growing the data disk's file system: %w", err)
+		return 0, fmt.Errorf("measuring the data disk: %w", err)
 	}
 	sectors, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
 	if err != nil {
-		return fmt.Errorf("growing the data disk's file system: %w", err)
+		return 0, fmt.Errorf("measuring the data disk: %w", err)
 	}
-	const sector = 512
-	blocks := sectors * sector / fs.BlockSize
+	return sectors * sector, nil
+}
+
+// growTimeout bounds the wait for a disk that the host makes larger; it takes milliseconds.
+const growTimeout = 30 * time.Second
+
+// growData waits until the data disk has that many bytes and gives them to its file system,
+// which is in use.
+func (g *guest) growData(size int64) error {
+	g.freezing.Lock()
+	defer g.freezing.Unlock()
+	if g.frozen {
+		return errors.New("growing the data disk's file system: it is frozen")
+	}
+	ctx, cancel := context.WithTimeout(g.ctx, growTimeout)
+	defer cancel()
+	name, err := g.devices.disk(ctx, guestapi.DataDisk)
+	if err != nil {
+		return err
+	}
+	device := "/dev/" + name
+	var now int64
+	larger := func() bool {
+		now, err = deviceSize(device)
+		return err != nil || now >= size
+	}
+	if waited := g.devices.await(ctx, larger); waited != nil || err != nil {
+		return errors.Join(err, waited)
+	}
+	head, err := readHead(device)
+	if err != nil {
+		return err
+	}
+	fs, ok := ext4.Parse(head)
+	if !ok {
+		return errors.New("growing the data disk's file system: it is in a partition, which stays as it is")
+	}
+	return grow(device, now, fs, g.out.logf)
+}
+
+// grow gives the mounted file system the whole of its disk of that size, which has grown.
+func grow(device string, size int64, fs ext4.Superblock, logf func(string, ...any)) error {
+	blocks := size / fs.BlockSize
 	// What is less than a group of blocks is left over at mkfs as well.
 	if blocks-fs.Blocks < 8*fs.BlockSize && blocks-fs.Blocks < fs.Blocks/100 || blocks <= fs.Blocks {
 		return nil

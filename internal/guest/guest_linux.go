@@ -176,6 +176,8 @@ func (g *guest) handle(req guestapi.Request) {
 		g.out.put(guestapi.Event{Reply: &guestapi.Reply{ID: req.ID, Usage: &usage}})
 	case req.Sync != nil:
 		g.reply(req.ID, syncDisk)
+	case req.Grow != nil:
+		g.reply(req.ID, func() error { return g.growData(req.Grow.Size) })
 	case req.Shutdown != nil:
 		g.reply(req.ID, func() error {
 			g.unfreeze()

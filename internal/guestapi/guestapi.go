@@ -45,6 +45,7 @@ type Request struct {
 	Unfreeze  *Unfreeze `json:"unfreeze,omitempty"`
 	Usage     *struct{} `json:"usage,omitempty"` // the Reply has it
 	Sync      *struct{} `json:"sync,omitempty"`  // the Reply says that all that was written is on the disk
+	Grow      *Grow     `json:"grow,omitempty"`
 	Shutdown  *Shutdown `json:"shutdown,omitempty"`
 }
 
@@ -135,6 +136,12 @@ type Freeze struct {
 
 // Unfreeze takes a Freeze back of which nothing came.
 type Unfreeze struct{}
+
+// Grow says that the data disk has grown, or is about to. The Reply says that its file
+// system has, too.
+type Grow struct {
+	Size int64 `json:"size"` // in bytes, of the disk
+}
 
 // Shutdown ends the guest in order: containers, engine, file systems, power.
 type Shutdown struct {

@@ -15,7 +15,7 @@ import (
 
 // TakeSnapshot keeps a copy of a machine as it is now, under a tag.
 func TakeSnapshot(ctx context.Context, m *machine.Machine, tag string) error {
-	draft, err := m.Dir().DraftSnapshot(tag)
+	draft, err := m.DraftSnapshot(tag)
 	if err != nil {
 		return err
 	}
@@ -68,6 +68,12 @@ func Rollback(ctx context.Context, m *machine.Machine, tag string, follow func(c
 	ran := err == nil
 	if err != nil && !errors.Is(err, ErrAlready) {
 		return err
+	}
+	// What was running then goes on with the memory that it had.
+	if _, suspended := frozen.Exists(snapshot.Dir.Frozen()); suspended && snapshot.Boot != nil {
+		if err := m.Return(*snapshot.Boot); err != nil {
+			return err
+		}
 	}
 	if err := restore(ctx, m.Dir(), snapshot.Dir); err != nil {
 		return fmt.Errorf("rolling machine %q back: %w", m.Name, err)

@@ -19,6 +19,8 @@ import (
 type Snapshot struct {
 	Tag     string    `json:"tag"`
 	Created time.Time `json:"created"`
+	// Boot is what the machine had, nil in a snapshot of an older hyve.
+	Boot *Boot `json:"boot,omitempty"`
 
 	Dir Dir `json:"-"` // with a disk and perhaps a frozen state
 }
@@ -94,12 +96,13 @@ func (d Dir) Snapshots() ([]*Snapshot, error) {
 // A SnapshotDraft is a snapshot in the making.
 type SnapshotDraft struct {
 	draft
-	machine Dir
+	machine *Machine
 	tag     string
 }
 
 // DraftSnapshot begins a snapshot of that tag, which must not exist.
-func (d Dir) DraftSnapshot(tag string) (*SnapshotDraft, error) {
+func (m *Machine) DraftSnapshot(tag string) (*SnapshotDraft, error) {
+	d := m.Dir()
 	if err := d.checkFree(tag); err != nil {
 		return nil, err
 	}
@@ -110,7 +113,7 @@ func (d Dir) DraftSnapshot(tag string) (*SnapshotDraft, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the snapshot's directory: %w", err)
 	}
-	return &SnapshotDraft{*draft, d, tag}, nil
+	return &SnapshotDraft{*draft, m, tag}, nil
 }
 
 func (d Dir) checkFree(tag string) error {
@@ -128,15 +131,16 @@ func (d Dir) checkFree(tag string) error {
 
 // Commit keeps the snapshot. Of two with one tag the first stays.
 func (d *SnapshotDraft) Commit() error {
-	data, err := json.Marshal(Snapshot{Tag: d.tag, Created: time.Now().UTC().Truncate(time.Second)})
+	boot := d.machine.Boot()
+	data, err := json.Marshal(Snapshot{Tag: d.tag, Created: time.Now().UTC().Truncate(time.Second), Boot: &boot})
 	if err != nil {
 		return err
 	}
 	if err := renameio.WriteFile(d.dir.description(), append(data, '\n'), 0o600); err != nil {
 		return fmt.Errorf("keeping snapshot %q: %w", d.tag, err)
 	}
-	if err := d.become(string(d.machine.snapshot(d.tag))); err != nil {
-		return errors.Join(d.machine.checkFree(d.tag), fmt.Errorf("keeping snapshot %q: %w", d.tag, err))
+	if err := d.become(string(d.machine.Dir().snapshot(d.tag))); err != nil {
+		return errors.Join(d.machine.Dir().checkFree(d.tag), fmt.Errorf("keeping snapshot %q: %w", d.tag, err))
 	}
 	return nil
 }

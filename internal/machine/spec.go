@@ -68,6 +68,9 @@ type Spec struct {
 	// Go duration of at least a second. Empty is never.
 	Idle string `json:"idle,omitempty"`
 
+	// Next is what the machine's next start is to have, nil if that is what it has.
+	Next *Boot `json:"next,omitempty"`
+
 	// Throwaway says that the machine is to go with the process that made it.
 	Throwaway bool `json:"throwaway,omitempty"`
 }
@@ -110,8 +113,8 @@ func (s *Spec) Check(h Host) error {
 	if err := CheckName(s.Name); err != nil {
 		return err
 	}
-	if s.CPUs < 1 || s.CPUs > h.CPUs {
-		return fmt.Errorf("%d CPUs are out of range: this host allows 1 to %d", s.CPUs, h.CPUs)
+	if err := checkCPUs(s.CPUs, h); err != nil {
+		return err
 	}
 	if err := checkSize("memory", s.Memory, MinMemory, h.Memory); err != nil {
 		return err
@@ -119,6 +122,18 @@ func (s *Spec) Check(h Host) error {
 	if err := checkSize("disk", s.Disk, MinDisk, h.Disk); err != nil {
 		return err
 	}
+	return s.checkWords()
+}
+
+func checkCPUs(n int, h Host) error {
+	if n < 1 || n > h.CPUs {
+		return fmt.Errorf("%d CPUs are out of range: this host allows 1 to %d", n, h.CPUs)
+	}
+	return nil
+}
+
+// checkWords is Check for what has nothing to do with the host.
+func (s *Spec) checkWords() error {
 	if err := checkIdle(s.Idle); err != nil {
 		return err
 	}
@@ -153,8 +168,8 @@ func (s *Spec) Check(h Host) error {
 		}
 	}
 	for _, mirror := range s.RegistryMirrors {
-		if !strings.HasPrefix(mirror, "http://") && !strings.HasPrefix(mirror, "https://") {
-			return fmt.Errorf("registry mirror %q is not an http:// or https:// address", mirror)
+		if err := checkMirror(mirror); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -242,26 +243,38 @@ func (m *Machine) write(dir Dir) error {
 	return nil
 }
 
-// Set changes what can be set of a machine, and keeps it.
-func (m *Machine) Set(setting, value string) error {
-	if setting != "idle" {
-		return &hintedError{fmt.Errorf("%q cannot be set", setting), "what can be: idle=DURATION or idle=off"}
+// update changes a machine's file as it is now, which others may have changed since m was
+// read, and m with it.
+func (m *Machine) update(change func(*Machine) error) error {
+	unlock, err := lockFile(filepath.Join(m.home.Machines(), ".lock"), lockWait)
+	if err != nil {
+		return fmt.Errorf("locking the machines: %w", err)
 	}
-	if value == "off" {
-		value = ""
-	}
-	if err := checkIdle(value); err != nil {
+	defer unlock()
+	now, err := m.home.Load(m.Name)
+	if err != nil {
 		return err
 	}
-	m.Idle = value
-	return m.write(m.Dir())
+	before := *now
+	if err := change(now); err != nil {
+		return err
+	}
+	if !reflect.DeepEqual(before, *now) {
+		if err := now.write(now.Dir()); err != nil {
+			return err
+		}
+	}
+	*m = *now
+	return nil
 }
 
 // SetEngineCAs changes which other CAs there are, and keeps that. Clients hear of it at the
 // machine's next start.
 func (m *Machine) SetEngineCAs(cas []string) error {
-	m.EngineCAs = cas
-	return m.write(m.Dir())
+	return m.update(func(m *Machine) error {
+		m.EngineCAs = cas
+		return nil
+	})
 }
 
 // Remove deletes a machine's directory. The caller holds its lock, so that

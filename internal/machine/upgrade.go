@@ -86,8 +86,10 @@ func (d *UpgradeDraft) Commit(image, engine string) error {
 
 // SetImage gives a machine another image with an engine, and keeps that.
 func (m *Machine) SetImage(image, engine string) error {
-	m.Image, m.Engine = image, engine
-	return m.write(m.Dir())
+	return m.update(func(m *Machine) error {
+		m.Image, m.Engine = image, engine
+		return nil
+	})
 }
 
 // EndUpgrade forgets what a machine was before its upgrade: it goes on as it is.

@@ -217,5 +217,10 @@ func (s *supervisor) engineReady(ctx context.Context) {
 		}
 		st.EngineVersion = version
 	})
+	go func() {
+		if err := s.catchUp(context.WithoutCancel(ctx)); err != nil {
+			s.guest.trouble(err.Error())
+		}
+	}()
 	s.log.Info("ready", "engine", version, "after", time.Since(s.board.start()).Round(time.Millisecond))
 }

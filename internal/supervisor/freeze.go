@@ -22,16 +22,17 @@ import (
 
 // hardware is the VM of the machine, as it is now.
 func (s *supervisor) hardware() hypervisor.Config {
-	return vmConfig(s.machine, s.parts.image, qemu.KernelCmdline(s.parts.features()), newGeneration())
+	return vmConfig(s.parts.current.Load(), s.parts.image, qemu.KernelCmdline(s.parts.features()), newGeneration())
 }
 
 // shape names everything that must be the same for a frozen state to be thawed,
 // but the disk.
 func (s *supervisor) shape() string {
+	m := s.parts.current.Load()
 	words := slices.Concat([]string{
 		s.parts.qemu.Shape(s.hardware(), s.parts.accel.Name),
 		s.parts.image.Digest,
-	}, s.machine.EngineOptions, s.machine.EngineEnv)
+	}, m.EngineOptions, m.EngineEnv)
 	sum := sha256.Sum256([]byte(strings.Join(words, "\x00")))
 	return hex.EncodeToString(sum[:])
 }
@@ -64,6 +65,10 @@ func (s *supervisor) powerOn(ctx context.Context, lock *machine.Lock) (vm *qemu.
 			st.State, st.Activity = control.Starting, "Booting"
 		}
 	})
+	s.ungrown.Store(false) // the guest looks when it boots
+	if err := disk.Grow(s.machine.Dir().Disk(), s.parts.current.Load().Disk); err != nil {
+		return nil, nil, err
+	}
 	vm, err = qemu.Start(ctx, s.parts.qemu, s.hardware(), options)
 	return vm, s.parts.configure, err
 }
@@ -184,7 +189,7 @@ func (s *supervisor) capture(ctx context.Context, vm *qemu.VM, dir machine.Dir, 
 		return nil, err
 	}
 	s.guest.hush(true)
-	draft, err := frozen.New(dir.Frozen(), s.machine.Memory)
+	draft, err := frozen.New(dir.Frozen(), s.parts.current.Load().Memory)
 	if err == nil {
 		draft.Suspended = suspended
 		if err = vm.Freeze(ctx, draft.Devices(), draft.Memory()); err != nil {

@@ -22,7 +22,9 @@ import (
 
 // identity is what makes the guest this machine.
 type identity struct {
-	machine *machine.Machine
+	machine *machine.Machine // as it was at first: name, place and address stay
+	current atomic.Pointer[machine.Machine]
+	told    atomic.Pointer[machine.Machine] // of which the guest was told last
 	ca      atomic.Pointer[pki.CA]
 	hostKey pki.SSHKey
 	userKey pki.SSHKey
@@ -37,6 +39,7 @@ func openIdentity(m *machine.Machine) (*identity, error) {
 		return nil, err
 	}
 	id := &identity{machine: m}
+	id.current.Store(m)
 	id.ca.Store(ca)
 	if err := ca.Export(string(m.Dir()), m.EngineCAs...); err != nil {
 		return nil, err
@@ -54,16 +57,17 @@ func openIdentity(m *machine.Machine) (*identity, error) {
 // server returns the certificate that the guest shows, renewed when needed.
 func (id *identity) server() (pki.Pair, error) {
 	return id.ca.Load().Server(id.machine.Dir().ServerDir(),
-		append([]string{id.machine.Name, "localhost"}, id.machine.CertNames...),
+		append([]string{id.machine.Name, "localhost"}, id.current.Load().CertNames...),
 		[]netip.Addr{id.machine.Address, netip.MustParseAddr("127.0.0.1")})
 }
 
 // configure is what a guest that boots is told first.
 func (id *identity) configure() (guestapi.Request, error) {
 	guest, err := id.guestIdentity()
+	m := id.current.Load()
 	return guestapi.Request{Configure: &guestapi.Config{
 		Identity: guest,
-		Engine:   guestapi.Engine{ID: id.machine.EngineID, Options: id.machine.EngineOptions, Env: id.machine.EngineEnv},
+		Engine:   guestapi.Engine{ID: m.EngineID, Options: m.EngineOptions, Env: m.EngineEnv},
 	}}, err
 }
 
@@ -75,12 +79,13 @@ func (id *identity) identify() (guestapi.Request, error) {
 
 // guestIdentity returns what the guest can be told at any time.
 func (id *identity) guestIdentity() (guestapi.Identity, error) {
+	m := id.current.Load()
 	server, err := id.server()
 	if err != nil {
 		return guestapi.Identity{}, err
 	}
 	id.shown.Store(&server)
-	m := id.machine
+	id.told.Store(m)
 	seed := make([]byte, 32)
 	rand.Read(seed) // never fails
 	return guestapi.Identity{
@@ -130,7 +135,7 @@ func (id *identity) keepCertificates(ctx context.Context, every time.Duration, t
 }
 
 func (id *identity) renew(tell func() error) error {
-	if err := id.ca.Load().Export(string(id.machine.Dir()), id.machine.EngineCAs...); err != nil {
+	if err := id.ca.Load().Export(string(id.machine.Dir()), id.current.Load().EngineCAs...); err != nil {
 		return err
 	}
 	now, err := id.server()
@@ -149,7 +154,7 @@ func (id *identity) reopen() error {
 	if err != nil {
 		return err
 	}
-	if err := ca.Export(string(id.machine.Dir()), id.machine.EngineCAs...); err != nil {
+	if err := ca.Export(string(id.machine.Dir()), id.current.Load().EngineCAs...); err != nil {
 		return err
 	}
 	id.ca.Store(ca)

@@ -3,7 +3,6 @@ package supervisor
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -156,19 +155,6 @@ func (s *supervisor) awake(ctx context.Context) error {
 		return nil
 	}
 	return s.reachable.wait(ctx)
-}
-
-// Reload implements control.Supervisor.
-func (s *supervisor) Reload() error {
-	m, err := s.machine.Home().Load(s.machine.Name)
-	if err != nil {
-		return err
-	}
-	s.idle.update(func() { s.idle.after = m.IdleAfter() })
-	if status, _ := s.board.get(); m.IdleAfter() > 0 && status.Accelerator != "" && !s.parts.accel.Freezes() {
-		return fmt.Errorf("it is kept, but the machine does not fall asleep: %s", s.parts.accel.NoFreeze)
-	}
-	return nil
 }
 
 // Identify implements control.Supervisor.

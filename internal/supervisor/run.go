@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -51,6 +52,7 @@ type supervisor struct {
 	found    *frozen.Find   // to thaw from
 	freezing sync.WaitGroup // a freeze that is going on
 	copying  sync.Mutex     // held by what keeps the machine from stopping in order
+	ungrown  atomic.Bool    // the disk is larger than its file system
 	idle     *idle
 
 	mu       sync.Mutex
@@ -105,6 +107,14 @@ func Run(ctx context.Context, home machine.Home, name string, leash io.Reader, r
 	}
 	defer s.logs.close()
 	s.log = slog.New(slog.NewTextHandler(&s.logs.lines, nil))
+	fresh, err := takeNext(m)
+	if err != nil {
+		ready(err)
+		return err
+	}
+	if fresh {
+		s.board.set(func(st *control.Status) { st.BootReason = newSettings })
+	}
 	if s.sockets, err = listen(m.Dir()); err != nil {
 		ready(err)
 		return err
@@ -142,6 +152,9 @@ func (s *supervisor) live(ctx context.Context, lock *machine.Lock) error {
 		st.Hypervisor = "QEMU " + parts.qemu.Version.String()
 		st.Accelerator, st.AcceleratorReason = parts.accel.Name, parts.accel.Reason
 	})
+	if err := s.reread(); err != nil { // what was set while nobody could be told
+		return err
+	}
 	s.board.step("prepared", "Booting")
 	if err := s.startNetwork(ctx); err != nil {
 		return err
@@ -216,6 +229,9 @@ func (s *supervisor) boot(ctx context.Context, lock *machine.Lock) error {
 		}
 		s.reachable.shut()
 		s.rehearsal.forget()
+		if err := s.takeNextReboot(); err != nil {
+			return err
+		}
 		s.board.reboot()
 	}
 }

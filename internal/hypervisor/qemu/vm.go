@@ -323,6 +323,16 @@ func (vm *VM) Retry(ctx context.Context) error {
 	return vm.Continue(ctx)
 }
 
+// ResizeDisk gives the disk of that serial another size in bytes, and its file with it. The
+// guest hears of it.
+func (vm *VM) ResizeDisk(ctx context.Context, serial string, size int64) error {
+	arguments := opts{"node-name": serial, "size": size}
+	if err := vm.monitor.Execute(ctx, "block_resize", arguments, nil); err != nil {
+		return fmt.Errorf("resizing a disk: %w", err)
+	}
+	return nil
+}
+
 // Quit pulls the plug, through QEMU: its disks are flushed and closed. It
 // returns when QEMU has ended, or with ctx.
 func (vm *VM) Quit(ctx context.Context) error {

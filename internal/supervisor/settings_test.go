@@ -1,0 +1,126 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"testing"
+
+	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/frozen"
+	"github.com/hyve-vm/hyve/internal/guestapi"
+	"github.com/hyve-vm/hyve/internal/machine"
+)
+
+var roomyHost = machine.Host{CPUs: 8, Memory: 32 << 30, Disk: 1 << 40}
+
+// A start takes what waited for it, and a frozen state that does not fit any more goes; but
+// what runs in a suspended machine goes on with what it had.
+func TestTakeNext(t *testing.T) {
+	for name, test := range map[string]struct{ frozen, suspended, dropped, taken bool }{
+		"shut down": {taken: true},
+		"frozen":    {frozen: true, dropped: true, taken: true},
+		"suspended": {frozen: true, suspended: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := testMachine(t)
+			if err := os.WriteFile(m.Dir().Disk(), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if test.frozen {
+				draft, err := frozen.New(m.Dir().Frozen(), 1<<20)
+				if err != nil {
+					t.Fatal(err)
+				}
+				draft.Suspended = test.suspended
+				if err := errors.Join(os.WriteFile(draft.Devices(), nil, 0o600), draft.Commit("shape", m.Dir().Disk())); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if dropped, err := takeNext(m); dropped || err != nil {
+				t.Fatalf("with nothing to take: %t, %v", dropped, err)
+			}
+			cpus := 2
+			if _, err := m.Set(machine.Settings{CPUs: &cpus}, roomyHost); err != nil {
+				t.Fatal(err)
+			}
+			dropped, err := takeNext(m)
+			if err != nil || dropped != test.dropped || (m.CPUs == 2) != test.taken {
+				t.Errorf("dropped %t, has %d CPUs, %v", dropped, m.CPUs, err)
+			}
+			if exists, _ := frozen.Exists(m.Dir().Frozen()); exists != test.suspended {
+				t.Errorf("there is a frozen state: %t", exists)
+			}
+		})
+	}
+}
+
+// The guest hears of new settings that its engine can read, once, and of no others.
+func TestTellSettings(t *testing.T) {
+	m := testMachine(t)
+	id, err := openIdentity(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, in, out := testGuest(t.Context(), t)
+	s := &supervisor{machine: m, guest: g, log: slog.New(slog.DiscardHandler), parts: parts{identity: id}, idle: newIdle(0)}
+	if _, err := id.guestIdentity(); err != nil { // it was told so when it came up
+		t.Fatal(err)
+	}
+	labels, cpus, idle := []string{"a=b"}, 2, "1h"
+	other, err := m.Home().Load(m.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := func(settings machine.Settings) {
+		t.Helper()
+		if _, err := other.Set(settings, roomyHost); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.reread(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	silent, cancel := context.WithCancel(t.Context())
+	cancel()
+	set(machine.Settings{CPUs: &cpus, Idle: &idle})
+	if err := s.tellSettings(silent); err != nil || s.idle.after == 0 {
+		t.Errorf("it was told of what is not its business: %v", err)
+	}
+	if s.parts.current.Load().CPUs != 1 {
+		t.Error("a machine that runs has other hardware")
+	}
+	set(machine.Settings{Labels: &labels})
+	told := make(chan *guestapi.Identity, 1)
+	go func() {
+		request, err := in.Read()
+		if err != nil {
+			return
+		}
+		told <- request.Identity
+		out.Write(guestapi.Event{Reply: &guestapi.Reply{ID: request.ID}})
+	}()
+	if err := s.tellSettings(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if identity := <-told; identity == nil || len(identity.Labels) != 1 {
+		t.Errorf("it was told %+v", identity)
+	}
+	if err := s.tellSettings(silent); err != nil {
+		t.Errorf("it was told twice: %v", err)
+	}
+}
+
+// A machine that cannot be told now is told when it is up: that is no error.
+func TestCatchUpLater(t *testing.T) {
+	m := testMachine(t)
+	id, err := openIdentity(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &supervisor{machine: m, board: newBoard(control.Status{}), log: slog.New(slog.DiscardHandler), parts: parts{identity: id}, idle: newIdle(0)}
+	if err := errors.Join(s.Reload(t.Context()), s.catchUp(t.Context())); err != nil {
+		t.Error(err)
+	}
+}
