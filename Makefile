@@ -4,10 +4,11 @@ export CGO_ENABLED := 0
 # Tools that scripts/deps.sh had to unpack; and sbin, which ordinary users lack.
 export PATH := $(PATH):/usr/sbin:/sbin:$(CURDIR)/.deps/bin
 GO      ?= go
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+VERSION ?= $(shell git describe --tags --always --dirty --abbrev=12 2>/dev/null || echo dev)
 PAYLOAD := internal/image/build/payload
 GUEST_FLAGS := -trimpath -buildvcs=false -ldflags='-s -w'
-HOST_FLAGS  := -trimpath -ldflags='-s -w -X github.com/hyve-vm/hyve/internal/cli.version=$(VERSION)'
+# VERSION says what git knows: one commit makes the same bytes wherever it is built.
+HOST_FLAGS  := -trimpath -buildvcs=false -ldflags='-s -w -X github.com/hyve-vm/hyve/internal/cli.version=$(VERSION)'
 
 # Where install puts things; DESTDIR goes before it, for packagers.
 PREFIX ?= /usr/local
@@ -15,7 +16,7 @@ BINDIR := $(DESTDIR)$(PREFIX)/bin
 # Under these names hyve is docker-machine, and its driver.
 NAMES  := docker-machine docker-machine-driver-xhyve docker-machine-driver-hyve
 
-.PHONY: build install guest demo test unit e2e long soak bench lint cross clean deps deps-tests
+.PHONY: build install guest demo test unit e2e long soak bench lint cross reproducible clean deps deps-tests
 
 build: guest
 	$(GO) build $(HOST_FLAGS) -o bin/hyve ./cmd/hyve
@@ -44,7 +45,7 @@ demo: deps build
 deps-tests:
 	GO='$(GO)' scripts/deps.sh tests
 
-test: deps-tests build lint cross unit e2e
+test: deps-tests build lint cross reproducible unit e2e
 
 unit:
 	$(GO) test -short ./...
@@ -77,6 +78,10 @@ cross: guest
 		GOOS=$$os GOARCH=$$arch $(GO) build -o /dev/null ./cmd/hyve && \
 		GOOS=$$os GOARCH=$$arch $(GO) build -o /dev/null ./cmd/docker-machine-driver-xhyve || exit 1; \
 	done; done
+
+# What is committed, built twice, is the same bytes.
+reproducible:
+	scripts/reproducible.sh
 
 clean:
 	rm -rf bin $(PAYLOAD)/hyve-init-*

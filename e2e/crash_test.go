@@ -21,13 +21,19 @@ func TestDataSurvives(t *testing.T) {
 		return dock(t, "survivor", "run", "--rm", "-v", "data:/data", "busybox", "sh", "-c", script)
 	}
 	volume("echo kept > /data/file; sync")
-	// What was written just before a kill by hand is there, synced or not.
+	// What was written just before a kill by hand is there, synced or not, and so is what
+	// docker run has just started.
+	id := strings.TrimSpace(dock(t, "survivor", "run", "-d", "--restart", "always", "--name", "restless", "busybox", "sleep", "100000"))
 	hyve(t, "ssh", "survivor", "--", "sudo sh -c 'echo unsynced > /var/lib/docker/volumes/data/_data/late'")
 	hyve(t, "kill", "survivor")
 	hyve(t, "start", "survivor")
 	if out := inGuest(t, "survivor", "sudo cat /var/lib/docker/volumes/data/_data/late"); out != "unsynced\n" {
 		t.Errorf("what was written before the kill is %q", out)
 	}
+	if out := dock(t, "survivor", "ps", "--no-trunc", "-q", "--filter", "status=running"); strings.TrimSpace(out) != id {
+		t.Errorf("of container %s runs %q", id, out)
+	}
+	dock(t, "survivor", "rm", "-f", id)
 	type end struct {
 		name string
 		end  func()

@@ -170,7 +170,7 @@ type Pending struct {
 // Pending returns what waits for the next start. A disk waits until it is as large as it
 // shall be.
 func (m *Machine) Pending() []Pending {
-	var pending []Pending
+	pending := []Pending{} // a list also in JSON
 	waits := func(setting, now, next string) {
 		if now != next {
 			pending = append(pending, Pending{setting, now, next})
