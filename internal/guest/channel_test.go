@@ -109,26 +109,49 @@ func TestOutboxDropsLogs(t *testing.T) {
 	}
 }
 
+// testPorts are ports of which docker has chosen none, and where every other port of the
+// guest that is asked for is 4000.
+func testPorts(out *outbox) *ports {
+	p := newPorts(out)
+	p.chosen = func(uint16) bool { return false }
+	p.free = func(_ string, wanted uint16) (uint16, error) { return max(wanted, 4000), nil }
+	return p
+}
+
+func openedPort(t *testing.T, out *outbox) guestapi.PortOpened {
+	t.Helper()
+	return *nextEvent(t, out, func(e guestapi.Event) bool { return e.PortOpened != nil }).PortOpened
+}
+
 func TestPorts(t *testing.T) {
 	out := testOutbox()
-	p := newPorts(out)
+	p := testPorts(out)
 	proxy, here := net.Pipe()
 	published := make(chan struct{})
-	go func() { p.publish("tcp", "127.0.0.1", 80, here); close(published) }()
-	opened := nextEvent(t, out, func(e guestapi.Event) bool { return e.PortOpened != nil }).PortOpened
-	if opened.Protocol != "tcp" || opened.HostIP != "127.0.0.1" || opened.Port != 80 {
-		t.Errorf("opened %+v", opened)
+	go func() { p.publish(publication{"tcp", "0.0.0.0", 80, "172.17.0.2:80"}, here); close(published) }()
+	opened := openedPort(t, out)
+	if want := (guestapi.PortOpened{ID: 1, Protocol: "tcp", HostIP: "0.0.0.0", Port: 80, Firm: true}); opened != want {
+		t.Errorf("opened %+v, want %+v", opened, want)
 	}
 	p.repeat()
-	if again := nextEvent(t, out, func(e guestapi.Event) bool { return e.PortOpened != nil }).PortOpened; *again != *opened {
+	if again := openedPort(t, out); again != opened {
 		t.Errorf("repeated as %+v", again)
 	}
-	p.acknowledge(opened.ID + 1) // nobody's
-	p.acknowledge(opened.ID)
-	p.acknowledge(opened.ID)
-	answer := make([]byte, 3)
-	if _, err := proxy.Read(answer); err != nil || string(answer) != "ok\n" {
-		t.Errorf("the proxy reads %q, %v", answer, err)
+	p.acknowledge(guestapi.PortAck{ID: opened.ID + 1}) // nobody's
+	p.acknowledge(guestapi.PortAck{ID: opened.ID})
+	p.acknowledge(guestapi.PortAck{ID: opened.ID, Refused: "twice"})
+	answer := make([]byte, 100)
+	if n, err := proxy.Read(answer); err != nil || string(answer[:n]) != "ok 0.0.0.0 80\n" {
+		t.Errorf("the proxy reads %q, %v", answer[:n], err)
+	}
+	opened.Firm = false
+	p.repeat()
+	if again := openedPort(t, out); again != opened {
+		t.Errorf("a port that is relied on is repeated as %+v", again)
+	}
+	p.acknowledge(guestapi.PortAck{ID: opened.ID, Refused: "by a host that was slow"})
+	if again := openedPort(t, out); again != opened {
+		t.Errorf("a port that is refused late is asked for as %+v", again)
 	}
 	select {
 	case <-published:
@@ -140,6 +163,49 @@ func TestPorts(t *testing.T) {
 		t.Errorf("closed %+v", closed)
 	}
 	<-published
+}
+
+// A port that the host refuses, and a protocol that nobody serves.
+func TestRefusedPort(t *testing.T) {
+	out := testOutbox()
+	p := testPorts(out)
+	proxy, here := net.Pipe()
+	defer proxy.Close()
+	go p.publish(publication{"tcp", "0.0.0.0", 80, "172.17.0.2:80"}, here)
+	p.acknowledge(guestapi.PortAck{ID: openedPort(t, out).ID, Refused: "bind: address already in use"})
+	answer := make([]byte, 100)
+	if n, err := proxy.Read(answer); err != nil || string(answer[:n]) != "refused bind: address already in use\n" {
+		t.Errorf("the proxy reads %q, %v", answer[:n], err)
+	}
+	go p.publish(publication{"sctp", "0.0.0.0", 80, "172.17.0.2:80"}, here)
+	if n, err := proxy.Read(answer); err != nil || !strings.HasPrefix(string(answer[:n]), "refused protocol not supported") {
+		t.Errorf("for sctp the proxy reads %q, %v", answer[:n], err)
+	}
+}
+
+// Where in the guest a port is served.
+func TestPortInGuest(t *testing.T) {
+	p := testPorts(testOutbox())
+	for _, test := range []struct {
+		publication
+		want grant
+	}{
+		{publication{"tcp", "0.0.0.0", 8080, "a:80"}, grant{"0.0.0.0", 8080}},
+		{publication{"tcp", "::", 8080, "a:80"}, grant{"::", 8080}},
+		{publication{"udp", "::", 8080, "a:80"}, grant{"0.0.0.0", 4000}},
+		{publication{"tcp", "::", 8080, "b:80"}, grant{"0.0.0.0", 4000}},
+		{publication{"tcp", "::", 8081, "a:80"}, grant{"0.0.0.0", 4000}},
+		{publication{"tcp", "::1", 8080, "a:80"}, grant{"0.0.0.0", 4000}},
+		{publication{"tcp", "127.0.0.1", 8082, "a:80"}, grant{"0.0.0.0", 8082}},
+		{publication{"tcp", "0.0.0.0", 22, "a:22"}, grant{"0.0.0.0", 4000}},
+		{publication{"tcp", "::", 22, "a:22"}, grant{"::", 4000}},
+		{publication{"tcp", "127.0.0.1", 2376, "a:22"}, grant{"0.0.0.0", 4000}},
+		{publication{"udp", "0.0.0.0", 22, "a:22"}, grant{"0.0.0.0", 22}},
+	} {
+		if o, err := p.add(test.publication); err != nil || o.grant != test.want {
+			t.Errorf("%+v: %v, %v", test.publication, o.grant, err)
+		}
+	}
 }
 
 func describe(e guestapi.Event) string {

@@ -60,9 +60,9 @@ func (g *guest) command(words []string, conn *net.UnixConn) {
 	var err error
 	switch verb, args := words[0], words[1:]; {
 	case verb == "port":
-		protocol, hostIP, port, bad := parsePortLine(args)
+		want, bad := parsePortLine(args)
 		if bad == nil {
-			g.ports.publish(protocol, hostIP, port, conn)
+			g.ports.publish(want, conn)
 			return
 		}
 		err = bad

@@ -155,7 +155,7 @@ func (g *guest) handle(req guestapi.Request) {
 			}
 		})
 	case req.PortAck != nil:
-		g.ports.acknowledge(req.PortAck.ID)
+		g.ports.acknowledge(*req.PortAck)
 	case req.Clock != nil:
 		g.clock.learn(*req.Clock)
 		g.reply(req.ID, g.clock.apply)

@@ -1,7 +1,9 @@
 package guest
 
 import (
+	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -9,9 +11,13 @@ import (
 )
 
 // ports are the published ports of all containers, one for each docker-proxy
-// that runs.
+// that runs, and one for each program that listens in the guest's own network.
 type ports struct {
 	out *outbox
+	// free returns a port of the guest that nobody has, wanted if it can be.
+	free func(protocol string, wanted uint16) (uint16, error)
+	// chosen tells whether docker has chosen a port, not its user.
+	chosen func(port uint16) bool
 
 	mu   sync.Mutex
 	last uint64
@@ -19,17 +25,31 @@ type ports struct {
 }
 
 type openPort struct {
-	event guestapi.PortOpened
-	acked chan struct{} // closed by the host's acknowledgement
-	once  sync.Once
+	event  guestapi.PortOpened
+	grant  grant
+	target string // of a container
+	acked  chan struct{}
+	// refused is the host's answer, once acked is closed.
+	refused string
+	settled bool // whoever asked has been answered
 }
 
-func newPorts(out *outbox) *ports { return &ports{out: out, open: map[uint64]*openPort{}} }
+func newPorts(out *outbox) *ports {
+	return &ports{out: out, open: map[uint64]*openPort{}, free: freePort, chosen: chosenByDocker}
+}
 
 // publish tells the host of a port, and of its end when conn, the connection
-// that its proxy holds, ends.
-func (p *ports) publish(protocol, hostIP string, port uint16, conn io.ReadWriter) {
-	opened := p.add(protocol, hostIP, port)
+// that its proxy holds, ends. The proxy is told where in the guest to listen, or why not.
+func (p *ports) publish(want publication, conn io.ReadWriter) {
+	if want.protocol == "sctp" {
+		io.WriteString(conn, portRefused+" protocol not supported (tcp and udp can be published to the host, sctp cannot)\n")
+		return
+	}
+	opened, err := p.add(want)
+	if err != nil {
+		fmt.Fprintf(conn, portRefused+" %v\n", err)
+		return
+	}
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
@@ -40,36 +60,113 @@ func (p *ports) publish(protocol, hostIP string, port uint16, conn io.ReadWriter
 	case <-opened.acked:
 	case <-gone:
 	case <-timeout.C:
-		p.out.logf("publishing port %d: the host has not answered within %v", port, ackTimeout)
+		p.out.logf("publishing port %d: the host has not answered within %v", want.port, ackTimeout)
 	}
 	timeout.Stop()
-	io.WriteString(conn, "ok\n")
-	<-gone
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.open, opened.event.ID)
-	p.out.put(guestapi.Event{PortClosed: &guestapi.PortClosed{ID: opened.event.ID}})
-}
-
-func (p *ports) add(protocol, hostIP string, port uint16) *openPort {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.last++
-	o := &openPort{acked: make(chan struct{}), event: guestapi.PortOpened{
-		ID: p.last, Protocol: protocol, HostIP: hostIP, Port: port}}
-	p.open[p.last] = o
-	p.out.put(guestapi.Event{PortOpened: &o.event})
-	return o
-}
-
-// acknowledge notes the host's answer. One that nobody waits for is nothing.
-func (p *ports) acknowledge(id uint64) {
-	p.mu.Lock()
-	o := p.open[id]
-	p.mu.Unlock()
-	if o != nil {
-		o.once.Do(func() { close(o.acked) })
+	if refused := p.settle(opened); refused != "" {
+		fmt.Fprintf(conn, portRefused+" %s\n", strings.ReplaceAll(refused, "\n", " "))
+	} else {
+		fmt.Fprintf(conn, portGranted+" %s %d\n", opened.grant.address, opened.grant.port)
 	}
+	<-gone
+	p.remove(opened)
+}
+
+// add opens a port and tells the host.
+func (p *ports) add(want publication) (*openPort, error) {
+	event := guestapi.PortOpened{Protocol: want.protocol, HostIP: want.hostIP, Port: want.port, Firm: true, Chosen: p.chosen(want.port)}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	g, err := p.inGuest(want)
+	if err != nil {
+		return nil, err
+	}
+	if g.port != want.port {
+		event.GuestPort = g.port
+	}
+	p.last++
+	event.ID = p.last
+	o := &openPort{event: event, grant: g, target: want.target, acked: make(chan struct{})}
+	p.open[p.last] = o
+	p.out.put(guestapi.Event{PortOpened: &event})
+	return o, nil
+}
+
+// inGuest picks where in the guest a container's port is served to the host, which comes
+// by IPv4. It is the same port, for all addresses, unless somebody has it: the guest's
+// doors, or a container that was published on another address. IPv6 is served where IPv4
+// is, if that is the same container. The caller holds mu.
+func (p *ports) inGuest(want publication) (grant, error) {
+	wanted := want.port
+	switch {
+	case strings.Contains(want.hostIP, ":"):
+		for _, o := range p.open {
+			e := &o.event
+			if want.hostIP == "::" && e.HostIP == "0.0.0.0" && e.Protocol == want.protocol && e.Port == want.port && o.target == want.target {
+				return grant{"::", o.grant.port}, nil
+			}
+		}
+		wanted = 0
+	case isDoor(want.protocol, want.port):
+		wanted = 0
+	case want.hostIP == "0.0.0.0":
+		return grant{want.hostIP, wanted}, nil // a container that has it is docker's to tell of
+	}
+	port, err := p.free(want.protocol, wanted)
+	return grant{"0.0.0.0", port}, err
+}
+
+// isDoor tells whether the port is one of the guest's own.
+func isDoor(protocol string, port uint16) bool {
+	return protocol == "tcp" && (port == guestapi.EnginePort || port == guestapi.SSHPort)
+}
+
+// settle ends the wait for the host's answer, and returns why it refuses.
+func (p *ports) settle(o *openPort) (refused string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	o.settled = true
+	if o.refused == "" {
+		o.event.Firm = false // somebody relies on it now
+	}
+	return o.refused
+}
+
+func (p *ports) remove(o *openPort) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.open, o.event.ID)
+	p.out.put(guestapi.Event{PortClosed: &guestapi.PortClosed{ID: o.event.ID}})
+}
+
+// acknowledge notes the host's answer. One that nobody waits for is nothing; a refusal
+// that comes too late makes the port one that the host serves when it can.
+func (p *ports) acknowledge(ack guestapi.PortAck) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	o := p.open[ack.ID]
+	if o == nil {
+		return
+	}
+	if o.settled {
+		if ack.Refused != "" && !o.event.Firm {
+			p.out.logf("the host refuses port %d late: %s", o.event.Port, ack.Refused)
+			p.tell(o)
+		}
+		return
+	}
+	select {
+	case <-o.acked:
+	default:
+		o.refused = ack.Refused
+		close(o.acked)
+	}
+}
+
+// tell tells the host of a port. The caller holds mu.
+func (p *ports) tell(o *openPort) {
+	event := o.event
+	p.out.put(guestapi.Event{PortOpened: &event})
 }
 
 // repeat tells a new host of all open ports, under their old IDs.
@@ -77,6 +174,6 @@ func (p *ports) repeat() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, o := range p.open {
-		p.out.put(guestapi.Event{PortOpened: &o.event})
+		p.tell(o)
 	}
 }

@@ -22,22 +22,34 @@ const ackTimeout = 5 * time.Second
 // realProxies are where docker-proxy may be; Debian and Docker differ.
 var realProxies = []string{"/usr/bin/docker-proxy", "/usr/sbin/docker-proxy", "/usr/libexec/docker/docker-proxy"}
 
+// proxyStatus is the descriptor on which dockerd waits for its proxy's word: "0" and a
+// newline when it listens, "1", a newline and the reason when it cannot.
+const proxyStatus = 3
+
 // runProxy stands in for docker-proxy: it tells PID 1 of the port, waits for the
 // host, and becomes the real one. The connection to PID 1 stays open across the
-// exec, so its end is the proxy's end, however that comes about. Whatever goes
-// wrong on the way is a line in dockerd's log: the container gets its port in the
-// guest all the same. It returns only if there is nothing to become.
+// exec, so its end is the proxy's end, however that comes about. What the host refuses is
+// refused to dockerd. Whatever else goes wrong on the way is a line in dockerd's log: the
+// container gets its port in the guest all the same. It returns only if there is nothing
+// to become.
 func runProxy(argv []string) error {
 	args := argv[1:]
 	call, err := parseProxyCall(args)
 	if err == nil {
-		if !call.listenFD {
-			args = call.args
+		var granted grant
+		var refused string
+		if granted, refused, err = announce(call.publication); refused != "" {
+			text := call.refusal(refused)
+			syscall.Write(proxyStatus, []byte("1\n"+text))
+			return errors.New(text)
 		}
-		if call.astray() {
-			err = proxyBeside(call)
+		switch {
+		case err != nil: // docker's own port is better than none
+		case call.astray(granted):
+			err = proxyBeside(call, granted.port)
+		case !call.listenFD:
+			args = call.at(granted)
 		}
-		err = errors.Join(err, announce(call))
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "hyve-docker-proxy: %v\n", err)
@@ -51,7 +63,7 @@ func runProxy(argv []string) error {
 // proxyBeside starts a second docker-proxy, for a port that dockerd has bound to an address
 // which the user meant as one of the host: at the guest's own, to which the host's
 // connections come. It returns when the port is open. The proxy ends with this process.
-func proxyBeside(call proxyCall) error {
+func proxyBeside(call proxyCall, port uint16) error {
 	address, err := ownAddress()
 	if err != nil {
 		return fmt.Errorf("publishing port %d: %w", call.port, err)
@@ -70,7 +82,7 @@ func proxyBeside(call proxyCall) error {
 		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
 	}
 	for _, path := range realProxies {
-		if _, err = os.StartProcess(path, append([]string{"docker-proxy"}, call.at(address)...), attr); err == nil {
+		if _, err = os.StartProcess(path, append([]string{"docker-proxy"}, call.at(grant{address, port})...), attr); err == nil {
 			break
 		}
 	}
@@ -104,27 +116,27 @@ func ownAddress() (string, error) {
 // announce tells PID 1 of a port and waits for its answer. It uses bare system
 // calls: the descriptor must stay open across exec, and this is on the way of
 // every `docker run -p`.
-func announce(call proxyCall) error {
+func announce(p publication) (g grant, refused string, err error) {
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 	if err != nil {
-		return fmt.Errorf("publishing port %d: %w", call.port, err)
+		return g, "", fmt.Errorf("publishing port %d: %w", p.port, err)
 	}
 	// PID 1 bounds the wait for the host; this is for a PID 1 that hangs.
 	bound := syscall.NsecToTimeval(int64(ackTimeout + time.Second))
 	syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &bound)
 	if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: controlSocket}); err != nil {
-		return fmt.Errorf("publishing port %d: connecting to %s: %w", call.port, controlSocket, err)
+		return g, "", fmt.Errorf("publishing port %d: connecting to %s: %w", p.port, controlSocket, err)
 	}
-	if _, err := syscall.Write(fd, []byte(call.portLine()+"\n")); err != nil {
-		return fmt.Errorf("publishing port %d: %w", call.port, err)
+	if _, err := syscall.Write(fd, []byte(p.portLine()+"\n")); err != nil {
+		return g, "", fmt.Errorf("publishing port %d: %w", p.port, err)
 	}
-	answer := make([]byte, 256)
+	answer := make([]byte, 1024)
 	n, err := syscall.Read(fd, answer)
+	if err == nil {
+		g, refused, err = parseGrant(string(answer[:n]))
+	}
 	if err != nil {
-		return fmt.Errorf("publishing port %d: %w", call.port, err)
+		return g, "", fmt.Errorf("publishing port %d: %w", p.port, err)
 	}
-	if text := string(answer[:n]); text != "ok\n" {
-		return fmt.Errorf("publishing port %d: PID 1 answered %q", call.port, text)
-	}
-	return nil
+	return g, refused, nil
 }

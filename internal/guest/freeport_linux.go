@@ -1,0 +1,93 @@
+package guest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// freePort returns a port that nobody has, at no IPv4 address of the guest: wanted, or
+// another one if that is taken or 0.
+func freePort(protocol string, wanted uint16) (uint16, error) {
+	listen := func(port uint16) (uint16, error) {
+		address := net.JoinHostPort("0.0.0.0", strconv.Itoa(int(port)))
+		if protocol == "udp" {
+			conn, err := net.ListenPacket("udp4", address)
+			if err != nil {
+				return 0, err
+			}
+			defer conn.Close()
+			return uint16(conn.LocalAddr().(*net.UDPAddr).Port), nil
+		}
+		l, err := listenTCP(context.Background(), port)
+		if err != nil {
+			return 0, err
+		}
+		defer l.Close()
+		return uint16(l.Addr().(*net.TCPAddr).Port), nil
+	}
+	port, err := listen(wanted)
+	if err != nil && wanted != 0 {
+		port, err = listen(0)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("looking for a free port of the guest: %w", err)
+	}
+	return port, nil
+}
+
+// containersDir is where dockerd keeps what its containers were asked to be.
+const containersDir = "/var/lib/docker/containers"
+
+// chosenByDocker tells whether docker has chosen a port for a container, which then has
+// no name for it: docker chooses from the kernel's range.
+func chosenByDocker(port uint16) bool {
+	b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	var first, last uint16
+	if _, bad := fmt.Sscan(string(b), &first, &last); err != nil || bad != nil || port < first || port > last {
+		return false
+	}
+	return !namedByUser(containersDir, port)
+}
+
+// namedByUser tells whether a container was given the port by its number, or a range of
+// ports that has it.
+func namedByUser(dir string, port uint16) bool {
+	files, _ := filepath.Glob(filepath.Join(dir, "*", "hostconfig.json"))
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		var config struct {
+			PortBindings map[string][]struct{ HostPort string }
+		}
+		if json.Unmarshal(b, &config) != nil {
+			continue
+		}
+		for _, bindings := range config.PortBindings {
+			for _, binding := range bindings {
+				if inRange(binding.HostPort, port) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// inRange tells whether a port is the one that text names, or of the range.
+func inRange(text string, port uint16) bool {
+	from, to, ranged := strings.Cut(text, "-")
+	if !ranged {
+		to = from
+	}
+	first, err := strconv.ParseUint(from, 10, 16)
+	last, err2 := strconv.ParseUint(to, 10, 16)
+	return err == nil && err2 == nil && first <= uint64(port) && uint64(port) <= last
+}
