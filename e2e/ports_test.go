@@ -7,6 +7,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -124,36 +128,144 @@ func TestPublishedUDP(t *testing.T) {
 	})
 }
 
-// A port that another program has is a problem of the status, and the
-// container's as soon as the other lets go of it.
+// A port that another program has is refused as docker refuses it, and it is said who has
+// it; the container can have it as soon as the other lets go.
 func TestTakenPort(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:18082")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	serveIn(t, shared, "18082:80", "mine")
-	ip := strings.TrimSpace(hyve(t, "ip", shared))
-	if text := get(t, ip+":18082"); text != "mine" {
-		t.Errorf("the machine's own address serves %q", text)
-	}
-	reported := func() bool {
-		for _, p := range statusOf(t, shared).Problems {
-			if strings.Contains(p, "18082") && strings.Contains(p, "address already in use") {
-				return true
+	for _, address := range []string{"127.0.0.1:18082", "[::1]:18082"} {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		_, text, code := result(t, docker, "--context", "hyve-"+shared, "run", "--rm", "-p", "18082:80", "busybox", "true")
+		me := fmt.Sprintf("%s of the host is held by %s (process %d)", address, filepath.Base(os.Args[0]), os.Getpid())
+		for _, want := range []string{"driver failed programming external connectivity on endpoint", ":18082: bind: address already in use", me} {
+			if code == 0 || !strings.Contains(text, want) {
+				t.Errorf("docker run with %s taken: exit status %d, want %q in\n%s", address, code, want, text)
 			}
 		}
-		return false
+		l.Close()
 	}
-	eventually(t, "the status names the taken port", reported)
-	if logs := hyve(t, "logs", "--service", "supervisor", shared); !strings.Contains(logs, "18082") {
-		t.Error("hyve logs does not name the port")
+	for _, p := range statusOf(t, shared).Problems {
+		if strings.Contains(p, "18082") {
+			t.Errorf("a port that nobody has is a problem: %s", p)
+		}
 	}
-	l.Close()
+	serveIn(t, shared, "18082:80", "mine")
 	if text := get(t, "127.0.0.1:18082"); text != "mine" {
 		t.Errorf("serves %q", text)
 	}
-	eventually(t, "the problem is taken back", func() bool { return !reported() })
+}
+
+// A port of docker's choice is one that the host has not given away.
+func TestChosenPort(t *testing.T) {
+	id := serveIn(t, shared, "80", "first")
+	_, first, _ := net.SplitHostPort(strings.Fields(dock(t, shared, "port", id))[2])
+	number, err := strconv.Atoi(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var taken []string
+	for next := number + 1; next <= number+3; next++ {
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", next)); err == nil {
+			defer l.Close()
+			taken = append(taken, fmt.Sprint(next))
+		}
+	}
+	id = serveIn(t, shared, "80", "chosen")
+	_, chosen, _ := net.SplitHostPort(strings.Fields(dock(t, shared, "port", id))[2])
+	if slices.Contains(taken, chosen) {
+		t.Errorf("docker was given %s, which is taken", chosen)
+	}
+	if text := get(t, "127.0.0.1:"+chosen); text != "chosen" {
+		t.Errorf("it serves %q", text)
+	}
+}
+
+func TestPublishedByName(t *testing.T) {
+	ip := strings.TrimSpace(hyve(t, "ip", shared))
+	serveIn(t, shared, "[::1]:18085:80", "six")
+	serveIn(t, shared, "127.0.0.1:18085:80", "four")
+	for address, want := range map[string]string{"[::1]:18085": "six", "127.0.0.1:18085": "four", ip + ":18085": "four"} {
+		if text := get(t, address); text != want {
+			t.Errorf("%s serves %q, want %q", address, text, want)
+		}
+	}
+	for _, address := range []string{"127.0.0.2", "127.18.0.1", "192.0.2.1"} {
+		_, text, code := result(t, docker, "--context", "hyve-"+shared, "run", "--rm", "-p", address+":18086:80", "busybox", "true")
+		if code == 0 || !strings.Contains(text, "not this machine's") {
+			t.Errorf("%s: exit status %d\n%s", address, code, text)
+		}
+	}
+}
+
+func TestPublishedSCTP(t *testing.T) {
+	_, text, code := result(t, docker, "--context", "hyve-"+shared, "run", "--rm", "-p", "18087:80/sctp", "busybox", "true")
+	if code == 0 || !strings.Contains(text, "protocol not supported") {
+		t.Errorf("exit status %d\n%s", code, text)
+	}
+}
+
+// The guest's own doors are in nobody's way.
+func TestPublishedDoors(t *testing.T) {
+	serveIn(t, shared, "2376:80", "engine's")
+	if text := get(t, "127.0.0.1:2376"); text != "engine's" {
+		t.Errorf("2376 serves %q", text)
+	}
+	if l, err := net.Listen("tcp", "127.0.0.1:22"); err == nil {
+		l.Close()
+		serveIn(t, shared, "22:80", "ssh's")
+		if text := get(t, "127.0.0.1:22"); text != "ssh's" {
+			t.Errorf("22 serves %q", text)
+		}
+	} else {
+		t.Logf("port 22 is not to be had: %v", err)
+	}
+	if out := hyve(t, "ssh", shared, "--", "echo", "in"); out != "in\n" {
+		t.Errorf("hyve ssh says %q", out)
+	}
+	out, err := try(limit, binary, "docker", shared, "version")
+	if err != nil {
+		out, err = try(limit, docker, "--context", "hyve-"+shared, "version")
+	}
+	if err != nil {
+		t.Errorf("the engine does not answer: %v\n%s", err, out)
+	}
+}
+
+// What listens in the guest's own network is reachable like a published port.
+func TestHostNetwork(t *testing.T) {
+	ip := strings.TrimSpace(hyve(t, "ip", shared))
+	id := strings.TrimSpace(dock(t, shared, "run", "-d", "--network", "host", "busybox", "sh", "-c",
+		"mkdir -p /www && echo host > /www/index.html && (httpd -f -p 127.0.0.1:18089 -h /www &) ; exec httpd -f -p 18088 -h /www"))
+	t.Cleanup(func() { try(limit, docker, "--context", "hyve-"+shared, "rm", "-f", id) })
+	for _, address := range []string{"127.0.0.1:18088", ip + ":18088"} {
+		if text := get(t, address); text != "host" {
+			t.Errorf("%s serves %q", address, text)
+		}
+	}
+	if connects(ip + ":18089") {
+		t.Error("what listens on the guest's loopback answers on the machine's address")
+	}
+	for _, p := range statusOf(t, shared).Ports {
+		if p.Port == 22 || p.Port == 2376 {
+			t.Errorf("the guest's own door is published: %+v", p)
+		}
+	}
+	dock(t, shared, "stop", "-t", "0", id)
+	eventually(t, "the port shuts with its program", func() bool { return !connects("127.0.0.1:18088") })
+}
+
+// A container reaches the machine's address as the host does.
+func TestMachineAddressFromInside(t *testing.T) {
+	ip := strings.TrimSpace(hyve(t, "ip", shared))
+	serveIn(t, shared, "18090:80", "called back")
+	get(t, ip+":18090")
+	for _, network := range []string{"bridge", "host"} {
+		if out := dock(t, shared, "run", "--rm", "--network", network, "busybox", "wget", "-qO-", "http://"+ip+":18090/"); out != "called back\n" {
+			t.Errorf("on network %s: %q", network, out)
+		}
+	}
 }
 
 func TestTwoMachinesOnePort(t *testing.T) {
@@ -168,6 +280,23 @@ func TestTwoMachinesOnePort(t *testing.T) {
 	}
 	if text := get(t, "127.0.0.1:18083"); text != "first" {
 		t.Errorf("localhost serves %q, want whoever came first", text)
+	}
+	told := func(in string) bool {
+		return strings.Contains(in, "18083") && strings.Contains(in, "held by machine "+shared)
+	}
+	if problems := statusOf(t, "second").Problems; !slices.ContainsFunc(problems, told) {
+		t.Errorf("the second machine's status does not say who has localhost: %q", problems)
+	}
+	if logs := hyve(t, "logs", "--service", "supervisor", "second"); !told(logs) {
+		t.Error("hyve logs does not say who has localhost")
+	}
+	// Where docker chooses, each has localhost.
+	for machine, want := range map[string]string{shared: "a", "second": "b"} {
+		id := serveIn(t, machine, "80", want)
+		_, port, _ := net.SplitHostPort(strings.Fields(dock(t, machine, "port", id))[2])
+		if text := get(t, "127.0.0.1:"+port); text != want {
+			t.Errorf("docker's choice %s of machine %s serves %q", port, machine, text)
+		}
 	}
 	if out := hyve(t, "ls"); strings.Count(out, "Running") != 2 {
 		t.Errorf("ls: %s", out)

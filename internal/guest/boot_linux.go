@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -71,6 +72,7 @@ func Boot() {
 	step(guestapi.PhaseDisk, <-disk)
 	step(guestapi.PhaseEngine, <-modules)
 
+	g.spawn(func() { g.note(g.keepDoors()) })
 	g.runHook("bootsync.sh", bootsyncTimeout)
 	if err := g.startEngine(); err != nil {
 		g.fail(guestapi.PhaseEngine, err)
@@ -78,6 +80,7 @@ func Boot() {
 	g.spawn(func() { g.runHook("bootlocal.sh", 0) })
 	g.spawn(g.followKernelLog)
 	g.spawn(g.watchDisk)
+	g.spawn(g.followListeners)
 	g.spawn(g.watchBusy)
 	g.spawn(g.watchPowerButton)
 
@@ -168,7 +171,11 @@ func (g *guest) setUpSystem() error {
 		return err
 	}
 	g.spawn(func() { g.serveControl(control) })
-	return errors.Join(delegateCgroups(), loopbackUp())
+	if err := errors.Join(delegateCgroups(), loopbackUp()); err != nil {
+		return err
+	}
+	g.note(g.hostAddress.attach(cgroupRoot))
+	return nil
 }
 
 // setUpDisk mounts the data disk and starts containerd, which needs no more.
@@ -211,6 +218,21 @@ func (g *guest) openDoors() error {
 		}
 		g.spawn(func() { serve(l) })
 		context.AfterFunc(g.ctx, func() { l.Close() })
+	}
+	return nil
+}
+
+// keepDoors sees to it that the host, whose connections all come from the gateway, finds
+// the guest's doors, and no container that is published on one of their ports: dockerd has
+// the kernel pass that on. Such a port is served elsewhere (ports.inGuest).
+func (g *guest) keepDoors() error {
+	id, _ := g.identity.now.get()
+	for _, port := range []uint16{guestapi.EnginePort, guestapi.SSHPort} {
+		_, err := g.reaper.run(nil, "/usr/sbin/iptables", "--wait", "-t", "nat", "-I", "PREROUTING",
+			"-s", id.Network.Gateway, "-p", "tcp", "--dport", strconv.Itoa(int(port)), "-j", "ACCEPT")
+		if err != nil {
+			return fmt.Errorf("keeping the way to port %d free: %w", port, err)
+		}
 	}
 	return nil
 }

@@ -44,15 +44,28 @@ func freePort(protocol string, wanted uint16) (uint16, error) {
 // containersDir is where dockerd keeps what its containers were asked to be.
 const containersDir = "/var/lib/docker/containers"
 
-// chosenByDocker tells whether docker has chosen a port for a container, which then has
-// no name for it: docker chooses from the kernel's range.
-func chosenByDocker(port uint16) bool {
+// A portRange is a range of ports, both ends in it; empty if it begins at 0.
+type portRange struct{ first, last uint16 }
+
+func (r portRange) has(port uint16) bool { return r.first != 0 && r.first <= port && port <= r.last }
+
+// ephemeralPorts are those that the kernel chooses from, and docker too.
+func ephemeralPorts() portRange {
+	var r portRange
 	b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
-	var first, last uint16
-	if _, bad := fmt.Sscan(string(b), &first, &last); err != nil || bad != nil || port < first || port > last {
-		return false
+	if err != nil {
+		return portRange{}
 	}
-	return !namedByUser(containersDir, port)
+	if _, err := fmt.Sscan(string(b), &r.first, &r.last); err != nil {
+		return portRange{}
+	}
+	return r
+}
+
+// chosenByDocker tells whether docker has chosen a port for a container, and its user
+// named none.
+func chosenByDocker(port uint16) bool {
+	return ephemeralPorts().has(port) && !namedByUser(containersDir, port)
 }
 
 // namedByUser tells whether a container was given the port by its number, or a range of

@@ -108,6 +108,13 @@ func (f *front) alsoAt(port uint16) error {
 	return nil
 }
 
+// otherPort is the port of alsoAt, or 0.
+func (f *front) otherPort() uint16 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.alsoPort
+}
+
 // listenTCP listens on a port of every address of the guest.
 func listenTCP(ctx context.Context, port uint16) (net.Listener, error) {
 	var plain net.ListenConfig

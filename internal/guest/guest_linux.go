@@ -38,6 +38,8 @@ type guest struct {
 	front    *front
 	ssh      *sshServer
 	ports    *ports
+
+	hostAddress hostAddress
 }
 
 // uptime is the time since the guest's kernel started.

@@ -45,6 +45,7 @@ func (g *guest) applyIdentity(id guestapi.Identity) error {
 			}
 			return applyNetwork(ctx, g.devices, id.Network)
 		},
+		func() error { return g.hostAddress.set(id) },
 		func() error { return g.front.identify(id) },
 		func() error { return g.ssh.identify(id) },
 	))

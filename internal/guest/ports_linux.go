@@ -19,9 +19,10 @@ type ports struct {
 	// chosen tells whether docker has chosen a port, not its user.
 	chosen func(port uint16) bool
 
-	mu   sync.Mutex
-	last uint64
-	open map[uint64]*openPort
+	mu       sync.Mutex
+	last     uint64
+	open     map[uint64]*openPort
+	followed map[publication]*openPort // those of open that no proxy stands for
 }
 
 type openPort struct {
@@ -35,7 +36,7 @@ type openPort struct {
 }
 
 func newPorts(out *outbox) *ports {
-	return &ports{out: out, open: map[uint64]*openPort{}, free: freePort, chosen: chosenByDocker}
+	return &ports{out: out, open: map[uint64]*openPort{}, followed: map[publication]*openPort{}, free: freePort, chosen: chosenByDocker}
 }
 
 // publish tells the host of a port, and of its end when conn, the connection
@@ -84,13 +85,54 @@ func (p *ports) add(want publication) (*openPort, error) {
 	if g.port != want.port {
 		event.GuestPort = g.port
 	}
-	p.last++
-	event.ID = p.last
-	o := &openPort{event: event, grant: g, target: want.target, acked: make(chan struct{})}
-	p.open[p.last] = o
-	p.out.put(guestapi.Event{PortOpened: &event})
-	return o, nil
+	return p.put(&openPort{event: event, grant: g, target: want.target, acked: make(chan struct{})}), nil
 }
+
+// put numbers a port and tells the host. The caller holds mu.
+func (p *ports) put(o *openPort) *openPort {
+	p.last++
+	o.event.ID = p.last
+	p.open[p.last] = o
+	p.tell(o)
+	return o
+}
+
+// follow publishes what listens now and is no proxy's, and takes back what does not any
+// more. Nobody can be refused.
+func (p *ports) follow(now []publication) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	type served struct {
+		protocol string
+		port     uint16
+	}
+	proxies := map[served]bool{}
+	for _, o := range p.open {
+		if o.target != "" {
+			proxies[served{o.event.Protocol, o.grant.port}] = true
+			proxies[served{o.event.Protocol, o.event.Port}] = true // dockerd 28 may have bound it
+		}
+	}
+	wanted := map[publication]bool{}
+	for _, want := range now {
+		wanted[want] = !proxies[served{want.protocol, want.port}]
+	}
+	for want, o := range p.followed {
+		if !wanted[want] {
+			p.drop(o)
+			delete(p.followed, want)
+		}
+	}
+	for want, is := range wanted {
+		if is && p.followed[want] == nil && len(p.followed) < maxFollowed {
+			event := guestapi.PortOpened{Protocol: want.protocol, HostIP: want.hostIP, Port: want.port}
+			p.followed[want] = p.put(&openPort{event: event, grant: grant{"0.0.0.0", want.port}, acked: make(chan struct{}), settled: true})
+		}
+	}
+}
+
+// maxFollowed is as many as the host would publish.
+const maxFollowed = 1024
 
 // inGuest picks where in the guest a container's port is served to the host, which comes
 // by IPv4. It is the same port, for all addresses, unless somebody has it: the guest's
@@ -135,6 +177,11 @@ func (p *ports) settle(o *openPort) (refused string) {
 func (p *ports) remove(o *openPort) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.drop(o)
+}
+
+// drop is remove for who holds mu.
+func (p *ports) drop(o *openPort) {
 	delete(p.open, o.event.ID)
 	p.out.put(guestapi.Event{PortClosed: &guestapi.PortClosed{ID: o.event.ID}})
 }
@@ -149,7 +196,7 @@ func (p *ports) acknowledge(ack guestapi.PortAck) {
 		return
 	}
 	if o.settled {
-		if ack.Refused != "" && !o.event.Firm {
+		if ack.Refused != "" {
 			p.out.logf("the host refuses port %d late: %s", o.event.Port, ack.Refused)
 			p.tell(o)
 		}

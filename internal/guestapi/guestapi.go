@@ -67,8 +67,13 @@ type Identity struct {
 	Name    string  `json:"name"` // host name
 	ID      string  `json:"id"`   // 32 lower-case hex digits: /etc/machine-id
 	Network Network `json:"network"`
-	Clock   Clock   `json:"clock"`
-	Seed    []byte  `json:"seed"` // 32 random bytes for the kernel's generator
+	// HostAddress is the machine's own address on the host, which is one of the host's
+	// loopback, and HostAlias the address by which the virtual network leads to it. Both
+	// are empty where the machine has no address of its own.
+	HostAddress string `json:"hostAddress,omitempty"`
+	HostAlias   string `json:"hostAlias,omitempty"`
+	Clock       Clock  `json:"clock"`
+	Seed        []byte `json:"seed"` // 32 random bytes for the kernel's generator
 
 	// PEM: the installation's CA, which signs clients, and what the engine's
 	// front on EnginePort shows them.

@@ -20,11 +20,13 @@ import (
 )
 
 func TestHostAddress(t *testing.T) {
+	n := &Network{config: Config{MachineIP: netip.MustParseAddr("127.18.0.6")}}
 	for addr, want := range map[string]string{
 		HostIP:            "127.0.0.1",
 		GatewayIP:         "",
 		GuestIP:           "",
 		"192.168.127.200": "",
+		AliasIP:           "127.18.0.6",
 		"192.168.128.1":   "192.168.128.1",
 		"8.8.8.8":         "8.8.8.8",
 		"10.0.0.1":        "10.0.0.1",
@@ -40,7 +42,7 @@ func TestHostAddress(t *testing.T) {
 		"::1":             "",
 		"2001:db8::1":     "",
 	} {
-		got, ok := hostAddress(netip.MustParseAddr(addr))
+		got, ok := n.hostAddress(netip.MustParseAddr(addr))
 		if ok != (want != "") || ok && got.String() != want {
 			t.Errorf("%s: %s, %t; want %q", addr, got, ok, want)
 		}

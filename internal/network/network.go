@@ -10,7 +10,8 @@
 // UDP ports.
 //
 // What the guest reaches, policy.go: the Internet and the host's networks, as
-// any process of the user does; the host's 127.0.0.1 as [HostIP]; the DNS of the
+// any process of the user does; the host's 127.0.0.1 as [HostIP], the machine's own
+// address on the host as [AliasIP]; the DNS of the
 // gateway, and nothing else of the gateway: it has no API. Not reachable are
 // the rest of the host's loopback (so neither another machine's own address nor
 // ports bound to it), link-local addresses (the metadata services of clouds),
@@ -46,6 +47,7 @@ const (
 	GatewayIP = "192.168.127.1"   // also the name server
 	GuestIP   = "192.168.127.2"   // the guest's card
 	HostIP    = "192.168.127.254" // the host's 127.0.0.1 as the guest sees it
+	AliasIP   = "192.168.127.253" // Config.MachineIP as the guest sees it
 
 	GuestCIDR = GuestIP + "/24"
 
@@ -70,6 +72,7 @@ var (
 	gatewayIP  = netip.MustParseAddr(GatewayIP)
 	guestIP    = netip.MustParseAddr(GuestIP)
 	hostIP     = netip.MustParseAddr(HostIP)
+	aliasIP    = netip.MustParseAddr(AliasIP)
 	loopback4  = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	broadcast4 = netip.AddrFrom4([4]byte{192, 168, 127, 255})
 )

@@ -9,10 +9,12 @@ import (
 
 // hostAddress says where on the host's side a connection of the guest to dst
 // goes, or that it goes nowhere.
-func hostAddress(dst netip.Addr) (netip.Addr, bool) {
+func (n *Network) hostAddress(dst netip.Addr) (netip.Addr, bool) {
 	switch {
 	case dst == hostIP:
 		return loopback4, true
+	case dst == aliasIP:
+		return n.config.MachineIP, true
 	case subnet.Contains(dst): // the gateway and its other neighbours are no hosts
 		return netip.Addr{}, false
 	case !routable(dst):
@@ -94,10 +96,10 @@ func judgeIPv4(h header.IPv4) verdict {
 	if icmp.Type() != header.ICMPv4Echo {
 		return admit // errors about what came from elsewhere
 	}
-	if _, ok := hostAddress(dst); !ok {
+	if subnet.Contains(dst) || !routable(dst) {
 		return drop
 	}
 	return ping
 }
 
-func isGatewayAddress(a netip.Addr) bool { return a == gatewayIP || a == hostIP }
+func isGatewayAddress(a netip.Addr) bool { return a == gatewayIP || a == hostIP || a == aliasIP }

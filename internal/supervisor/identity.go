@@ -88,6 +88,10 @@ func (id *identity) guestIdentity() (guestapi.Identity, error) {
 	id.told.Store(m)
 	seed := make([]byte, 32)
 	rand.Read(seed) // never fails
+	hostAddress, hostAlias := m.Address.String(), network.AliasIP
+	if m.Address == netip.MustParseAddr("127.0.0.1") { // which is everybody's
+		hostAddress, hostAlias = "", ""
+	}
 	return guestapi.Identity{
 		Name: m.Name,
 		ID:   m.ID,
@@ -98,6 +102,8 @@ func (id *identity) guestIdentity() (guestapi.Identity, error) {
 			Host:    network.HostIP,
 			MTU:     network.DefaultMTU,
 		},
+		HostAddress:        hostAddress,
+		HostAlias:          hostAlias,
 		Clock:              guestapi.ClockNow(),
 		Seed:               seed,
 		CA:                 string(id.ca.Load().PEM()),

@@ -1,0 +1,214 @@
+package guest
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hyve-vm/hyve/internal/guestapi"
+)
+
+// testGroup is a new control group; who may not make one, or may not give programs to the
+// kernel, cannot test that.
+func testGroup(t *testing.T) string {
+	t.Helper()
+	for _, root := range []string{cgroupRoot + "/unified", cgroupRoot} {
+		if _, err := os.Stat(root + "/cgroup.procs"); err != nil {
+			continue
+		}
+		dir, err := os.MkdirTemp(root, "hyve-test-")
+		if err != nil {
+			t.Skip(err)
+		}
+		t.Cleanup(func() { os.Remove(dir) })
+		return dir
+	}
+	t.Skip("no control groups of version 2")
+	return ""
+}
+
+// inGroup starts this test again as a process in a control group, which does what the
+// variable says and ends with its input.
+func inGroup(t *testing.T, group, what string) (stop func() string) {
+	t.Helper()
+	dir, err := os.Open(group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestInGroup$")
+	cmd.Env = append(os.Environ(), "HYVE_IN_GROUP="+what)
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	var out strings.Builder
+	cmd.Stdout = &out
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Skip(err)
+	}
+	return func() string {
+		in.Close()
+		cmd.Wait()
+		text, _, _ := strings.Cut(out.String(), "\n")
+		return text
+	}
+}
+
+// TestInGroup is that process.
+func TestInGroup(t *testing.T) {
+	verb, address, _ := strings.Cut(os.Getenv("HYVE_IN_GROUP"), " ")
+	wait := func() { io.Copy(io.Discard, os.Stdin) }
+	switch verb {
+	case "listen":
+		_, err := net.Listen("tcp", address)
+		fmt.Println(err)
+		wait()
+	case "bind":
+		_, err := net.ListenPacket("udp", address)
+		fmt.Println(err)
+		wait()
+	case "dial":
+		network, address, _ := strings.Cut(address, " ")
+		conn, err := net.Dial(network, address)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Fprint(conn, "x")
+		b := make([]byte, 100)
+		n, err := conn.Read(b)
+		fmt.Println(string(b[:n]), conn.RemoteAddr(), err)
+	case "mapped": // as programs dial that know IPv6 only
+		to, _ := net.ResolveTCPAddr("tcp4", address)
+		fd, err := syscall.Socket(syscall.AF_INET6, syscall.SOCK_STREAM, 0)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		err = syscall.Connect(fd, &syscall.SockaddrInet6{Port: to.Port, Addr: [16]byte(to.IP.To16())})
+		b := make([]byte, 100)
+		n, _ := syscall.Read(fd, b)
+		fmt.Println(string(b[:max(n, 0)]), err)
+	case "send":
+		conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		to, _ := net.ResolveUDPAddr("udp4", address)
+		_, err = conn.WriteTo([]byte("x"), to)
+		conn.SetDeadline(time.Now().Add(5 * time.Second))
+		b := make([]byte, 100)
+		n, from, err2 := conn.ReadFrom(b)
+		fmt.Println(string(b[:n]), from, err, err2)
+	}
+}
+
+// The bell rings when a socket begins to listen, and when it ceases.
+func TestBell(t *testing.T) {
+	group := testGroup(t)
+	b, err := newBell(group)
+	if err != nil {
+		t.Skip(err)
+	}
+	rings := make(chan bool, 1000)
+	go func() {
+		for b.wait() == nil {
+			rings <- true
+		}
+	}()
+	rung := func(what string) {
+		t.Helper()
+		select {
+		case <-rings:
+		case <-time.After(5 * time.Second):
+			t.Errorf("no bell when %s", what)
+		}
+		time.Sleep(100 * time.Millisecond) // a program may open several
+		for len(rings) > 0 {
+			<-rings
+		}
+	}
+	stop := inGroup(t, group, "listen 127.0.0.1:0")
+	rung("TCP listens")
+	stop()
+	rung("TCP has ceased to listen")
+	stop = inGroup(t, group, "bind 127.0.0.1:0")
+	rung("UDP is bound")
+	stop()
+	stop = inGroup(t, group, "listen [::1]:0")
+	rung("TCP listens on IPv6")
+	stop()
+}
+
+// The machine's address leads to its alias, by whatever call.
+func TestHostAddress(t *testing.T) {
+	const said, meant = "127.18.77.1", "127.0.0.1"
+	group := testGroup(t)
+	var h hostAddress
+	if err := h.attach(group); err != nil {
+		t.Skip(err)
+	}
+	if err := h.set(guestapi.Identity{HostAddress: said, HostAlias: meant}); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", meant+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			io.WriteString(conn, "tcp")
+			conn.Close()
+		}
+	}()
+	u, err := net.ListenPacket("udp", meant+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	go func() {
+		b := make([]byte, 100)
+		for {
+			_, from, err := u.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			u.WriteTo([]byte("udp"), from)
+		}
+	}()
+	_, tcp, _ := net.SplitHostPort(l.Addr().String())
+	_, udp, _ := net.SplitHostPort(u.LocalAddr().String())
+	for what, want := range map[string]string{
+		"dial tcp4 " + said + ":" + tcp:  "tcp " + said + ":" + tcp,
+		"mapped " + said + ":" + tcp:     "tcp <nil>",
+		"dial udp4 " + said + ":" + udp:  "udp " + said + ":" + udp,
+		"send " + said + ":" + udp:       "udp " + said + ":" + udp,
+		"dial tcp4 " + meant + ":" + tcp: "tcp 127.",
+	} {
+		got := inGroup(t, group, what)()
+		if !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %s, want %s", what, got, want)
+		}
+	}
+	h.set(guestapi.Identity{})
+	if got := inGroup(t, group, "dial tcp4 "+said+":"+tcp)(); strings.HasPrefix(got, "tcp") {
+		t.Errorf("without an address of its own: %s", got)
+	}
+	if err := h.set(guestapi.Identity{HostAddress: "x", HostAlias: meant}); err == nil {
+		t.Error("an address that is none is no error")
+	}
+}

@@ -1,0 +1,70 @@
+package guest
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+// A listener is a socket of the guest's own network that waits for anybody.
+type listener struct {
+	protocol string // "tcp", "udp"
+	address  netip.AddrPort
+	only6    bool // of "::", not for IPv4
+}
+
+// Layout of struct inet_diag_msg and of the attribute that says whether a socket of IPv6
+// takes IPv4 as well; linux/inet_diag.h.
+const (
+	diagSize     = 72
+	diagPort     = 4 // in the network's order, like the address
+	diagAddress  = 8
+	diagSKV6Only = 11
+
+	familyIPv4 = 2 // AF_INET
+	familyIPv6 = 10
+)
+
+// parseListener reads one answer of the kernel's socket diagnosis.
+func parseListener(protocol string, b []byte) (l listener, ok bool) {
+	if len(b) < diagSize {
+		return l, false
+	}
+	port := binary.BigEndian.Uint16(b[diagPort:])
+	var ip netip.Addr
+	switch b[0] {
+	case familyIPv4:
+		ip = netip.AddrFrom4([4]byte(b[diagAddress:]))
+	case familyIPv6:
+		ip = netip.AddrFrom16([16]byte(b[diagAddress:]))
+	default:
+		return l, false
+	}
+	l = listener{protocol: protocol, address: netip.AddrPortFrom(ip, port)}
+	for attrs := b[diagSize:]; len(attrs) >= 4; {
+		size := int(binary.NativeEndian.Uint16(attrs))
+		if size < 4 || size > len(attrs) {
+			break
+		}
+		if kind := binary.NativeEndian.Uint16(attrs[2:]); kind == diagSKV6Only && size > 4 {
+			l.only6 = attrs[4] != 0
+		}
+		attrs = attrs[min((size+3)&^3, len(attrs)):]
+	}
+	return l, port != 0
+}
+
+// wanted is how a listener is published, if it is: on all addresses of the host where it
+// has all of the guest's, or that of its card. One of the guest's loopback, or of a network
+// of containers, is nobody's but the guest's.
+func (l listener) wanted(card netip.Addr) (publication, bool) {
+	p := publication{protocol: l.protocol, port: l.address.Port()}
+	switch ip := l.address.Addr().Unmap(); {
+	case ip == netip.IPv6Unspecified() && !l.only6:
+		p.hostIP = "" // both families
+	case ip == netip.IPv4Unspecified(), ip == card:
+		p.hostIP = "0.0.0.0"
+	default:
+		return p, false
+	}
+	return p, true
+}

@@ -1,0 +1,210 @@
+package guest
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// The kernel tells when a TCP socket begins and ceases to listen and when a UDP socket is
+// bound, by two programs that ring a bell; which sockets there are is asked of it then.
+// It does not tell when a UDP socket is closed, so while one is published that is no
+// container's, it is asked now and then.
+const (
+	listenersSettle = 50 * time.Millisecond
+	listenersAgain  = 2 * time.Second
+)
+
+// followListeners publishes what listens in the guest's own network: programs of containers
+// with --network host, the ports of a swarm, and whatever a user runs.
+func (g *guest) followListeners() {
+	bell, err := newBell(cgroupRoot)
+	if err != nil {
+		g.note(fmt.Errorf("following what listens: %w", err))
+		return
+	}
+	rings := make(chan struct{}, 1)
+	g.spawn(func() {
+		for bell.wait() == nil {
+			select {
+			case rings <- struct{}{}:
+			default:
+			}
+		}
+	})
+	for {
+		udp, err := g.publishListeners()
+		if err != nil {
+			g.note(err)
+		}
+		var again <-chan time.Time
+		if udp {
+			again = time.After(listenersAgain)
+		}
+		select {
+		case <-rings:
+			time.Sleep(listenersSettle) // a program that starts opens several
+		case <-again:
+		case <-g.ctx.Done():
+			return
+		}
+	}
+}
+
+// publishListeners publishes what listens now, and tells whether there is UDP among it.
+func (g *guest) publishListeners() (udp bool, err error) {
+	all, err := listeners()
+	if err != nil {
+		return false, err
+	}
+	id, _ := g.identity.now.get()
+	var card netip.Addr
+	if prefix, err := netip.ParsePrefix(id.Network.Address); err == nil {
+		card = prefix.Addr()
+	}
+	ephemeral := ephemeralPorts()
+	var wanted []publication
+	for _, l := range all {
+		p, ok := l.wanted(card)
+		switch {
+		case !ok, isDoor(p.protocol, p.port), p.protocol == "tcp" && p.port == g.front.otherPort():
+			continue
+		case p.protocol == "udp" && ephemeral.has(p.port):
+			continue // a client, most likely
+		}
+		wanted = append(wanted, p)
+		udp = udp || p.protocol == "udp"
+	}
+	g.ports.follow(wanted)
+	return udp, nil
+}
+
+// listeners asks the kernel for the sockets of this network name space that wait for
+// anybody.
+func listeners() ([]listener, error) {
+	var all []listener
+	for _, kind := range []struct {
+		protocol string
+		number   uint8
+		state    uint32
+	}{{"tcp", unix.IPPROTO_TCP, 10}, {"udp", unix.IPPROTO_UDP, 7}} { // TCP_LISTEN, TCP_CLOSE
+		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+			request := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
+			body := make([]byte, 56) // struct inet_diag_req_v2
+			body[0], body[1] = family, kind.number
+			binary.NativeEndian.PutUint32(body[4:], 1<<kind.state)
+			request.AddRawData(body)
+			answers, err := request.Execute(unix.NETLINK_INET_DIAG, 0)
+			if errors.Is(err, unix.ENOENT) {
+				continue // no such sockets, no such module
+			}
+			if err != nil {
+				return nil, fmt.Errorf("asking what listens: %w", err)
+			}
+			for _, answer := range answers {
+				if l, ok := parseListener(kind.protocol, answer); ok {
+					all = append(all, l)
+				}
+			}
+		}
+	}
+	return all, nil
+}
+
+// A bell rings when sockets begin or cease to listen in a control group or below. It is a
+// ring of the kernel's, in which nobody cares for more than that there is something.
+type bell struct {
+	fd       int
+	consumed *uint64 // the first word of a page of ours
+	produced *uint64 // of one of the kernel's
+}
+
+// ringSize is that of the ring in bytes, a power of two and of pages.
+const ringSize = 4096 * 4
+
+func newBell(group string) (*bell, error) {
+	fd, err := newMap(unix.BPF_MAP_TYPE_RINGBUF, 0, 0, ringSize)
+	if err != nil {
+		return nil, err
+	}
+	page := os.Getpagesize()
+	ours, err := unix.Mmap(fd, 0, page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("mapping a ring: %w", err)
+	}
+	theirs, err := unix.Mmap(fd, int64(page), page, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("mapping a ring: %w", err)
+	}
+	dir, err := os.Open(group)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	b := &bell{fd: fd, consumed: (*uint64)(unsafe.Pointer(&ours[0])), produced: (*uint64)(unsafe.Pointer(&theirs[0]))}
+	return b, errors.Join(
+		attachProgram(dir, hook{unix.BPF_PROG_TYPE_SOCK_OPS, unix.BPF_CGROUP_SOCK_OPS}, b.onListen()),
+		attachProgram(dir, hook{unix.BPF_PROG_TYPE_CGROUP_SOCK, unix.BPF_CGROUP_INET4_POST_BIND}, b.onBind()),
+		attachProgram(dir, hook{unix.BPF_PROG_TYPE_CGROUP_SOCK, unix.BPF_CGROUP_INET6_POST_BIND}, b.onBind()),
+	)
+}
+
+// ring rings, and ends the program well.
+func (b *bell) ring() []insn {
+	program := append([]insn{zero32(10, -8), zero32(10, -4)}, loadMap(1, b.fd)...)
+	return append(program, move(2, 10), add(2, -8), set(3, 8), set(4, 0), call(helperRing), set(0, 1), exit())
+}
+
+// onListen is for struct bpf_sock_ops: it rings for a socket that begins to listen, which
+// it asks to be told of, and for one that ceases.
+func (b *bell) onListen() []insn {
+	const op, oldState = 0, 4 // fields
+	const tcpListen = 10
+	return append([]insn{
+		move(6, 1),
+		load32(2, 6, op),
+		ifEqual(2, unix.BPF_SOCK_OPS_TCP_LISTEN_CB, 5), // to the flags
+		ifOther(2, unix.BPF_SOCK_OPS_STATE_CB, 2),      // to the end
+		load32(2, 6, oldState),
+		ifEqual(2, tcpListen, 5), // to the bell
+		set(0, 1),
+		exit(),
+		move(1, 6), // the flags
+		set(2, unix.BPF_SOCK_OPS_STATE_CB_FLAG),
+		call(helperSockOpsFlags),
+	}, b.ring()...)
+}
+
+// onBind is for struct bpf_sock: it rings for UDP.
+func (b *bell) onBind() []insn {
+	const protocol = 12 // field
+	return append([]insn{
+		load32(2, 1, protocol),
+		ifEqual(2, unix.IPPROTO_UDP, 2),
+		set(0, 1),
+		exit(),
+	}, b.ring()...)
+}
+
+// wait returns when it has rung since the last time.
+func (b *bell) wait() error {
+	for {
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(b.fd), Events: unix.POLLIN}}, -1)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("waiting for the kernel: %w", err)
+		}
+		atomic.StoreUint64(b.consumed, atomic.LoadUint64(b.produced))
+		return nil
+	}
+}
