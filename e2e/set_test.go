@@ -14,8 +14,8 @@ import (
 
 const gib = 1 << 30
 
-// diskOf is the size that a machine's disk is to have, in bytes.
-func diskOf(t *testing.T, name string) (size int64) {
+// diskSizeOf is the size that a machine's disk is to have, in bytes.
+func diskSizeOf(t *testing.T, name string) (size int64) {
 	t.Helper()
 	if _, err := fmt.Sscan(hyve(t, "inspect", name, "--format", "{{.Disk}}"), &size); err != nil {
 		t.Fatal(err)
@@ -63,7 +63,7 @@ func pendingOf(t *testing.T, name string) string {
 func TestSet(t *testing.T) {
 	needsFreezing(t)
 	create(t, "settable", "--memory", "1GiB")
-	size, room := diskOf(t, "settable"), roomOf(t, "settable")
+	size, room := diskSizeOf(t, "settable"), roomOf(t, "settable")
 	id := strings.TrimSpace(dock(t, "settable", "run", "-d", "busybox", "sleep", "100000"))
 	began := func(name string) string {
 		t.Helper()
@@ -142,7 +142,7 @@ func TestKilledWhileGrowing(t *testing.T) {
 			syscall.Kill(pid, syscall.SIGKILL)
 		}
 		cmd.Wait()
-		wanted := diskOf(t, "growing")
+		wanted := diskSizeOf(t, "growing")
 		info, err := os.Stat(filepath.Join(home, "machines", "growing", "disk.img"))
 		if err != nil {
 			t.Fatal(err)

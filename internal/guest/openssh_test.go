@@ -213,7 +213,7 @@ func says(network, address string) string {
 	return string(b[:n])
 }
 
-func freePort(t *testing.T) string {
+func unusedPort(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -232,7 +232,7 @@ func TestOpenSSHForwards(t *testing.T) {
 	for _, direction := range []string{"-L", "-R"} {
 		for _, from := range []string{"tcp", "unix"} {
 			for _, to := range []string{tcp, unix} {
-				at := freePort(t)
+				at := unusedPort(t)
 				address := "127.0.0.1:" + at
 				if from == "unix" {
 					at = filepath.Join(o.home, "made")
