@@ -79,6 +79,7 @@ var layers = map[string][]string{
 	"e2e/serve-registry": {"e2e/testregistry"},
 	"e2e/udp-echo":       {},
 	"e2e/keeper":         {},
+	"e2e/attacker":       {},
 	"e2e/reaper":         {},
 	// Measures VMs as hyve makes them, and one on QEMU's own network.
 	"e2e/bench": {"e2e/testregistry", "e2e/testimage", "internal/machine", "internal/control", "internal/guestapi", "internal/image", "internal/image/build", "internal/pki",
