@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -97,8 +98,13 @@ func (b *bench) startSlirp(dir string, ports []string) (vm *exec.Cmd, channel ne
 		return nil, nil, err
 	}
 	defer l.Close()
+	card, err := net.Listen("unix", filepath.Join(dir, "none")) // on which nothing comes
+	if err != nil {
+		return nil, nil, err
+	}
+	defer card.Close()
 	features := q.Features(accel)
-	args := qemu.Args(hypervisor.Config{
+	cfg := hypervisor.Config{
 		Name: "slirp", CPUs: 2, Memory: 2 << 30, Kernel: img.Kernel(), Initrd: img.Initrd(),
 		Cmdline: "console=hvc0 quiet " + img.Manifest.Cmdline + " " + qemu.KernelCmdline(features),
 		Disks: []hypervisor.Disk{
@@ -106,9 +112,10 @@ func (b *bench) startSlirp(dir string, ports []string) (vm *exec.Cmd, channel ne
 			{Serial: guestapi.DataDisk, Path: disk},
 		},
 		Channels: []hypervisor.Channel{{Name: guestapi.Port, Socket: l.Addr().String()}},
-		Network:  hypervisor.Network{Socket: filepath.Join(dir, "none"), MAC: "5a:94:ef:e4:0c:ee", MTU: 1500},
+		Network:  hypervisor.Network{Socket: card.Addr().String(), MAC: "5a:94:ef:e4:0c:ee", MTU: 1500},
 		Console:  true,
-	}, features)
+	}
+	args := qemu.Args(cfg, features)
 	for i, arg := range args {
 		if arg == "-netdev" {
 			args[i+1] = fmt.Sprintf("user,id=network,hostfwd=tcp:127.0.0.1:%s-:2376,hostfwd=tcp:127.0.0.1:%s-:5001", ports[0], ports[1])
@@ -132,7 +139,16 @@ func (b *bench) startSlirp(dir string, ports []string) (vm *exec.Cmd, channel ne
 		return nil, nil, err
 	}
 	go io.Copy(log, screen)
-	vm.ExtraFiles = []*os.File{monitor, console}
+	files, err := qemu.Open(context.Background(), cfg, features)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		for _, file := range files {
+			file.Close()
+		}
+	}()
+	vm.ExtraFiles = append([]*os.File{monitor, console}, files...)
 	vm.Stderr = os.Stderr
 	if err := vm.Start(); err != nil {
 		return nil, nil, err

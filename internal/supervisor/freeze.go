@@ -45,7 +45,6 @@ func (s *supervisor) powerOn(ctx context.Context, lock *machine.Lock) (vm *qemu.
 		ExtraFiles: []*os.File{lock.File()},
 		Stderr:     &s.logs.hypervisor,
 		Console:    &s.logs.console,
-		RunDir:     s.machine.Dir().RunDir(),
 	}
 	s.logs.console.begin()
 	vm, err = s.thaw(ctx, options)

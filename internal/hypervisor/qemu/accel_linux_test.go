@@ -106,9 +106,6 @@ func TestAcceleratorIsKept(t *testing.T) {
 	if !again.Cached || again.Name != first.Name || again.Reason != first.Reason || again.Hint != first.Hint {
 		t.Errorf("%+v, was %+v", again, first)
 	}
-	if again.Took > 20*time.Millisecond {
-		t.Errorf("a kept verdict took %s", again.Took)
-	}
 	t.Logf("kept: %s", again.Took)
 
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")

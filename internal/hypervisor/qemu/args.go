@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -31,12 +30,14 @@ const (
 // Args returns QEMU's arguments for a VM. It is pure: the same VM and features
 // give the same arguments. The process must be given connected unix stream
 // sockets: as descriptor 3 the one on which it speaks QMP (no monitor listens),
-// as descriptor 4, if there is a console, the one that takes what the guest says.
+// as descriptor 4 the one that takes what the guest says on its console; and after
+// them what Open has opened.
 //
 // What could have been said in JSON is (QEMU 7.2 takes it for -object, -device,
 // -blockdev and -netdev): no character of a path means anything there.
-// -chardev and -name have only the old form, where a comma is doubled.
+// -name has only the old form, where a comma is doubled.
 func Args(cfg hypervisor.Config, f Features) []string {
+	fds := descriptorsOf(cfg, f)
 	a := []string{
 		"-name", "guest=" + escape(cfg.Name),
 		"-nodefaults", "-no-user-config", "-display", "none",
@@ -50,27 +51,34 @@ func Args(cfg hypervisor.Config, f Features) []string {
 		a = append(a, "-sandbox", sandboxArg)
 	}
 	a = append(a, machineArgs(cfg, f)...)
-	a = append(a, kernelArgs(cfg)...)
+	a = append(a, kernelArgs(cfg, fds)...)
 	a = append(a,
 		"-chardev", "socket,id=monitor,fd="+strconv.Itoa(monitorFD),
 		"-mon", "chardev=monitor,mode=control",
 	)
-	a = append(a, diskArgs(cfg.Disks)...)
-	a = append(a, serialArgs(cfg)...)
-	a = append(a, networkArgs(cfg.Network)...)
+	a = append(a, diskArgs(cfg.Disks, fds.disks)...)
+	a = append(a, serialArgs(cfg, fds)...)
+	a = append(a, networkArgs(cfg.Network, fds.network)...)
 	return append(a, comfortArgs(cfg, f)...)
 }
 
 // kernelArgs are what the guest begins with. What Freeze has written has no section
 // that names the machine, which QEMU would want to see first, and none that describes
 // the others, which it would look for at the end.
-func kernelArgs(cfg hypervisor.Config) []string {
+func kernelArgs(cfg hypervisor.Config, fds *descriptors) []string {
 	if cfg.Incoming {
 		return []string{"-incoming", "defer", "-global", "migration.send-configuration=off", "-machine", "suppress-vmdesc=on"}
 	}
-	a := []string{"-kernel", cfg.Kernel}
-	if cfg.Initrd != "" {
-		a = append(a, "-initrd", cfg.Initrd)
+	kernel, initrd := cfg.Kernel, cfg.Initrd
+	if fds.kernel != 0 {
+		kernel = reopened(fds.kernel)
+	}
+	if fds.initrd != 0 {
+		initrd = reopened(fds.initrd)
+	}
+	a := []string{"-kernel", kernel}
+	if initrd != "" {
+		a = append(a, "-initrd", initrd)
 	}
 	if cfg.Cmdline != "" {
 		a = append(a, "-append", cfg.Cmdline)
@@ -82,16 +90,9 @@ func kernelArgs(cfg hypervisor.Config) []string {
 // frozen state to be thawed. The content of kernel, initrd and disks is the
 // caller's to compare.
 func (q *QEMU) Shape(cfg hypervisor.Config, accel string) string {
+	// Of paths there are only descriptors in the arguments.
 	cfg.Name, cfg.Kernel, cfg.Initrd = "", "kernel", "initrd"
 	cfg.Incoming, cfg.MemoryFile, cfg.Generation = false, "", "00000000-0000-0000-0000-000000000000"
-	cfg.Network.Socket = "network"
-	cfg.Disks, cfg.Channels = slices.Clone(cfg.Disks), slices.Clone(cfg.Channels)
-	for i := range cfg.Disks {
-		cfg.Disks[i].Path = ""
-	}
-	for i := range cfg.Channels {
-		cfg.Channels[i].Socket = ""
-	}
 	sum := sha256.Sum256([]byte(strings.Join(append(Args(cfg, q.Features(accel)), q.Path, q.key), "\x00")))
 	return hex.EncodeToString(sum[:])
 }
@@ -104,7 +105,8 @@ func machineArgs(cfg hypervisor.Config, f Features) []string {
 	}
 	return []string{
 		"-object", object(memory),
-		"-machine", machineType(cfg, f) + ",memory-backend=" + memoryID,
+		// A core file would have the guest's memory in it, in clear.
+		"-machine", machineType(cfg, f) + ",dump-guest-core=off,memory-backend=" + memoryID,
 		"-accel", accelArg(cfg, f),
 		"-cpu", cpuModel(f),
 		"-smp", strconv.Itoa(cfg.CPUs),
@@ -192,7 +194,7 @@ func accelArg(cfg hypervisor.Config, f Features) string {
 //
 // io_uring is not used: containers and hardened hosts forbid it, and QEMU then
 // fails at its start.
-func diskArgs(disks []hypervisor.Disk) []string {
+func diskArgs(disks []hypervisor.Disk, fds []int) []string {
 	var a []string
 	for i, d := range disks {
 		node := opts{
@@ -201,7 +203,7 @@ func diskArgs(disks []hypervisor.Disk) []string {
 			"read-only": d.ReadOnly,
 			"file": opts{
 				"driver":   "file",
-				"filename": d.Path,
+				"filename": fdset(fds[i]),
 				// The page cache serves the disk and flushes are passed on:
 				// what the guest synced survives a crash of the host.
 				"aio":     "threads",
@@ -214,6 +216,7 @@ func diskArgs(disks []hypervisor.Disk) []string {
 			node["detect-zeroes"] = "unmap"
 			node["file"].(opts)["discard"] = "unmap"
 		}
+		a = append(a, fdsetArgs(fds[i])...)
 		a = append(a,
 			"-blockdev", object(node),
 			"-device", object(opts{
@@ -228,7 +231,7 @@ func diskArgs(disks []hypervisor.Disk) []string {
 }
 
 // serialArgs are the console, hvc0 in the guest, and the channels.
-func serialArgs(cfg hypervisor.Config) []string {
+func serialArgs(cfg hypervisor.Config, fds *descriptors) []string {
 	a := []string{"-device", object(opts{"driver": "virtio-serial-pci", "id": "serial"})}
 	if cfg.Console {
 		a = append(a,
@@ -239,7 +242,7 @@ func serialArgs(cfg hypervisor.Config) []string {
 	for i, c := range cfg.Channels {
 		id := "channel" + strconv.Itoa(i)
 		a = append(a,
-			"-chardev", "socket,id="+id+",server=off,path="+escape(c.Socket),
+			"-chardev", "socket,id="+id+",fd="+strconv.Itoa(fds.channels[i]),
 			"-device", object(opts{
 				"driver":  "virtserialport",
 				"chardev": id,
@@ -251,8 +254,8 @@ func serialArgs(cfg hypervisor.Config) []string {
 	return a
 }
 
-func networkArgs(n hypervisor.Network) []string {
-	if n.Socket == "" {
+func networkArgs(n hypervisor.Network, fd int) []string {
+	if fd == 0 {
 		return nil
 	}
 	card := opts{
@@ -272,7 +275,7 @@ func networkArgs(n hypervisor.Network) []string {
 			"type":   "stream",
 			"id":     "network",
 			"server": false,
-			"addr":   opts{"type": "unix", "path": n.Socket},
+			"addr":   opts{"type": "fd", "str": strconv.Itoa(fd)},
 		}),
 		"-device", object(card),
 	}

@@ -75,7 +75,7 @@ func stripProgram(line string) string {
 // exitCause turns the end of the process into Err's answer. The caller holds
 // vm.mu.
 func (vm *VM) exitCause(waitErr error) error {
-	said := vm.stderr.cause()
+	said := vm.fds.named(vm.stderr.cause())
 	var exit *exec.ExitError
 	switch {
 	case waitErr == nil || errors.Is(waitErr, exec.ErrWaitDelay):
@@ -131,11 +131,6 @@ var translations = []struct {
 	{
 		regexp.MustCompile(`^.*Could not access KVM kernel module: (.*)$`),
 		"the kernel's KVM cannot be used: $1",
-		"",
-	},
-	{
-		regexp.MustCompile(`^.*[Ff]ailed to connect (?:to )?'?(.*?)'?: (No such file or directory|Connection refused)$`),
-		"nobody listens on socket $1",
 		"",
 	},
 	{

@@ -23,7 +23,7 @@ func TestStartFailures(t *testing.T) {
 	}{
 		{"kernel absent", func(t *testing.T, q *QEMU, cfg *hypervisor.Config) { cfg.Kernel = "/nonexistent/vmlinux" }, "/nonexistent/vmlinux", false},
 		{"initrd absent", func(t *testing.T, q *QEMU, cfg *hypervisor.Config) { cfg.Initrd = "/nonexistent/initrd" }, "/nonexistent/initrd", false},
-		{"disk absent", func(t *testing.T, q *QEMU, cfg *hypervisor.Config) { cfg.Disks[1].Path = "/nonexistent/disk" }, "opening /nonexistent/disk: No such file or directory", false},
+		{"disk absent", func(t *testing.T, q *QEMU, cfg *hypervisor.Config) { cfg.Disks[1].Path = "/nonexistent/disk" }, "opening /nonexistent/disk: no such file or directory", false},
 		{"nobody on a channel", func(t *testing.T, q *QEMU, cfg *hypervisor.Config) { cfg.Channels[0].Socket = "/nonexistent/c" }, "nobody listens on socket /nonexistent/c", false},
 		{"nobody on the network", func(t *testing.T, q *QEMU, cfg *hypervisor.Config) { cfg.Network.Socket = "/nonexistent/n" }, "nobody listens on socket /nonexistent/n", false},
 		{"more memory than can be", func(t *testing.T, q *QEMU, cfg *hypervisor.Config) { cfg.Memory = 1 << 46 }, "memory", true},

@@ -36,7 +36,7 @@ func (vm *VM) Freeze(ctx context.Context, devices string, memory *sparse.Writer)
 	err := vm.Stop(ctx)
 	if err == nil {
 		// The disks stay this VM's: it may go on.
-		err = vm.monitor.Execute(ctx, "xen-save-devices-state", opts{"filename": devices, "live": false}, nil)
+		err = vm.saveDevices(ctx, devices)
 	}
 	if err == nil {
 		err = vm.saveMemory(ctx, memory)
@@ -48,6 +48,26 @@ func (vm *VM) Freeze(ctx context.Context, devices string, memory *sparse.Writer)
 		return errors.Join(fmt.Errorf("freezing the VM: %w", err), vm.Continue(context.WithoutCancel(ctx)))
 	}
 	return nil
+}
+
+// saveDevices has QEMU write the state of its devices to a new file, which it gets as a
+// descriptor.
+func (vm *VM) saveDevices(ctx context.Context, path string) error {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	var set struct {
+		ID int `json:"fdset-id"`
+	}
+	if err := vm.monitor.ExecuteWithFile(ctx, "add-fd", nil, file, &set); err != nil {
+		return err
+	}
+	return errors.Join(
+		vm.monitor.Execute(ctx, "xen-save-devices-state", opts{"filename": fdset(set.ID), "live": false}, nil),
+		vm.monitor.Execute(ctx, "remove-fd", opts{"fdset-id": set.ID}, nil),
+	)
 }
 
 // SharesMemory tells whether the VM was thawed and has in memory of its own only what

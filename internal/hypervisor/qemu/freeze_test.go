@@ -65,10 +65,7 @@ func TestFreezeAndThaw(t *testing.T) {
 			if status, err := vm.Status(t.Context()); err != nil || status != "running" {
 				t.Errorf("status %q, %v", status, err)
 			}
-			if err := press(t, vm); err != nil {
-				t.Fatal(err)
-			}
-			wait(t, vm)
+			pressUntilOff(t, vm)
 			if s := vm.Shutdown(); !s.Guest || s.Reason != ReasonGuestShutdown {
 				t.Errorf("shutdown %+v", s)
 			}

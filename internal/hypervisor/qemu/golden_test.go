@@ -36,14 +36,14 @@ func goldenConfig() hypervisor.Config {
 func TestArgsGolden(t *testing.T) {
 	v7, v10 := Version{7, 2, 22}, Version{10, 0, 2}
 	for name, f := range map[string]Features{
-		"tcg-7.2":   {Version: v7, Arch: "amd64", Accel: "tcg", Sandbox: true},
-		"tcg-10":    {Version: v10, Arch: "amd64", Accel: "tcg", Sandbox: true},
-		"kvm":       {Version: v10, Arch: "amd64", Accel: "kvm", Sandbox: true},
+		"tcg-7.2":   {Version: v7, Arch: "amd64", Accel: "tcg", Sandbox: true, Reopens: true},
+		"tcg-10":    {Version: v10, Arch: "amd64", Accel: "tcg", Sandbox: true, Reopens: true},
+		"kvm":       {Version: v10, Arch: "amd64", Accel: "kvm", Sandbox: true, Reopens: true},
 		"hvf":       {Version: v10, Arch: "amd64", Accel: "hvf"},
-		"arm64-tcg": {Version: v10, Arch: "arm64", Accel: "tcg", Sandbox: true},
-		"arm64-kvm": {Version: v10, Arch: "arm64", Accel: "kvm", Sandbox: true},
+		"arm64-tcg": {Version: v10, Arch: "arm64", Accel: "tcg", Sandbox: true, Reopens: true},
+		"arm64-kvm": {Version: v10, Arch: "arm64", Accel: "kvm", Sandbox: true, Reopens: true},
 		"arm64-hvf": {Version: v10, Arch: "arm64", Accel: "hvf"},
-		"thaw":      {Version: v7, Arch: "amd64", Accel: "tcg", Sandbox: true},
+		"thaw":      {Version: v7, Arch: "amd64", Accel: "tcg", Sandbox: true, Reopens: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := goldenConfig()

@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/hyve-vm/hyve/internal/confine"
 )
 
 // A guarded program believes to have punched a hole into the file that is guarded, in
@@ -36,11 +38,18 @@ func TestGuard(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
+	start := func(cmd *exec.Cmd) (*exec.Cmd, error) {
+		started, _, err := startGuarded(confine.Plan{
+			Policy:  confine.Policy{Read: systemTrees, Devices: []string{other}},
+			Command: func() *exec.Cmd { again := *cmd; return &again },
+		}, file)
+		return started, err
+	}
 	for path, want := range map[string]bool{guarded: false, other: true} {
-		cmd := punch(path)
 		var said bytes.Buffer
+		cmd := punch(path)
 		cmd.Stderr = &said
-		if err := startGuarded(cmd, file); errors.Is(err, errTmpfs) {
+		if cmd, err = start(cmd); errors.Is(err, errTmpfs) {
 			t.Skip("the tests' directory is on a tmpfs")
 		} else if err != nil {
 			t.Fatal(err)
@@ -52,10 +61,18 @@ func TestGuard(t *testing.T) {
 			t.Errorf("%s has a hole: %t", path, got)
 		}
 	}
+	// Opened to write it can only be read.
+	cmd, err := start(exec.Command("sh", "-c", `read -r _ <"$0"; exec 3<>"$0"; read -r x <&3; echo x >&3`, guarded))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil || holes(guarded) {
+		t.Errorf("a guarded file was written to: %v", err)
+	}
 	if out, err := punch(guarded).CombinedOutput(); err != nil || !holes(guarded) {
 		t.Errorf("unguarded: %v: %s", err, out)
 	}
-	if err := startGuarded(exec.Command("/nonexistent"), file); err == nil {
+	if _, err := start(exec.Command("/nonexistent")); err == nil {
 		t.Error("a program that is not there was started")
 	}
 }
@@ -68,7 +85,7 @@ func TestMemoryOnTmpfs(t *testing.T) {
 	}
 	defer os.Remove(file.Name())
 	defer file.Close()
-	if err := startGuarded(exec.Command("true"), file); !errors.Is(err, errTmpfs) {
+	if _, _, err := startGuarded(confine.Plan{}, file); !errors.Is(err, errTmpfs) {
 		t.Errorf("it says %v", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 
+	"github.com/hyve-vm/hyve/internal/confine"
 	"github.com/hyve-vm/hyve/internal/sparse"
 )
 
@@ -15,7 +16,10 @@ var errNoMemory = errors.New(memoryHidden())
 
 func (vm *VM) saveMemory(context.Context, *sparse.Writer) error { return errNoMemory }
 func (vm *VM) loadMemory(context.Context, *os.File) error       { return errNoMemory }
-func startGuarded(*exec.Cmd, *os.File) error                    { return errNoMemory }
+
+func startGuarded(confine.Plan, *os.File) (*exec.Cmd, confine.Level, error) {
+	return nil, confine.Level{}, errNoMemory
+}
 
 // CanShareMemory says why thawed VMs cannot share memory.
 func CanShareMemory() error { return errNoMemory }

@@ -37,18 +37,18 @@ func Find(ctx context.Context, override, cacheDir string) (*QEMU, error) {
 	if err != nil {
 		return nil, withHint(fmt.Errorf("looking at QEMU: %w", err), installHint())
 	}
-	a, ok := loadCached[answers](cacheDir, "qemu.json", key)
+	a, ok := loadCached[answers](cacheDir, "qemu.json", answersFormat+key)
 	if !ok {
 		if a, err = ask(ctx, path); err != nil {
 			return nil, err
 		}
 	}
-	q := &QEMU{Path: path, Arch: a.Arch, Version: a.Version, Sandbox: a.Sandbox, Accels: a.Accels, key: key, cacheDir: cacheDir}
+	q := &QEMU{Path: path, Arch: a.Arch, Version: a.Version, Sandbox: a.Sandbox, Accels: a.Accels, parts: a.Parts, key: key, cacheDir: cacheDir}
 	if err := q.fit(); err != nil {
 		return nil, err
 	}
 	if !ok {
-		storeCached(cacheDir, "qemu.json", key, a)
+		storeCached(cacheDir, "qemu.json", answersFormat+key, a)
 	}
 	return q, nil
 }
@@ -84,7 +84,11 @@ type answers struct {
 	Arch    string   `json:"arch"`
 	Sandbox bool     `json:"sandbox"`
 	Accels  []string `json:"accels"`
+	Parts   []string `json:"parts"` // files and directories outside of the system's that it reads
 }
+
+// answersFormat is in the key of what is kept of them.
+const answersFormat = "2 "
 
 // fit says why this emulator will not do.
 func (q *QEMU) fit() error {
@@ -150,6 +154,12 @@ func ask(ctx context.Context, path string) (answers, error) {
 		return answers{}, fmt.Errorf("asking %s for its accelerators: %w", path, err)
 	}
 	a.Accels = parseAccels(string(out))
+	dctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	if out, err = run(dctx, path, "-L", "help"); err != nil {
+		return answers{}, fmt.Errorf("asking %s for its firmware: %w", path, err)
+	}
+	a.Parts = slices.Compact(slices.Sorted(slices.Values(append(a.Parts, dataDirs(string(out))...))))
 	return a, nil
 }
 
@@ -190,7 +200,7 @@ func (a *answers) askFeatures(ctx context.Context, path string, sandbox bool) er
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	err = a.converse(ctx, newClient(pipes{out, in}))
+	err = a.converse(ctx, newClient(pipes{out, in}), cmd.Process.Pid)
 	// Close what it reads, and then make sure: it must not outlive a
 	// conversation gone wrong, but may have a last word to say about it.
 	_ = in.Close()
@@ -210,10 +220,11 @@ func (a *answers) askFeatures(ctx context.Context, path string, sandbox bool) er
 	return err
 }
 
-func (a *answers) converse(ctx context.Context, c *Client) error {
+func (a *answers) converse(ctx context.Context, c *Client, pid int) error {
 	if err := c.handshake(ctx); err != nil {
 		return err
 	}
+	a.Parts, _ = mappedFiles(pid)
 	var target struct {
 		Arch string `json:"arch"`
 	}

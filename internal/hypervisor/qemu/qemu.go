@@ -71,7 +71,8 @@ type QEMU struct {
 	Sandbox bool     // was built with -sandbox
 	Accels  []string // built in, not as a module: "hvf", "kvm", "tcg"
 
-	key      string // of the binary: path, inode, size, time
+	parts    []string // see policy
+	key      string   // of the binary: path, inode, size, time
 	cacheDir string
 }
 
@@ -85,11 +86,13 @@ type Features struct {
 	Arch    string // "amd64", "arm64"
 	Accel   string // "kvm", "hvf", "tcg"
 	Sandbox bool
+	// Reopens says that /proc/self/fd/N opens the file of descriptor N anew.
+	Reopens bool
 }
 
 // Features of q with the accelerator of that name.
 func (q *QEMU) Features(accel string) Features {
-	return Features{Version: q.Version, Arch: q.Arch, Accel: accel, Sandbox: q.Sandbox}
+	return Features{Version: q.Version, Arch: q.Arch, Accel: accel, Sandbox: q.Sandbox, Reopens: runtime.GOOS == "linux"}
 }
 
 // names of the emulator by Go's architecture.

@@ -1,7 +1,6 @@
 package qemu
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,12 +9,14 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hyve-vm/hyve/internal/confine"
 	"github.com/hyve-vm/hyve/internal/hypervisor"
 )
 
@@ -46,10 +47,6 @@ type Options struct {
 	Take func() (State, error)
 
 	copyMemory bool // in a test: as where nothing can be shared
-
-	// RunDir is QEMU's working directory, where a core file would land, and
-	// holds nothing that is needed. Empty is "/".
-	RunDir string
 }
 
 // VM is a running QEMU and, once it has ended, how it did.
@@ -62,7 +59,9 @@ type Options struct {
 // runs on, unreachable, holding the machine's lock, until it is killed.
 type VM struct {
 	cmd     *exec.Cmd
+	level   confine.Level
 	cfg     hypervisor.Config
+	fds     *descriptors
 	arch    string
 	origin  *os.File // what the memory began as; nil where that was nothing
 	monitor *Client
@@ -92,12 +91,6 @@ func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o Options) (*VM,
 	if err := Check(cfg); err != nil {
 		return nil, err
 	}
-	// QEMU connects its network in the background and says nothing if it cannot.
-	if n := cfg.Network.Socket; n != "" {
-		if info, err := os.Stat(n); err != nil || info.Mode()&os.ModeSocket == 0 {
-			return nil, fmt.Errorf("starting QEMU: nobody listens on socket %s", n)
-		}
-	}
 	ours, theirs, err := socketPair("monitor")
 	if err != nil {
 		return nil, fmt.Errorf("making QEMU's monitor: %w", err)
@@ -110,6 +103,7 @@ func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o Options) (*VM,
 	}
 	vm := &VM{
 		cfg:    cfg,
+		fds:    descriptorsOf(cfg, q.Features(o.Accel)),
 		arch:   q.Arch,
 		stderr: &tailWriter{max: 16 << 10, next: o.Stderr},
 		events: make(chan Event, eventBacklog),
@@ -119,7 +113,7 @@ func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o Options) (*VM,
 
 		migrated: make(chan string, 1),
 	}
-	err = vm.launch(q, o, theirs, console)
+	err = vm.launch(ctx, q, o, theirs, console)
 	theirs.Close()
 	console.Close()
 	if err != nil {
@@ -147,14 +141,25 @@ func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o Options) (*VM,
 // launch starts the process, with the other ends of monitor and console. One that is thawed shares
 // with the file that its memory begins as what the guest does not change, where this
 // system can guard that.
-func (vm *VM) launch(q *QEMU, o Options, monitor, console *os.File) error {
-	prepare := func() {
-		vm.cmd = exec.Command(q.Path, Args(vm.cfg, q.Features(o.Accel))...)
-		vm.cmd.Dir = cmp.Or(o.RunDir, "/")
-		vm.cmd.Stderr = vm.stderr
-		vm.cmd.WaitDelay = time.Second
-		vm.cmd.ExtraFiles = append([]*os.File{monitor, console}, o.ExtraFiles...) // monitorFD, consoleFD
-		vm.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+func (vm *VM) launch(ctx context.Context, q *QEMU, o Options, monitor, console *os.File) error {
+	features := q.Features(o.Accel)
+	files, err := Open(ctx, vm.cfg, features)
+	if err != nil {
+		return err
+	}
+	defer closeAll(files)
+	plan := confine.Plan{
+		Policy: q.policy(vm.cfg),
+		Command: func() *exec.Cmd {
+			cmd := exec.Command(q.Path, Args(vm.cfg, features)...)
+			cmd.Dir = "/"
+			cmd.Env = environment(os.Environ())
+			cmd.Stderr = vm.stderr
+			cmd.WaitDelay = time.Second
+			cmd.ExtraFiles = slices.Concat([]*os.File{monitor, console}, files, o.ExtraFiles) // monitorFD, consoleFD, and on
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+			return cmd
+		},
 	}
 	if o.Thaw != nil {
 		origin, err := os.Open(o.Thaw.Memory)
@@ -162,16 +167,17 @@ func (vm *VM) launch(q *QEMU, o Options, monitor, console *os.File) error {
 			return err
 		}
 		vm.cfg.MemoryFile = o.Thaw.Memory
-		prepare()
-		if !o.copyMemory && startGuarded(vm.cmd, origin) == nil {
-			vm.origin = origin
-			return nil
+		if !o.copyMemory {
+			if vm.cmd, vm.level, err = startGuarded(plan, origin); err == nil {
+				vm.origin = origin
+				return nil
+			}
 		}
 		origin.Close()
 		vm.cfg.MemoryFile = ""
 	}
-	prepare()
-	return vm.cmd.Start()
+	vm.cmd, vm.level, err = plan.Start()
+	return err
 }
 
 func (vm *VM) startFailed(ctx context.Context, err error) error {
@@ -239,6 +245,9 @@ func (vm *VM) readConsole(screen net.Conn, to io.Writer) {
 		}
 	}
 }
+
+// Confinement is how far QEMU is kept from what is not its business.
+func (vm *VM) Confinement() confine.Level { return vm.level }
 
 // PID is QEMU's process ID.
 func (vm *VM) PID() int { return vm.cmd.Process.Pid }

@@ -140,25 +140,30 @@ func press(t *testing.T, vm *VM) error {
 	return vm.Monitor().Execute(t.Context(), "system_powerdown", nil, nil)
 }
 
+// pressUntilOff presses it until the guest has acted: a press before it listens is lost.
+func pressUntilOff(t *testing.T, vm *VM) {
+	t.Helper()
+	for {
+		if err := press(t, vm); err != nil && !errors.Is(err, ErrMonitorClosed) {
+			t.Fatal(err)
+		}
+		select {
+		case <-vm.Done():
+			return
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
 // TestPowerButton proves that QEMU takes every argument, and that a guest can
 // be asked to switch itself off.
 func TestPowerButton(t *testing.T) {
 	onEach(t, func(t *testing.T, q *QEMU) {
-		vm := start(t, q, fullConfig(t, guestPowerButton), Options{RunDir: t.TempDir()})
+		vm := start(t, q, fullConfig(t, guestPowerButton), Options{})
 		if status, err := vm.Status(t.Context()); err != nil || status != "running" {
 			t.Errorf("status %q, %v", status, err)
 		}
-		for { // a press before the guest listens is lost
-			if err := press(t, vm); err != nil && !errors.Is(err, ErrMonitorClosed) {
-				t.Fatal(err)
-			}
-			select {
-			case <-vm.Done():
-			case <-time.After(100 * time.Millisecond):
-				continue
-			}
-			break
-		}
+		pressUntilOff(t, vm)
 		if err := vm.Err(); err != nil {
 			t.Error(err)
 		}
