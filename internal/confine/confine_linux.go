@@ -27,14 +27,7 @@ func (p Plan) Start() (cmd *exec.Cmd, level Level, err error) {
 	// os tries once in a process' life whether it can signal by descriptors; not on a
 	// thread that may not.
 	_, _ = os.FindProcess(os.Getpid())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		// Never unlocked: the thread ends with all that it was denied.
-		runtime.LockOSThread()
-		cmd, level, err = p.start()
-	}()
-	<-done
+	OnThread(func() { cmd, level, err = p.start() })
 	if err != nil {
 		return nil, level, err
 	}
@@ -122,16 +115,29 @@ func closeOnExec() {
 
 // Possible is how far programs can be confined here.
 func Possible() (level Level) {
+	OnThread(func() {
+		// Executes nothing: that it finds nothing to execute tells that all else was done.
+		_, err := syscall.ForkExec("/proc/self/nothing", nil, &syscall.ProcAttr{Sys: &syscall.SysProcAttr{Cloneflags: namespacesAt(0)}})
+		level, _ = restrict(Policy{}, landlockABI())
+		level.Namespaces = err == syscall.ENOENT
+	})
+	return level
+}
+
+// OnThread calls f on a thread that ends with it, and with all that f denies the thread.
+func OnThread(f func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		runtime.LockOSThread()
-		// Executes nothing: that it finds nothing to execute tells that all else was done.
-		_, err := syscall.ForkExec("/proc/self/nothing", nil, &syscall.ProcAttr{Sys: &syscall.SysProcAttr{Cloneflags: namespacesAt(0)}})
-		made := err == syscall.ENOENT
-		level, _ = restrict(Policy{}, landlockABI())
-		level.Namespaces = made
+		if unix.Gettid() == unix.Getpid() {
+			// A process' first thread does not end, and what is said of the process is
+			// said of that. Held here it is not the next one's.
+			OnThread(f)
+			runtime.UnlockOSThread()
+			return
+		}
+		f()
 	}()
 	<-done
-	return level
 }

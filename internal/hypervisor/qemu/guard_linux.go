@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -68,17 +67,14 @@ func startGuarded(plan confine.Plan, file *os.File) (*exec.Cmd, confine.Level, e
 }
 
 // CanShareMemory says why thawed VMs cannot share memory; they can if it is nil.
-func CanShareMemory() error {
-	tried := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		listener, err := filterFiles()
-		if err == nil {
+func CanShareMemory() (err error) {
+	confine.OnThread(func() {
+		var listener int
+		if listener, err = filterFiles(); err == nil {
 			unix.Close(listener)
 		}
-		tried <- err
-	}()
-	return <-tried
+	})
+	return err
 }
 
 // filterFiles sets this thread's filter, and returns where it asks.
