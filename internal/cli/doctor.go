@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hyve-vm/hyve/internal/confine"
 	"github.com/hyve-vm/hyve/internal/hypervisor/qemu"
 	"github.com/hyve-vm/hyve/internal/image"
 	"github.com/hyve-vm/hyve/internal/image/build"
@@ -88,7 +89,20 @@ func diagnoseHypervisor(ctx context.Context, home machine.Home) []finding {
 		findings = append(findings, finding{"acceleration", "note",
 			fmt.Sprintf("none, software emulation: %s (%s)", verdict.Reason, how), verdict.Hint})
 	}
-	return append(findings, diagnoseFreezing(verdict))
+	return append(append(findings, diagnoseFreezing(verdict)), diagnoseConfinement(confine.Possible())...)
+}
+
+// diagnoseConfinement says what a guest could do that has taken over its hypervisor.
+func diagnoseConfinement(level confine.Level) []finding {
+	gaps := level.Gaps()
+	if len(gaps) == 0 {
+		return []finding{{"confinement", "ok", "a hypervisor that was taken over is kept from your files, processes and network", ""}}
+	}
+	var findings []finding
+	for _, gap := range gaps {
+		findings = append(findings, finding{"confinement", "note", "if the hypervisor were taken over, " + gap.String(), ""})
+	}
+	return findings
 }
 
 func diagnoseFreezing(verdict qemu.Verdict) finding {

@@ -21,7 +21,10 @@
 // thread that starts the program is confined, and ends.
 package confine
 
-import "os/exec"
+import (
+	"os/exec"
+	"runtime"
+)
 
 // Policy is what a program may open. Paths that do not exist are passed over.
 type Policy struct {
@@ -57,6 +60,8 @@ type Gap struct {
 	Consequence string // what the program could do
 }
 
+func (g Gap) String() string { return g.Consequence + ": " + g.Missing }
+
 // The ABIs of Landlock that brought something that nothing else replaces; see landlock(7).
 const (
 	landlockFiles   = 1
@@ -69,6 +74,10 @@ const (
 func (l Level) Gaps() []Gap {
 	var gaps []Gap
 	add := func(missing, consequence string) { gaps = append(gaps, Gap{missing, consequence}) }
+	if runtime.GOOS != "linux" {
+		add("hyve confines on Linux only", "it could do everything that you can")
+		return gaps
+	}
 	if l.Landlock < landlockFiles {
 		add("no Landlock (Linux 5.13, switched on)", "it could read and write every file of yours")
 	}

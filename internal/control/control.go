@@ -49,7 +49,10 @@ type Status struct {
 	Accelerator string `json:"accelerator,omitempty"` // "kvm", "hvf", "tcg"
 	// AcceleratorReason says why a better accelerator is not used.
 	AcceleratorReason string `json:"acceleratorReason,omitempty"`
-	EngineVersion     string `json:"engineVersion,omitempty"`
+	// Unconfined is what a hypervisor that was taken over by its guest is not kept from on
+	// this host, each one line; empty where it is kept from everything that it can be.
+	Unconfined    []string `json:"unconfined,omitempty"`
+	EngineVersion string   `json:"engineVersion,omitempty"`
 
 	// Asleep says of a running machine that its VM is frozen until somebody has
 	// something for it.

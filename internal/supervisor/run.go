@@ -206,7 +206,13 @@ func (s *supervisor) boot(ctx context.Context, lock *machine.Lock) error {
 		if err != nil {
 			return s.orStopped(err)
 		}
-		s.board.set(func(st *control.Status) { st.HypervisorID = vm.PID() })
+		s.board.set(func(st *control.Status) {
+			st.HypervisorID = vm.PID()
+			st.Unconfined = nil
+			for _, gap := range vm.Confinement().Gaps() {
+				st.Unconfined = append(st.Unconfined, gap.String())
+			}
+		})
 		s.board.step("hypervisor", "")
 		if !s.adopt(vm) {
 			vm.Kill()
