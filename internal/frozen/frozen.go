@@ -155,7 +155,12 @@ func (d *Draft) Commit(shape, disk string) error {
 }
 
 func (d *Draft) commit(shape, disk string, content content) error {
-	stamp, err := stampOf(disk)
+	file, err := os.Open(disk)
+	if err != nil {
+		return fmt.Errorf("keeping a frozen state: %w", err)
+	}
+	defer file.Close()
+	stamp, err := settle(file, unwritten)
 	if err != nil {
 		return fmt.Errorf("keeping a frozen state: %w", err)
 	}

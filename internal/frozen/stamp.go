@@ -1,6 +1,7 @@
 package frozen
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -22,9 +23,13 @@ func stampOf(path string) (stamp, error) {
 	if err != nil {
 		return stamp{}, err
 	}
+	return stampFrom(info)
+}
+
+func stampFrom(info os.FileInfo) (stamp, error) {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
-		return stamp{}, fmt.Errorf("looking at %s: no inode", path)
+		return stamp{}, fmt.Errorf("looking at %s: no inode", info.Name())
 	}
 	return stamp{
 		Inode:   st.Ino,
@@ -32,4 +37,24 @@ func stampOf(path string) (stamp, error) {
 		Written: info.ModTime().UnixNano(),
 		Changed: changeTime(st),
 	}, nil
+}
+
+// settle returns the stamp of a disk of which it has made sure that whatever is written
+// to it from here on changes that. The times tell of the first write into a mapped page
+// that is clean, but not of the next ones: so nobody may have it mapped, as check says.
+// Where check cannot, the pages are made clean: a program that writes all the time can
+// then still slip in a write before that.
+func settle(disk *os.File, check func(*os.File) error) (stamp, error) {
+	err := check(disk)
+	if errors.Is(err, errors.ErrUnsupported) {
+		err = disk.Sync()
+	}
+	if err != nil {
+		return stamp{}, err
+	}
+	info, err := disk.Stat()
+	if err != nil {
+		return stamp{}, err
+	}
+	return stampFrom(info)
 }
