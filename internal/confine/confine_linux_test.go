@@ -87,3 +87,22 @@ func TestPossible(t *testing.T) {
 		t.Errorf("possible is %+v, a program gets %+v", possible, level)
 	}
 }
+
+// BenchmarkStart is what confining a program costs beside starting it.
+func BenchmarkStart(b *testing.B) {
+	program := func() *exec.Cmd { return exec.Command("/bin/true") }
+	b.Run("confined", func(b *testing.B) {
+		for b.Loop() {
+			cmd, _, err := Plan{Policy: Policy{Read: []string{"/usr", "/lib", "/lib64", "/bin"}}, Command: program}.Start()
+			if err != nil {
+				b.Fatal(err)
+			}
+			cmd.Wait()
+		}
+	})
+	b.Run("free", func(b *testing.B) {
+		for b.Loop() {
+			program().Run()
+		}
+	})
+}

@@ -64,10 +64,22 @@ func (vm *VM) saveDevices(ctx context.Context, path string) error {
 	if err := vm.monitor.ExecuteWithFile(ctx, "add-fd", nil, file, &set); err != nil {
 		return err
 	}
-	return errors.Join(
-		vm.monitor.Execute(ctx, "xen-save-devices-state", opts{"filename": fdset(set.ID), "live": false}, nil),
-		vm.monitor.Execute(ctx, "remove-fd", opts{"fdset-id": set.ID}, nil),
-	)
+	vm.mu.Lock()
+	vm.lent = append(vm.lent, set.ID)
+	vm.mu.Unlock()
+	return vm.monitor.Execute(ctx, "xen-save-devices-state", opts{"filename": fdset(set.ID), "live": false}, nil)
+}
+
+// takeBack has QEMU close the files that saveDevices has lent it. Up to QEMU 9.0 it does
+// so in a VM that runs, and only then. What it keeps costs a descriptor.
+func (vm *VM) takeBack(ctx context.Context) {
+	vm.mu.Lock()
+	lent := vm.lent
+	vm.lent = nil
+	vm.mu.Unlock()
+	for _, set := range lent {
+		_ = vm.monitor.Execute(ctx, "remove-fd", opts{"fdset-id": set}, nil)
+	}
 }
 
 // SharesMemory tells whether the VM was thawed and has in memory of its own only what

@@ -3,6 +3,7 @@ package qemu
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -88,6 +89,35 @@ func TestFreezeAndThaw(t *testing.T) {
 		defer cancel()
 		if _, err := Start(ctx, q, cfg, Options{Thaw: &state}); err == nil || !strings.Contains(err.Error(), "thaw") && !strings.Contains(err.Error(), "QEMU") {
 			t.Errorf("a state that is cut off: %v", err)
+		}
+	})
+}
+
+// A VM that goes on after a freeze has nothing of what was frozen open.
+func TestFreezeGivesBack(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("reads /proc")
+	}
+	onEach(t, func(t *testing.T, q *QEMU) {
+		cfg := fullConfig(t, guestHang)
+		vm := start(t, q, cfg, Options{})
+		dir := t.TempDir()
+		memory, err := sparse.Create(filepath.Join(dir, "memory"), cfg.Memory)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer memory.Close()
+		if err := errors.Join(vm.Freeze(t.Context(), filepath.Join(dir, "devices"), memory), vm.Continue(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", vm.PID()))
+		if err != nil || len(fds) == 0 {
+			t.Fatal(fds, err)
+		}
+		for _, fd := range fds {
+			if target, err := os.Readlink(fd); err == nil && strings.HasPrefix(target, dir) {
+				t.Errorf("it has %s open", target)
+			}
 		}
 	})
 }

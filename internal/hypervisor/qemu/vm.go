@@ -76,6 +76,7 @@ type VM struct {
 	mu       sync.Mutex
 	shutdown ShutdownData // of the last SHUTDOWN
 	quit     bool         // Quit or Kill was called
+	lent     []int        // the descriptor sets of a freeze
 	err      error
 }
 
@@ -320,7 +321,11 @@ func (vm *VM) isPaused(ctx context.Context) error {
 
 // Continue lets a paused VM go on.
 func (vm *VM) Continue(ctx context.Context) error {
-	return vm.monitor.Execute(ctx, "cont", nil, nil)
+	err := vm.monitor.Execute(ctx, "cont", nil, nil)
+	if err == nil {
+		vm.takeBack(ctx)
+	}
+	return err
 }
 
 // Retry lets a VM go on that QEMU has paused because the host's disk was full, and no
