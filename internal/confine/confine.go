@@ -9,10 +9,11 @@
 //     sockets and signals of others (6.12). No process outside can be traced.
 //   - seccomp: no sockets at all, not even by a path, which Landlock does not see; no
 //     changed modes and owners of files, keyrings, shared memory, others' limits.
-//   - name spaces: of System V's IPC and of the network, a second lock on doors that seccomp
-//     shuts; of processes where Landlock cannot forbid signals, so that there is nobody to
-//     signal. Not elsewhere: who is the first process of one ignores signals by which it
-//     is ended in order, and what it sees of itself is not what its user sees. They come with a name space of users, in which the program has no name and no
+//   - name spaces: of System V's IPC, a second lock on a door that seccomp shuts; of the
+//     network where there is no seccomp, for they take the kernel milliseconds; of processes
+//     where Landlock cannot forbid signals, so that there is nobody to signal. Not of
+//     processes elsewhere: who is the first one in it ignores signals that end others in
+//     order. They come with a name space of users, in which the program has no name and no
 //     capability; the files of its descriptors and groups are its as before. Not of
 //     mounts: a tree of one's own is Landlock's work, and would need a program in between.
 //   - no capabilities, also for root, and no_new_privs: nothing it executes gets more.

@@ -10,15 +10,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// namespacesAt are those of the program, by what Landlock does for it. With one of users
-// come the rights to make the others.
-func namespacesAt(abi int) uintptr {
-	const own = unix.CLONE_NEWUSER | unix.CLONE_NEWIPC | unix.CLONE_NEWNET
-	if abi >= landlockScopes {
-		return own
+// namespaces are those of a program that is confined so far already. With one of users come
+// the rights to make the others.
+func (l Level) namespaces() uintptr {
+	var flags uintptr = unix.CLONE_NEWUSER | unix.CLONE_NEWIPC
+	if l.Landlock < landlockScopes {
+		// The first of its processes can ignore what ends others, but for SIGKILL.
+		flags |= unix.CLONE_NEWPID
 	}
-	// The first of its processes can ignore what ends others, but for SIGKILL.
-	return own | unix.CLONE_NEWPID
+	if !l.Seccomp {
+		flags |= unix.CLONE_NEWNET // takes the kernel some milliseconds
+	}
+	return flags
 }
 
 // Start starts the program. With an error it was not started.
@@ -55,7 +58,7 @@ func (p Plan) start() (*exec.Cmd, Level, error) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
-	cmd.SysProcAttr.Cloneflags |= namespacesAt(level.Landlock)
+	cmd.SysProcAttr.Cloneflags |= level.namespaces()
 	if cmd.Start() == nil {
 		level.Namespaces = true
 	} else {
@@ -117,7 +120,7 @@ func closeOnExec() {
 func Possible() (level Level) {
 	OnThread(func() {
 		// Executes nothing: that it finds nothing to execute tells that all else was done.
-		_, err := syscall.ForkExec("/proc/self/nothing", nil, &syscall.ProcAttr{Sys: &syscall.SysProcAttr{Cloneflags: namespacesAt(0)}})
+		_, err := syscall.ForkExec("/proc/self/nothing", nil, &syscall.ProcAttr{Sys: &syscall.SysProcAttr{Cloneflags: Level{}.namespaces()}})
 		level, _ = restrict(Policy{}, landlockABI())
 		level.Namespaces = err == syscall.ENOENT
 	})
