@@ -69,6 +69,7 @@ func (c *creation) flags(f *pflag.FlagSet) {
 	c.sizeFlags(f)
 	c.engineFlags(f)
 	c.bootFlags(f)
+	c.hostFlags(f)
 	spec := &c.options.Spec
 	f.StringVar(&spec.Idle, "idle", "", "let the machine fall asleep when nothing happens in it for `DURATION`, such as 15m")
 	f.StringVar(&spec.Image, "image", "", "guest image, by its digest (see hyve image ls; default: the current one)")
@@ -84,6 +85,12 @@ func (c *creation) engineFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&spec.InsecureRegistries, "insecure-registry", nil, "`HOST` or network of registries without TLS (repeatable)")
 	f.StringArrayVar(&spec.CertNames, "tls-san", nil, "host `NAME` or address that the engine's certificate is also good for (repeatable)")
 	f.StringArrayVar(&spec.Labels, "label", nil, "label of the engine, KEY=`VALUE` (repeatable)")
+}
+
+// hostFlags are what the machine is let have of the host.
+func (c *creation) hostFlags(f *pflag.FlagSet) {
+	spec := &c.options.Spec
+	f.StringVar(&spec.HostAccess, "host-access", "", "which `PORTS` of this host containers reach: on, off, or a list such as 5432,8000-8010 (default on)")
 }
 
 func (c *creation) bootFlags(f *pflag.FlagSet) {

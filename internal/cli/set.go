@@ -24,14 +24,14 @@ func (a *app) setCommand() *cobra.Command {
 is the same as --idle 15m.
 
 At once: --disk, which only grows; --registry-mirror, --insecure-registry and --label,
-which the engine reads without a restart; --tls-san; --idle.
+which the engine reads without a restart; --tls-san; --idle; --host-access.
 
 At the next start: --cpus, --memory, --engine-opt, --engine-env, --qemu. hyve restart is
 one; hyve status shows what waits. Containers of a suspended machine go on with what
 they had, until the machine is started again after that.
 
 What can be given several times is replaced as a whole; an empty value takes it away.`,
-		Example:           "  hyve set dockerhost --memory 8GiB --disk 100GiB\n  hyve set dockerhost idle=15m\n  hyve set dockerhost --label ''",
+		Example:           "  hyve set dockerhost --memory 8GiB --disk 100GiB\n  hyve set dockerhost idle=15m\n  hyve set dockerhost host-access=5432,8000-8010\n  hyve set dockerhost --label ''",
 		ValidArgsFunction: a.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			settings, err := change.settings(cmd.Flags(), args[min(1, len(args)):])
@@ -93,6 +93,7 @@ func (c *settingFlags) flags(f *pflag.FlagSet) {
 	c.sizeFlags(f)
 	c.bootFlags(f)
 	c.engineFlags(f)
+	c.hostFlags(f)
 	f.StringVar(&c.idle, "idle", "", "let the machine fall asleep when nothing happens in it for `DURATION`, such as 15m, or off")
 	for flag, name := range map[string]string{"cpus": "virtual CPUs", "memory": "memory, such as 4GiB",
 		"disk": "greatest size of the disk, which only grows", "qemu": "`PATH` of the QEMU to use; empty for the one on PATH"} {
@@ -136,6 +137,7 @@ func (c *settingFlags) settings(f *pflag.FlagSet, words []string) (s machine.Set
 	s.Disk = given(f, "disk", spec.Disk)
 	s.QEMU = given(f, "qemu", spec.QEMU)
 	s.Idle = given(f, "idle", spec.Idle)
+	s.HostAccess = given(f, "host-access", spec.HostAccess)
 	for flag, list := range map[string]struct {
 		to   **[]string
 		from []string

@@ -60,6 +60,7 @@ type Settings struct {
 	CPUs         *int
 	Memory, Disk *int64 // bytes
 	QEMU, Idle   *string
+	HostAccess   *string
 
 	RegistryMirrors, InsecureRegistries, Labels, CertNames, EngineOptions, EngineEnv *[]string
 }
@@ -70,6 +71,7 @@ func (c *Settings) apply(s *Spec) {
 	give(&s.Disk, c.Disk)
 	give(&s.QEMU, c.QEMU)
 	give(&s.Idle, c.Idle)
+	give(&s.HostAccess, c.HostAccess)
 	give(&s.RegistryMirrors, c.RegistryMirrors)
 	give(&s.InsecureRegistries, c.InsecureRegistries)
 	give(&s.Labels, c.Labels)

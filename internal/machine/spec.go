@@ -70,6 +70,9 @@ type Spec struct {
 
 	// Next is what the machine's next start is to have, nil if that is what it has.
 	Next *Boot `json:"next,omitempty"`
+	// HostAccess says which ports of the host's own the machine reaches: "off" for none,
+	// or a list such as "5432,8000-8010". Empty is all.
+	HostAccess string `json:"hostAccess,omitempty"`
 
 	// Throwaway says that the machine is to go with the process that made it.
 	Throwaway bool `json:"throwaway,omitempty"`
@@ -135,6 +138,9 @@ func checkCPUs(n int, h Host) error {
 // checkWords is Check for what has nothing to do with the host.
 func (s *Spec) checkWords() error {
 	if err := checkIdle(s.Idle); err != nil {
+		return err
+	}
+	if _, err := parseHostAccess(s.HostAccess); err != nil {
 		return err
 	}
 	for _, label := range s.Labels {

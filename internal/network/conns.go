@@ -43,6 +43,7 @@ type conns struct {
 	mu     sync.RWMutex
 	all    map[connKey]*guestConn
 	peak   int  // since memory was given back last
+	frees  int  // how often memory is yet to be given back
 	warden bool // is on duty
 }
 
@@ -147,23 +148,24 @@ func (c *conns) watch() {
 }
 
 // rest gives back what many connections have left, and takes the warden off duty when
-// there are none.
-func (c *conns) rest() bool {
+// there are none. Pools lose what they hold in two collections, so there are as many.
+func (c *conns) rest() (off bool) {
 	c.mu.Lock()
 	left := len(c.all)
-	free := c.peak >= 64 && left <= c.peak/2
-	if free {
-		c.peak = left
+	if c.peak >= 64 && left <= c.peak/2 {
+		c.peak, c.frees = left, 3
 	}
-	if left == 0 {
-		c.warden = false
-		c.peak = 0
+	free := c.frees > 0
+	if free {
+		c.frees--
+	} else if left == 0 {
+		c.warden, c.peak, off = false, 0, true
 	}
 	c.mu.Unlock()
 	if free {
 		debug.FreeOSMemory()
 	}
-	return left == 0
+	return off
 }
 
 func (c *conns) list() []*guestConn {

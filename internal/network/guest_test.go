@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,6 +32,13 @@ type guest struct {
 	t     testing.TB
 	stack *stack.Stack
 	conn  net.Conn
+	deaf  atomic.Bool // TCP neither comes nor goes
+}
+
+// isTCP tells whether a frame is of TCP.
+func isTCP(frame []byte) bool {
+	return header.Ethernet(frame).Type() == header.IPv4ProtocolNumber &&
+		header.IPv4(frame[header.EthernetMinimumSize:]).TransportProtocol() == header.TCPProtocolNumber
 }
 
 // newNetwork makes a network that serves on a socket, whose path it returns.
@@ -118,6 +126,10 @@ func (g *guest) send(ctx context.Context, card *channel.Endpoint) {
 		}
 		frame := pkt.ToView().AsSlice()
 		msg := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(frame)), uint32(len(frame)))
+		if g.deaf.Load() && isTCP(frame) {
+			pkt.DecRef()
+			continue
+		}
 		_, err := g.conn.Write(append(msg, frame...))
 		pkt.DecRef()
 		if err != nil {
@@ -136,6 +148,9 @@ func (g *guest) receive(card *channel.Endpoint) {
 		frame := make([]byte, binary.BigEndian.Uint32(head[:]))
 		if _, err := io.ReadFull(r, frame); err != nil {
 			return
+		}
+		if g.deaf.Load() && isTCP(frame) {
+			continue
 		}
 		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(frame)})
 		card.InjectInbound(0, pkt)

@@ -17,6 +17,10 @@ const (
 	ownDescriptors = 64 // of the process, whatever the network does
 )
 
+// MemoryLimit is what the Go runtime of a process with one network is to stay below, in
+// bytes: see debug.SetMemoryLimit. The garbage of connections would double their memory.
+const MemoryLimit = 96 << 20
+
 // limit shares out the descriptors that the process may have.
 func (n *Network) limit(descriptors int) {
 	free := max(descriptors-ownDescriptors, 0)

@@ -10,12 +10,12 @@
 // UDP ports.
 //
 // What the guest reaches, policy.go: the Internet and the host's networks, as
-// any process of the user does; the host's 127.0.0.1 as [HostIP], the machine's own
-// address on the host as [AliasIP]; the DNS of the
-// gateway, and nothing else of the gateway: it has no API. Not reachable are
-// the rest of the host's loopback (so neither another machine's own address nor
-// ports bound to it), link-local addresses (the metadata services of clouds),
-// multicast and broadcast.
+// any process of the user does; the host's 127.0.0.1 as [HostIP], unless
+// [HostAccess] says otherwise; the machine's own address on the host as [AliasIP];
+// the DNS of the gateway, and nothing else of the gateway: it has no API. Not
+// reachable are the rest of the host's loopback (so neither another machine's own
+// address nor ports bound to it), the metadata services of clouds (link-local
+// addresses and a list), multicast and broadcast.
 //
 // Nothing is remembered about the outside world: no DNS answers, no name
 // servers, no routes. A host that slept or changed its network needs no
@@ -31,6 +31,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -94,6 +95,9 @@ type Config struct {
 	// 127.0.0.0/8; the zero Addr means 127.0.0.1.
 	MachineIP netip.Addr
 
+	// HostAccess is what of the host the guest reaches; see SetHostAccess.
+	HostAccess HostAccess
+
 	// OnProblem, if set, is told when a published port cannot be bound and,
 	// with solved true, when that has ended. The calls come one at a time, in
 	// order, from a goroutine of their own; they may use the Network but not
@@ -139,6 +143,7 @@ type Network struct {
 	pings  pinger
 
 	traffic traffic
+	access  atomic.Pointer[HostAccess]
 
 	// What the guest and its peers may hold.
 	pool         pool           // of bytes
@@ -170,6 +175,7 @@ func New(config Config) (*Network, error) {
 	n.ports = newPublisher(n)
 	n.pings.n, n.conns.n = n, n
 	n.link.hear = n.conns.hear
+	n.access.Store(&config.HostAccess)
 	n.limit(accept.Descriptors())
 	n.link.ping = n.pings.echo
 	var err error

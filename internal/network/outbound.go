@@ -36,7 +36,7 @@ func (n *Network) handleOutbound() {
 // nobody answered goes unanswered.
 func (n *Network) forwardTCP(r *tcp.ForwarderRequest) {
 	id := r.ID()
-	dst, ok := n.hostAddress(addrOf(id.LocalAddress))
+	dst, ok := n.destination(addrOf(id.LocalAddress), id.LocalPort)
 	if !ok {
 		r.Complete(true)
 		return
@@ -96,7 +96,7 @@ func (n *Network) abortHandshake(id stack.TransportEndpointID) {
 // forwardUDP begins a session for a packet that belongs to none. If it returns
 // false, the stack answers that the port is unreachable.
 func (n *Network) forwardUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
-	dst, ok := n.hostAddress(addrOf(id.LocalAddress))
+	dst, ok := n.destination(addrOf(id.LocalAddress), id.LocalPort)
 	if !ok {
 		return false
 	}

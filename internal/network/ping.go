@@ -47,6 +47,9 @@ func (p *pinger) echo(frame []byte) {
 	ip := header.IPv4(frame[header.EthernetMinimumSize:])
 	request := header.ICMPv4(ip.Payload())
 	key := pingKey{addrOf(ip.SourceAddress()), addrOf(ip.DestinationAddress()), request.Ident()}
+	if _, ok := p.n.destination(key.dst, 0); !ok {
+		return
+	}
 	conn := p.flow(key, eth.SourceAddress())
 	if conn == nil {
 		return

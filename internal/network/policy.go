@@ -2,6 +2,7 @@ package network
 
 import (
 	"net/netip"
+	"slices"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -34,13 +35,25 @@ func routable(a netip.Addr) bool {
 		return false
 	case a.IsLoopback():
 		return false
-	case a.IsLinkLocalUnicast(): // 169.254.169.254 gives away a cloud's credentials
+	case a.IsLinkLocalUnicast(), isMetadata(a):
 		return false
 	case b[0] >= 224: // multicast, reserved, broadcast
 		return false
 	}
 	return true
 }
+
+// metadata are the addresses beyond 169.254.0.0/16 at which clouds tell a machine its
+// credentials. The IPv6 one of AWS, fd00:ec2::254, is unreachable as all IPv6 is.
+var metadata = []netip.Addr{
+	netip.AddrFrom4([4]byte{100, 100, 100, 200}), // Alibaba Cloud
+	netip.AddrFrom4([4]byte{168, 63, 129, 16}),   // Azure, "wire server"
+	netip.AddrFrom4([4]byte{192, 0, 0, 192}),     // Oracle Cloud, classic
+}
+
+// isMetadata tells whether an address gives away a cloud's credentials. 169.254.169.254,
+// which most clouds have, is link-local.
+func isMetadata(a netip.Addr) bool { return slices.Contains(metadata, a) }
 
 // A verdict is what becomes of a frame of the guest.
 type verdict int
@@ -83,8 +96,8 @@ func judgeIPv4(h header.IPv4) verdict {
 		return drop
 	}
 	dst := addrOf(h.DestinationAddress())
-	if dst == broadcast4 || !routable(dst) && !dst.IsLinkLocalUnicast() {
-		return drop // link-local is refused with an answer, which saves the guest a time-out
+	if dst == broadcast4 || !routable(dst) && !dst.IsLinkLocalUnicast() && !isMetadata(dst) {
+		return drop // those two are refused with an answer, which saves the guest a time-out
 	}
 	if h.TransportProtocol() != header.ICMPv4ProtocolNumber || isGatewayAddress(dst) {
 		return admit

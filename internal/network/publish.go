@@ -133,6 +133,19 @@ func (n *Network) Reserve(addr netip.AddrPort) {
 	n.ports.doors[addr] = true
 }
 
+// serves tells whether a port of the machine's own address leads into the machine, or to
+// its doors: anything else there is a program of the host's.
+func (p *publisher) serves(addr netip.AddrPort) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, protocol := range []string{"tcp", "udp"} {
+		if port := p.ports[bindKey{protocol, addr}]; port != nil && port.listener != nil {
+			return true
+		}
+	}
+	return p.doors[addr]
+}
+
 // A place is an address on which a published port listens.
 type place struct {
 	ip netip.Addr

@@ -116,6 +116,21 @@ func (t *udpTable) sweep() {
 	}
 }
 
+// closeIf ends the sessions of which doomed is true.
+func (t *udpTable) closeIf(doomed func(who pair, port uint16) bool) {
+	t.mu.Lock()
+	all := make([]*udpSession, 0, len(t.sessions))
+	for s := range t.sessions {
+		if local, err := s.ep.GetLocalAddress(); err == nil && doomed(s.member.pair, local.Port) {
+			all = append(all, s)
+		}
+	}
+	t.mu.Unlock()
+	for _, s := range all {
+		s.close()
+	}
+}
+
 func (t *udpTable) closeAll() {
 	t.mu.Lock()
 	all := make([]*udpSession, 0, len(t.sessions))

@@ -97,6 +97,21 @@ func (p *ports) show() {
 	p.board.set(func(s *control.Status) { s.Ports = list })
 }
 
+func hostAccess(m *machine.Machine) network.HostAccess {
+	all, ports := m.HostPorts()
+	return network.HostAccess{Restricted: !all, Ports: ports}
+}
+
+// setHostAccess changes what of the host the guest reaches, now or when there is a network.
+func (s *supervisor) setHostAccess(access network.HostAccess) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.access = access
+	if s.net != nil {
+		s.net.SetHostAccess(access)
+	}
+}
+
 // networkConfig is a machine's network. Ports that cannot be bound become
 // problems of its status until they can.
 func (s *supervisor) networkConfig(m *machine.Machine) network.Config {

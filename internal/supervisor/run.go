@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -59,6 +60,7 @@ type supervisor struct {
 	vm       *qemu.VM             // nil before it runs
 	stopping bool                 // somebody asked for the end
 	last     *control.StopRequest // what was asked for last
+	access   network.HostAccess   // of the guest to the host
 }
 
 // errStopped ends a run that was asked to stop before its VM ran.
@@ -84,6 +86,7 @@ func Run(ctx context.Context, home machine.Home, name string, leash io.Reader, r
 		ready(err)
 		return err
 	}
+	debug.SetMemoryLimit(network.MemoryLimit)
 	s := &supervisor{
 		board: newBoard(control.Status{PID: os.Getpid(), Activity: "Preparing"}),
 		idle:  newIdle(m.IdleAfter()),
@@ -115,6 +118,7 @@ func Run(ctx context.Context, home machine.Home, name string, leash io.Reader, r
 	if fresh {
 		s.board.set(func(st *control.Status) { st.BootReason = newSettings })
 	}
+	s.access = hostAccess(m)
 	if s.sockets, err = listen(m.Dir()); err != nil {
 		ready(err)
 		return err
@@ -490,10 +494,14 @@ func (s *supervisor) end(err error) {
 
 // startNetwork starts the virtual network and everything that leads into it.
 func (s *supervisor) startNetwork(ctx context.Context) error {
-	var err error
-	if s.net, err = network.New(s.networkConfig(s.machine)); err != nil {
+	n, err := network.New(s.networkConfig(s.machine))
+	if err != nil {
 		return fmt.Errorf("starting the network: %w", err)
 	}
+	s.mu.Lock()
+	s.net = n
+	n.SetHostAccess(s.access)
+	s.mu.Unlock()
 	go s.net.Serve(ctx, s.sockets.network)
 	return s.serveEngine(ctx)
 }

@@ -66,6 +66,7 @@ func (s *supervisor) reread() error {
 	}
 	s.parts.current.Store(m)
 	s.idle.update(func() { s.idle.after = m.IdleAfter() })
+	s.setHostAccess(hostAccess(m))
 	return nil
 }
 
