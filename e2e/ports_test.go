@@ -27,6 +27,7 @@ type status struct {
 	Asleep        bool
 	Thawed        bool
 	MemoryShared  bool
+	Frozen        bool
 	BootReason    string
 	Endpoints     struct{ SSH, TCP string }
 	Ports         []struct {

@@ -14,8 +14,8 @@ import (
 
 const gib = 1 << 30
 
-// diskSizeOf is the size that a machine's disk is to have, in bytes.
-func diskSizeOf(t *testing.T, name string) (size int64) {
+// wantedDisk is the size that a machine's disk is to have, in bytes.
+func wantedDisk(t *testing.T, name string) (size int64) {
 	t.Helper()
 	if _, err := fmt.Sscan(hyve(t, "inspect", name, "--format", "{{.Disk}}"), &size); err != nil {
 		t.Fatal(err)
@@ -63,8 +63,8 @@ func pendingOf(t *testing.T, name string) string {
 func TestSet(t *testing.T) {
 	needsFreezing(t)
 	create(t, "settable", "--memory", "1GiB")
-	size, room := diskSizeOf(t, "settable"), roomOf(t, "settable")
-	id := strings.TrimSpace(dock(t, "settable", "run", "-d", "busybox", "sleep", "100000"))
+	size, room := wantedDisk(t, "settable"), roomOf(t, "settable")
+	id := strings.TrimSpace(dock(t, "settable", "run", "-d", "--stop-timeout", "1", "busybox", "sleep", "100000"))
 	began := func(name string) string {
 		t.Helper()
 		return dock(t, name, "inspect", "-f", "{{.State.Running}} {{.State.StartedAt}} {{.State.Pid}}", id)
@@ -108,12 +108,15 @@ func TestSet(t *testing.T) {
 	goesOn("settable", "resumed")
 
 	hyve(t, "stop", "settable")
+	if statusOf(t, "settable").Frozen {
+		t.Error("the status promises a thaw")
+	}
 	hyve(t, "start", "settable")
 	boots(t, "settable", "other settings")
 	if m, pending := memoryOf(t, "settable"), pendingOf(t, "settable"); m < 1100 || pending != "" {
 		t.Errorf("started anew it has %d MiB and waits for %q", m, pending)
 	}
-	hyve(t, "rollback", "settable", "then")
+	hyve(t, "rollback", "-f", "settable", "then")
 	goesOn("settable", "rolled back")
 	eventually(t, "the disk of a snapshot grows, too", func() bool { return roomOf(t, "settable")-room > gib*19/10 })
 	if _, text, code := result(t, binary, "set", "settable", "--disk", fmt.Sprint(size>>20)); code != 1 || !strings.Contains(text, "only grows") {
@@ -142,7 +145,7 @@ func TestKilledWhileGrowing(t *testing.T) {
 			syscall.Kill(pid, syscall.SIGKILL)
 		}
 		cmd.Wait()
-		wanted := diskSizeOf(t, "growing")
+		wanted := wantedDisk(t, "growing")
 		info, err := os.Stat(filepath.Join(home, "machines", "growing", "disk.img"))
 		if err != nil {
 			t.Fatal(err)

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -193,7 +194,7 @@ func (a *app) statusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			status, err := lifecycle.Status(cmd.Context(), m.Dir())
+			status, err := statusOf(cmd.Context(), m)
 			if err != nil {
 				return err
 			}
@@ -213,6 +214,15 @@ func (a *app) statusCommand() *cobra.Command {
 	}
 	templateFlag(cmd, &format, "table", "json")
 	return cmd
+}
+
+// statusOf is a machine's status. One that is to start with other settings boots.
+func statusOf(ctx context.Context, m *machine.Machine) (control.Status, error) {
+	status, err := lifecycle.Status(ctx, m.Dir())
+	if status.State == control.Stopped && m.Next != nil {
+		status.Frozen = false
+	}
+	return status, err
 }
 
 func (a *app) printStatus(m *machine.Machine, s control.Status) error {
@@ -287,7 +297,7 @@ func (a *app) inspectCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			status, err := lifecycle.Status(cmd.Context(), m.Dir())
+			status, err := statusOf(cmd.Context(), m)
 			if err != nil {
 				return err
 			}
