@@ -116,7 +116,7 @@ func TestSet(t *testing.T) {
 	if m, pending := memoryOf(t, "settable"), pendingOf(t, "settable"); m < 1100 || pending != "" {
 		t.Errorf("started anew it has %d MiB and waits for %q", m, pending)
 	}
-	hyve(t, "rollback", "-f", "settable", "then")
+	hyve(t, "rollback", "-y", "settable", "then")
 	goesOn("settable", "rolled back")
 	eventually(t, "the disk of a snapshot grows, too", func() bool { return roomOf(t, "settable")-room > gib*19/10 })
 	if _, text, code := result(t, binary, "set", "settable", "--disk", fmt.Sprint(size>>20)); code != 1 || !strings.Contains(text, "only grows") {
