@@ -26,8 +26,8 @@ const deviceTimeout = 60 * time.Second
 //  1. the kernel's file systems, and its news of devices
 //  2. the modules of the root and the card; beside them the channel to the host
 //  3. the image's root, and into it; the initramfs is freed
-//  4. the rest of a system's file systems, control groups, limits, sysctls
-//  5. beside each other: containers' modules; the data disk, then containerd;
+//  4. the rest of a system's file systems, device nodes, control groups, limits, sysctls
+//  5. beside each other: containers' modules, then other processors' programs; the data disk, then containerd;
 //     the configuration from the host, then the identity with the network
 //  6. the doors: the engine's TLS front and SSH
 //  7. bootsync.sh, dockerd, bootlocal.sh
@@ -61,6 +61,7 @@ func Boot() {
 	modules := g.begin(func() error {
 		g.note(loadModules("/usr/lib/modules/engine.load"))
 		g.note(setSysctls()) // those that came with the modules
+		g.note(registerFormats())
 		return nil
 	})
 	disk := g.begin(func() error { return g.setUpDisk(devices) })
@@ -160,6 +161,11 @@ func (g *guest) setUpSystem() error {
 		}
 	}
 	os.Setenv("PATH", strings.TrimPrefix(servicePath, "PATH="))
+	list, err := devname()
+	if err == nil {
+		err = g.devices.setUpNodes("/dev", list, "/etc/group")
+	}
+	g.note(err)
 	g.note(setSysctls())
 	g.note(raiseLimits())
 	os.MkdirAll("/run/lock", 0o1777)
@@ -259,6 +265,10 @@ func Run(argv []string) int {
 	if strings.HasSuffix(argv[0], "hyve-docker-proxy") || argv[0] == "docker-proxy" {
 		fmt.Fprintf(os.Stderr, "hyve-docker-proxy: %v\n", runProxy(argv))
 		return 1
+	}
+	// As what cannot be run: this process is perhaps the first of a container.
+	if argv[0] == foreignPath {
+		return runForeign(argv)
 	}
 	if unix.Getpid() == 1 {
 		Boot()

@@ -15,7 +15,8 @@ import (
 // kernel's own events are the only news there are.
 type devices struct {
 	mu      sync.Mutex
-	changed chan struct{} // closed and replaced at every event
+	changed chan struct{}  // closed and replaced at every event
+	groups  map[string]int // to whom nodes may belong; nil until the root is there
 }
 
 // watchDevices listens for the kernel's device events until the program ends.
@@ -40,14 +41,26 @@ func (d *devices) follow(f *os.File) {
 		// An overflow of the socket (ENOBUFS) means that events were lost, and
 		// is news as well.
 		if err == nil {
-			if e, ok := parseUevent(buf[:n]); !ok || e.action == "remove" {
+			e, ok := parseUevent(buf[:n])
+			if !ok || e.action == "remove" {
 				continue
 			}
+			d.open(e.devname)
 		}
 		d.mu.Lock()
 		close(d.changed)
 		d.changed = make(chan struct{})
 		d.mu.Unlock()
+	}
+}
+
+// open gives a node that has come to whom it belongs.
+func (d *devices) open(name string) {
+	d.mu.Lock()
+	groups := d.groups
+	d.mu.Unlock()
+	if groups != nil && name != "" {
+		openTo("/dev", name, groups) // what becomes of it is nobody's failure
 	}
 }
 

@@ -48,6 +48,8 @@ var systemMounts = []mountPoint{
 	{source: "securityfs", target: "/sys/kernel/security", fstype: "securityfs", flags: sysOnly, optional: true},
 	{source: "bpf", target: "/sys/fs/bpf", fstype: "bpf", flags: sysOnly, data: "mode=0700", optional: true},
 	{source: "tracefs", target: "/sys/kernel/tracing", fstype: "tracefs", flags: sysOnly, optional: true},
+	{source: "fusectl", target: "/sys/fs/fuse/connections", fstype: "fusectl", flags: sysOnly, optional: true},
+	{source: "hugetlbfs", target: "/dev/hugepages", fstype: "hugetlbfs", flags: noSuid | noDev, optional: true},
 	{source: "debugfs", target: "/sys/kernel/debug", fstype: "debugfs", flags: sysOnly, optional: true},
 }
 
@@ -103,12 +105,28 @@ func enterRoot(ctx context.Context, d *devices) error {
 	if err := (mountPoint{source: "overlay", target: newRoot, fstype: "overlay", data: layers}).mount(); err != nil {
 		return err
 	}
-	// Where a container could write to it, crun starts each time by copying itself to
-	// where none can. The image's own file is such a place.
-	if err := unix.Mount(lowerDir+crunPath, newRoot+crunPath, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("mounting %s: %w", crunPath, err)
+	if err := guardPrograms(lowerDir, newRoot); err != nil {
+		return err
 	}
 	return switchRoot()
+}
+
+// guardPrograms mounts the image's own files, which nobody can write to, over the programs
+// that run in containers without being theirs: a container finds them as /proc/self/exe.
+// Where it could write to it, crun starts each time by copying itself to where it cannot.
+func guardPrograms(image, root string) error {
+	programs := []string{crunPath, "/usr/bin/hyve-init"}
+	for _, m := range elfMachines {
+		if exists(image + m.emulatorPath()) {
+			programs = append(programs, m.emulatorPath())
+		}
+	}
+	for _, p := range programs {
+		if err := unix.Mount(image+p, root+p, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mounting %s: %w", p, err)
+		}
+	}
+	return nil
 }
 
 // switchRoot makes newRoot the root of this process and of all that it starts.

@@ -4,6 +4,7 @@ package build
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -266,7 +267,7 @@ func (b *builder) assemble(ctx context.Context) (*image.Image, error) {
 	return draft.Commit(image.Manifest{
 		Arch: b.opts.Arch, Kernel: g.version, Docker: docker.Version,
 		Engine: string(b.engine), EngineSuite: docker.Suite,
-		Debian: b.debian, Recipe: recipe,
+		Debian: b.debian, Recipe: recipe, Cmdline: cmdline,
 	})
 }
 
@@ -289,7 +290,7 @@ func (b *builder) unpack(ctx context.Context, s *spool) (*tree, error) {
 	}
 	b.stage("Unpacking packages", 0, total)
 	tell := serial(func(done int64) { b.stage("Unpacking packages", done, total) })
-	contents, err := unpack(ctx, s, all, b.files, len(b.packages), tell)
+	contents, err := unpack(ctx, s, all, b.files, len(b.packages), b.opts.Arch, tell)
 	if err != nil {
 		return nil, err
 	}
@@ -309,7 +310,7 @@ func (b *builder) unpack(ctx context.Context, s *spool) (*tree, error) {
 func checkCopyrights(t *tree, packages []*debian.Package) error {
 	const docs = "usr/share/doc/"
 	for _, p := range packages {
-		dir := docs + p.Name
+		dir := docs + cmp.Or(copyrightOf[p.Name], p.Name)
 		for hops := 0; hops < 8; hops++ {
 			n := t.get(dir)
 			if n == nil || n.typ != fs.ModeSymlink {
@@ -371,6 +372,13 @@ func (b *builder) furnish(root *tree) (*guest, error) {
 	if err := g.addModules(); err != nil {
 		return nil, err
 	}
+	unknown, err := reword(root)
+	if err != nil {
+		return nil, err
+	}
+	for _, err := range unknown {
+		b.warn(err)
+	}
 	for _, err := range g.modules.pruned {
 		b.warn(err)
 	}
@@ -383,11 +391,11 @@ func (g *guest) addModules() error {
 	if g.modules, err = readModules(g.root, g.version); err != nil {
 		return err
 	}
-	if err := g.modules.index(g.root); err != nil {
-		return err
-	}
 	builtin, err := g.modules.builtins(g.root)
 	if err != nil {
+		return err
+	}
+	if err := g.modules.index(g.root, builtin); err != nil {
 		return err
 	}
 	loaded := map[string]bool{}

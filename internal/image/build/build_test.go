@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -113,8 +114,13 @@ func testDebs(t testing.TB, arch string) []debiantest.Deb {
 		"bash":            {"./bin/bash": "\x7fELFbash", "./etc/skel/.profile": "# profile\n", "./usr/share/man/man1/bash.1.gz": "x"},
 		"ca-certificates": {"./usr/share/ca-certificates/mozilla/B.crt": "cert B\n", "./usr/share/ca-certificates/mozilla/A.crt": "cert A"},
 		"openssh-client":  {"./usr/bin/ssh": "x"},
+		"qemu-user":       {"./usr/bin/qemu-alpha": "x", "./usr/bin/qemu-sparc": "x"},
+		"fuse3":           {"./usr/bin/fusermount3": "x"},
 		"busybox-static":  {"./usr/bin/busybox": ""},
 		"docker.io":       {"./usr/sbin/dockerd": strings.Repeat("dockerd", 10_000), "./etc/init.d/cron": "x"},
+	}
+	for _, name := range only(arch)["qemu-user"] {
+		content["qemu-user"]["./"+name] = "emulator"
 	}
 	for _, l := range busyboxLinks {
 		content["busybox-static"]["./usr/bin/busybox"] += "\x00" + filepath.Base(l) + "\x00"
@@ -136,7 +142,7 @@ func testDebs(t testing.TB, arch string) []debiantest.Deb {
 		content["linux-image-cloud-"+arch]["./usr/lib/modules/"+testKernel+"/kernel/"+d+name+".ko.xz"] = string(debiantest.XZ(t, testModule(dep, false)))
 	}
 	var debs []debiantest.Deb
-	for _, name := range append(wanted(arch), "openssh-client") {
+	for _, name := range append(wanted(arch), copyrightOnly...) {
 		if content[name] == nil {
 			content[name] = map[string]string{}
 		}
@@ -240,7 +246,7 @@ func TestBuild(t *testing.T) {
 	}
 	recipe, err := recipeOf("amd64", Stable, bytes.NewReader(o.HyveInit))
 	if m := img.Manifest; err != nil || m.Kernel != testKernel || m.Docker != "1.0+dfsg-1" || m.Recipe != recipe ||
-		m.Cmdline != "" || m.Debian.Version != "13.0" || !m.Debian.Date.Equal(testDate) || len(m.Debian.Suites) != 1 || len(m.Files) != 5 {
+		m.Cmdline != "apparmor=0" || m.Debian.Version != "13.0" || !m.Debian.Date.Equal(testDate) || len(m.Debian.Suites) != 1 || len(m.Files) != 5 {
 		t.Errorf("manifest %+v (%v)", m, err)
 	}
 	if err := o.Store.Check(img); err != nil {
@@ -303,6 +309,7 @@ func checkRoot(t *testing.T, img *image.Image) {
 		"usr/lib/os-release.debian":              "ID=debian\n",
 		"usr/share/doc/base-files/copyright":     "licence of base-files",
 		"usr/share/doc/openssh-client/copyright": "licence of openssh-client",
+		"usr/bin/qemu-aarch64":                   "emulator",
 		"home/docker/.profile":                   "# profile\n",
 		modules + "kernel/net/core/xt_nat.ko":    string(testModule("nf-nat,x_tables", false)),
 	} {
@@ -325,14 +332,14 @@ func checkRoot(t *testing.T, img *image.Image) {
 		}
 	}
 	for _, gone := range []string{"usr/share/man", "usr/share/doc/base-files/README", "boot/vmlinuz-" + testKernel, "usr/share/ca-certificates",
-		"etc/init.d/cron", "usr/bin/ssh", modules + "kernel/sound", modules + "kernel/net/core/x.ko"} {
+		"etc/init.d/cron", "usr/bin/ssh", "usr/bin/qemu-alpha", "usr/bin/qemu-sparc", "usr/share/doc/qemu-user", modules + "kernel/sound", modules + "kernel/net/core/x.ko"} {
 		if _, err := fs.Stat(root, gone); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s is there (%v)", gone, err)
 		}
 	}
 	// go-erofs leaves the bits of chmod(2) in the mode as they are.
 	for name, want := range map[string]uint32{
-		"usr/bin/sudo": 0o4755, "etc/sudoers": 0o440, "tmp": 0o1777, "etc/shadow": 0o640, "home/docker": 0o755, "root": 0o700,
+		"usr/bin/sudo": 0o4755, "usr/bin/fusermount3": 0o4755, "etc/sudoers": 0o440, "tmp": 0o1777, "etc/shadow": 0o640, "home/docker": 0o755, "root": 0o700,
 	} {
 		st, err := fs.Stat(root, name)
 		if err != nil || uint32(st.Mode())&0o7777 != want || !st.ModTime().Equal(testDate) {
@@ -351,10 +358,14 @@ func checkRoot(t *testing.T, img *image.Image) {
 			}
 		}
 	}
+	dep, err := fs.ReadFile(root, modules+"modules.dep.bin")
+	if err != nil || !slices.Contains(readIndex(t, dep), "virtio_net=kernel/drivers/net/virtio_net.ko: kernel/drivers/net/net_failover.ko kernel/net/core/failover.ko") {
+		t.Errorf("modules.dep.bin holds %q, %v", readIndex(t, dep), err)
+	}
 	links := root.(interface{ ReadLink(string) (string, error) })
 	for name, want := range map[string]string{
 		"bin": "usr/bin", "lib64": "usr/lib64", "usr/bin/hyve-docker-proxy": "hyve-init", "usr/sbin/iptables": "xtables-nft-multi",
-		"etc/resolv.conf": "../run/resolv.conf", "usr/sbin/modprobe": "/usr/bin/busybox", "etc/os-release": "../usr/lib/os-release",
+		"etc/resolv.conf": "../run/resolv.conf", "etc/localtime": "/usr/share/zoneinfo/Etc/UTC", "usr/sbin/modprobe": "/usr/bin/busybox", "etc/os-release": "../usr/lib/os-release",
 	} {
 		if got, err := links.ReadLink(name); err != nil || got != want {
 			t.Errorf("%s -> %q, %v", name, got, err)

@@ -23,8 +23,7 @@ var dropped = []string{
 	"usr/share/debianutils", "usr/share/pam-configs", "usr/share/base-files",
 	"usr/share/docker.io", "usr/share/libc-bin", "usr/lib/linux", "usr/share/linux*", "usr/sbin/pam-auth-update",
 	"usr/sbin/pam_getenv", "usr/sbin/update-ca-certificates", "usr/sbin/*-shell", "usr/sbin/update-shells",
-	"usr/sbin/installkernel", "usr/sbin/ip*tables-apply", "etc/rmt", "usr/lib/modules/*/modules.order",
-	"usr/lib/modules/*/modules.builtin.modinfo", "usr/bin/savelog", "usr/bin/ischroot", "usr/bin/tempfile",
+	"usr/sbin/installkernel", "usr/sbin/ip*tables-apply", "etc/rmt", "usr/bin/savelog", "usr/bin/ischroot", "usr/bin/tempfile",
 
 	// Large, and unused: containerd's older shims and its stress test, arpd
 	// (which would need libdb), the sudo log server, e2scrub.

@@ -32,7 +32,14 @@ var engineModules = []string{
 	"xt_conntrack",
 	"xt_nat",
 	"xt_tcpudp",
-	"xfrm_user", // dockerd opens a NETLINK_XFRM socket to see whether it could encrypt overlays
+	"xfrm_user",   // dockerd opens a NETLINK_XFRM socket to see whether it could encrypt overlays
+	"binfmt_misc", // hyve-init mounts it
+	// The old iptables ask by a socket option, for which the kernel looks for no module;
+	// their tables and matches are found when they are asked for.
+	"ip_tables",
+	"ip6_tables",
+	"arp_tables",
+	"ebtables",
 }
 
 // keptModules are the modules of the root, as path.Match patterns below

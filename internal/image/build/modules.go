@@ -210,35 +210,94 @@ func (s *moduleSet) builtins(t *tree) (map[string]bool, error) {
 	return names, nil
 }
 
-// index writes what depmod(8) would: modules.dep, modules.alias and
-// modules.softdep, which busybox's modprobe reads, for the modules that are
-// there.
-func (s *moduleSet) index(t *tree) error {
-	var dep, alias, softdep bytes.Buffer
-	for _, m := range s.byPath() {
+// index writes what depmod(8) would for the modules that are there: the texts that
+// busybox's modprobe reads, and the indexes of kmod's, which people bring in containers.
+// builtin are the modules that are part of the kernel.
+func (s *moduleSet) index(t *tree, builtin map[string]bool) error {
+	var dep, alias, softdep, devname bytes.Buffer
+	var depBin, aliasBin, builtinBin, builtinAliasBin moduleIndex
+	devname.WriteString("# Device nodes to trigger on-demand module loading.\n")
+	for i, m := range s.byPath() {
 		all, err := s.order([]string{m.name}, nil, map[string]bool{})
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(&dep, "%s:", m.path)
+		line := m.path + ":"
 		for i := len(all) - 2; i >= 0; i-- { // all but itself; modules.dep has the last loaded first
-			fmt.Fprintf(&dep, " %s", all[i].path)
+			line += " " + all[i].path
 		}
-		dep.WriteByte('\n')
+		dep.WriteString(line + "\n")
+		depBin.add(m.name, line, uint32(i))
 		for _, a := range m.aliases {
 			fmt.Fprintf(&alias, "alias %s %s\n", a, m.name)
+			aliasBin.add(aliasKey(a), m.name, uint32(i))
 		}
 		for _, d := range m.softdep {
 			fmt.Fprintf(&softdep, "softdep %s %s\n", m.name, d)
 		}
+		if node, ok := m.deviceNode(); ok {
+			fmt.Fprintf(&devname, "%s %s\n", m.name, node)
+		}
 	}
-	for name, b := range map[string]*bytes.Buffer{"modules.dep": &dep, "modules.alias": &alias, "modules.softdep": &softdep} {
-		if err := t.put(s.dir+"/"+name, file(0o644, b.Bytes())); err != nil {
+	for name := range builtin {
+		builtinBin.add(name, "", 0)
+	}
+	if err := s.builtinAliases(t, &builtinAliasBin); err != nil {
+		return err
+	}
+	for name, data := range map[string][]byte{
+		"modules.dep": dep.Bytes(), "modules.alias": alias.Bytes(), "modules.softdep": softdep.Bytes(), "modules.devname": devname.Bytes(),
+		"modules.dep.bin": depBin.bytes(), "modules.alias.bin": aliasBin.bytes(),
+		"modules.builtin.bin": builtinBin.bytes(), "modules.builtin.alias.bin": builtinAliasBin.bytes(),
+		// modprobe complains where they are missing; no module asks for a symbol by name.
+		"modules.symbols": nil, "modules.symbols.bin": new(moduleIndex).bytes(),
+	} {
+		if err := t.put(s.dir+"/"+name, file(0o644, data)); err != nil {
 			return err
 		}
 	}
-	// modprobe complains where it is missing; no module asks for a symbol by name.
-	return t.put(s.dir+"/modules.symbols", file(0o644, nil))
+	return nil
+}
+
+// deviceNode returns the device node whose opening is to load the module, as a line of
+// modules.devname has it: its name below /dev, and "c" or "b" with its numbers. It is what
+// the aliases devname:NAME and char-major-MAJOR-MINOR say together.
+func (m *module) deviceNode() (string, bool) {
+	var name, numbers string
+	for _, a := range m.aliases {
+		if n, ok := strings.CutPrefix(a, "devname:"); ok {
+			name = n
+		}
+		for prefix, kind := range map[string]string{"char-major-": "c", "block-major-": "b"} {
+			var major, minor uint
+			if rest, ok := strings.CutPrefix(a, prefix); ok {
+				if n, _ := fmt.Sscanf(rest, "%d-%d", &major, &minor); n == 2 {
+					numbers = fmt.Sprintf("%s%d:%d", kind, major, minor)
+				}
+			}
+		}
+	}
+	return name + " " + numbers, name != "" && numbers != ""
+}
+
+// builtinAliases adds the aliases of what is part of the kernel, from lines of
+// "MODULE.alias=ALIAS" that end with a zero byte each. Kernels before 5.2 have none.
+func (s *moduleSet) builtinAliases(t *tree, x *moduleIndex) error {
+	const from = "/modules.builtin.modinfo"
+	if t.get(s.dir+from) == nil {
+		return nil
+	}
+	info, err := t.read(s.dir + from)
+	if err != nil {
+		return err
+	}
+	for field := range bytes.SplitSeq(info, []byte{0}) {
+		key, value, _ := strings.Cut(string(field), "=")
+		if name, ok := strings.CutSuffix(key, ".alias"); ok {
+			x.add(aliasKey(value), moduleName(name), 0)
+		}
+	}
+	return nil
 }
 
 func (s *moduleSet) byPath() []*module {

@@ -17,6 +17,7 @@ func wanted(arch string) []string {
 		"docker-cli",    // for users of `hyve ssh`
 		"docker-buildx", // the same; without it `docker build` is the deprecated builder
 		"ca-certificates",
+		"qemu-user", // programs of other architectures; see only
 
 		// What hyve-init runs.
 		"e2fsprogs",
@@ -31,6 +32,7 @@ func wanted(arch string) []string {
 		"dash",
 		"diffutils",
 		"findutils",
+		"fuse3", // fusermount3, for file systems of users'
 		"grep",
 		"gzip",
 		"hostname",
@@ -42,20 +44,36 @@ func wanted(arch string) []string {
 		"sed",
 		"sudo",
 		"tar",
+		"tzdata",
 	}
 }
+
+// only says for a package of which next to nothing is wanted what that is, in the order
+// of the package, which is read no further: it holds half a gigabyte.
+func only(arch string) map[string][]string {
+	emulators := map[string][]string{
+		"amd64": {"usr/bin/qemu-aarch64", "usr/bin/qemu-arm"},
+		"arm64": {"usr/bin/qemu-arm", "usr/bin/qemu-x86_64"},
+	}
+	return map[string][]string{"qemu-user": emulators[arch]}
+}
+
+// copyrightOf are packages that are not read as far as their copyright file, with
+// one of the same source package that has the same file.
+var copyrightOf = map[string]string{"qemu-user": "qemu-guest-agent"}
 
 // copyrightOnly are packages of which the image holds nothing but the copyright
 // file, because that of a package in the image is a link to it.
 var copyrightOnly = []string{
-	"openssh-client", // openssh-sftp-server's
+	"openssh-client",   // openssh-sftp-server's
+	"qemu-guest-agent", // qemu-user's
 }
 
 // never are packages that are left out although something depends on them, with
 // the reason.
 var never = map[string]string{
 	"adduser":                     "maintainer scripts only; users come from system.go",
-	"apparmor":                    "no policy is loaded; dockerd does without",
+	"apparmor":                    "AppArmor is switched off, see cmdline",
 	"base-passwd":                 "maintainer scripts only; users come from system.go",
 	"cdebconf":                    "debconf's other implementation",
 	"debconf":                     "maintainer scripts only; drags in perl",
@@ -77,3 +95,8 @@ var never = map[string]string{
 	"systemd-sysv":                "PID 1 is hyve-init",
 	"sysvinit-utils":              "only docker.io's init script uses it",
 }
+
+// cmdline is what the image wants on the kernel's command line. AppArmor confines nobody
+// without a parser for its profiles, which takes longer to load one than dockerd takes to
+// start under emulation; and where the kernel has it, docker says that it confines.
+const cmdline = "apparmor=0"

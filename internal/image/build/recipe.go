@@ -13,7 +13,7 @@ import (
 
 // recipeVersion goes up with every change of this package's code that changes
 // the images it makes. Changes of its lists and files count by themselves.
-const recipeVersion = 3
+const recipeVersion = 4
 
 // Recipe returns the hash of all that determines an image for arch with Stable or
 // Newest besides Debian's packages. An image whose manifest has another one was made
@@ -46,9 +46,9 @@ func recipeOf(arch string, engine Engine, init io.Reader) (string, error) {
 	}
 	data, err := json.Marshal(map[string]any{
 		"arch": arch, "version": recipeVersion, "format": image.Format, "engine": engine, "releases": engine.releases(), "pins": engine.pins().Names,
-		"init": hex.EncodeToString(sum.Sum(nil)), "wanted": wanted(arch), "never": left, "copyrightOnly": copyrightOnly, "dropped": dropped,
+		"init": hex.EncodeToString(sum.Sum(nil)), "wanted": wanted(arch), "never": left, "copyrightOnly": copyrightOnly, "copyrightOf": copyrightOf, "only": only(arch), "dropped": dropped,
 		"keptModules": keptModules, "unkeptModules": unkeptModules, "initrdModules": initrdModules,
-		"engineModules": engineModules, "files": files, "busybox": busyboxLinks,
+		"engineModules": engineModules, "files": files, "busybox": busyboxLinks, "messages": messages, "cmdline": cmdline,
 	})
 	if err != nil {
 		return "", fmt.Errorf("hashing the recipe: %w", err)

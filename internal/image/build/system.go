@@ -57,14 +57,20 @@ adm:x:4:
 tty:x:5:
 disk:x:6:
 kmem:x:15:
+dialout:x:20:
+cdrom:x:24:
 sudo:x:27:docker
+audio:x:29:
 www-data:x:33:
 shadow:x:42:
 utmp:x:43:
+video:x:44:
 staff:x:50:
 users:x:100:
 docker:x:101:docker
 dockremap:x:102:
+kvm:x:103:
+input:x:104:
 nogroup:x:65534:
 `
 
@@ -132,9 +138,14 @@ func staticFiles() []staticFile {
 		{name: "usr/sbin/ip6tables-save", link: "xtables-nft-multi"},
 		{name: "usr/sbin/ip6tables-restore", link: "xtables-nft-multi"},
 
+		// tzdata, for containers that share them; the host's zone takes their place.
+		{name: "etc/localtime", link: "/usr/share/zoneinfo/Etc/UTC"},
+		{name: "etc/timezone", mode: 0o644, content: "Etc/UTC\n"},
+
 		// hyve
 		{name: "usr/share/doc/hyve-init/copyright", mode: 0o644, content: licences},
 		{name: "usr/bin/hyve-docker-proxy", link: "hyve-init"},
+		{name: "usr/lib/hyve/foreign", link: "../../bin/hyve-init"}, // runs for programs that cannot be run
 		// Commands that ask PID 1, which tells them by their names.
 		{name: "usr/sbin/poweroff", link: "../bin/hyve-init"},
 		{name: "usr/sbin/halt", link: "../bin/hyve-init"},
@@ -172,6 +183,9 @@ func staticFiles() []staticFile {
 	}
 }
 
+// setuid are programs that packages' maintainer scripts give to root's rights.
+var setuid = []string{"usr/bin/fusermount3"}
+
 // busyboxLinks are commands that busybox stands in for where no package brings
 // them.
 var busyboxLinks = []string{
@@ -204,6 +218,11 @@ func addSystem(t *tree, init []byte, date time.Time, version string) error {
 	}
 	if sudoers := t.get("etc/sudoers"); sudoers != nil {
 		sudoers.mode = 0o440 // as sudo's maintainer script does
+	}
+	for _, name := range setuid {
+		if n := t.get(name); n != nil {
+			n.mode = 0o4755
+		}
 	}
 	if err := t.put("usr/bin/hyve-init", file(0o755, init)); err != nil {
 		return err

@@ -60,7 +60,7 @@ type unpacked struct {
 
 // unpack reads packages, several at a time, and returns their files in the
 // packages' order; of those after the first whole ones only the copyright. tell is told of the packed bytes that are done.
-func unpack(ctx context.Context, s *spool, packages []*debian.Package, files []string, whole int, tell func(done int64)) ([]unpacked, error) {
+func unpack(ctx context.Context, s *spool, packages []*debian.Package, files []string, whole int, arch string, tell func(done int64)) ([]unpacked, error) {
 	out := make([]unpacked, len(packages))
 	var done atomic.Int64
 	group, ctx := errgroup.WithContext(ctx)
@@ -70,7 +70,8 @@ func unpack(ctx context.Context, s *spool, packages []*debian.Package, files []s
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if err := out[i].read(ctx, s, files[i], i >= whole); err != nil {
+			wanted := only(arch)[packages[i].Name]
+			if err := out[i].read(ctx, s, files[i], i >= whole, wanted); err != nil {
 				return fmt.Errorf("unpacking %s %s: %w", packages[i].Name, packages[i].Version, err)
 			}
 			tell(done.Add(packages[i].Digest.Size))
@@ -93,14 +94,26 @@ func largestFirst(packages []*debian.Package) []int {
 	return order
 }
 
-func (u *unpacked) read(ctx context.Context, s *spool, deb string, docs bool) error {
+// read reads a package: its documentation alone if docs says so, and nothing but the
+// wanted files where those are named.
+func (u *unpacked) read(ctx context.Context, s *spool, deb string, docs bool, wanted []string) error {
 	byName := map[string]*node{}
-	return debian.ReadDeb(deb, func(e debian.Entry, content io.Reader) error {
+	some := len(wanted) > 0
+	err := debian.ReadDeb(deb, func(e debian.Entry, content io.Reader) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		if docs && !strings.HasPrefix(e.Name, "usr/share/doc/") {
 			return nil
+		}
+		if some {
+			if len(wanted) == 0 {
+				return fs.SkipAll
+			}
+			if e.Name != wanted[0] {
+				return nil
+			}
+			wanted = wanted[1:]
 		}
 		if e.Type == tar.TypeLink {
 			target := byName[e.Link]
@@ -128,6 +141,10 @@ func (u *unpacked) read(ctx context.Context, s *spool, deb string, docs bool) er
 		u.append(name, n)
 		return nil
 	})
+	if err == nil && len(wanted) > 0 {
+		return fmt.Errorf("it has no %s", wanted[0])
+	}
+	return err
 }
 
 func (u *unpacked) append(name string, n *node) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"strconv"
@@ -36,7 +37,8 @@ type Entry struct {
 
 // ReadDeb reads the .deb file (deb(5)) and calls visit for each of its files in
 // their order, with the content of regular ones. It refuses paths that leave
-// the root and packages beyond this package's bounds.
+// the root and packages beyond this package's bounds. Where visit returns fs.SkipAll it
+// reads no further.
 func ReadDeb(file string, visit func(e Entry, content io.Reader) error) error {
 	f, err := os.Open(file)
 	if err != nil {
@@ -115,7 +117,9 @@ func readTar(r io.Reader, visit func(e Entry, content io.Reader) error) error {
 				return fmt.Errorf("it unpacks to more than %d bytes", int64(maxUnpacked))
 			}
 		}
-		if err := visit(e, t); err != nil {
+		if err := visit(e, t); err == fs.SkipAll {
+			return nil
+		} else if err != nil {
 			return err
 		}
 	}
