@@ -62,7 +62,7 @@ func (a *app) doctorCommand() *cobra.Command {
 func diagnose(ctx context.Context, home machine.Home) []finding {
 	findings := []finding{{"system", "ok", runtime.GOOS + "/" + runtime.GOARCH, ""}}
 	findings = append(findings, diagnoseHypervisor(ctx, home)...)
-	findings = append(findings, diagnoseData(home)...)
+	findings = append(findings, diagnoseData(ctx, home)...)
 	if path, err := exec.LookPath("docker"); err != nil {
 		findings = append(findings, finding{"docker client", "note", "not on PATH",
 			"hyve docker runs the one in the machine; install docker-cli for compose and contexts"})
@@ -115,7 +115,7 @@ func diagnoseFreezing(verdict qemu.Verdict) finding {
 	return finding{"freezing", "ok", "machines are thawed where they would boot, and share memory", ""}
 }
 
-func diagnoseData(home machine.Home) []finding {
+func diagnoseData(ctx context.Context, home machine.Home) []finding {
 	if err := home.Make(); err != nil {
 		return []finding{{"data directory", "bad", err.Error(), "set HYVE_HOME to a directory that you may write"}}
 	}
@@ -129,10 +129,12 @@ func diagnoseData(home machine.Home) []finding {
 		return append(findings, finding{"guest image", "bad", err.Error(), hintOf(err)})
 	}
 	images := len(findings)
+	var checked []*image.Image
 	for _, e := range entries {
 		if e.Err != nil || e.Image.Arch != runtime.GOARCH || build.Outdated(e.Image) {
 			continue
 		}
+		checked = append(checked, e.Image)
 		m := e.Image.Manifest
 		suite := cmp.Or(m.EngineSuite, m.Debian.Release)
 		f := finding{"guest image", "ok", fmt.Sprintf("Debian %s (%s), Linux %s, Docker %s (%s, of %s)",
@@ -144,5 +146,5 @@ func diagnoseData(home machine.Home) []finding {
 	if len(findings) == images {
 		return append(findings, finding{"guest image", "note", "none yet", "the first hyve create builds it"})
 	}
-	return findings
+	return append(findings, diagnoseUpdates(ctx, home, checked)...)
 }

@@ -44,7 +44,7 @@ func (a *app) store() (machine.Home, *image.Store, error) {
 
 func (a *app) imageBuildCommand() *cobra.Command {
 	var arch, mirror, engine string
-	var freeze bool
+	var freeze, noSecurity bool
 	var template creation
 	cmd := &cobra.Command{
 		Use:   "build",
@@ -81,6 +81,8 @@ release; everything else is the stable release's. Images of both stand beside ea
 				Mirror:   mirror,
 				Progress: follow.Image,
 				Warn:     follow.Warn,
+
+				NoSecurity: noSecurity,
 			})
 			if err != nil {
 				return err
@@ -101,6 +103,7 @@ release; everything else is the stable release's. Images of both stand beside ea
 	}
 	template.sizeFlags(cmd.Flags())
 	cmd.Flags().BoolVar(&freeze, "freeze", false, "also freeze a machine of it")
+	cmd.Flags().BoolVar(&noSecurity, "no-security", false, "do without security updates, from a mirror that has none")
 	engineFlag(cmd.Flags(), &engine)
 	cmd.Flags().StringVar(&arch, "arch", runtime.GOARCH, "amd64 or arm64")
 	cmd.Flags().StringVar(&mirror, "mirror", "", "Debian `URL` (default: $HYVE_MIRROR, or what the host's apt uses)")
@@ -121,9 +124,15 @@ type listedImage struct {
 	Docker   string    `json:"docker"`
 	Suite    string    `json:"suite"`  // that docker came from
 	Suites   []suiteOf `json:"suites"` // that the image was made from
-	Size     int64     `json:"size"`   // bytes
-	UsedBy   []string  `json:"usedBy"`
-	Error    string    `json:"error,omitempty"` // of one that is damaged
+	// NoSecurity is an image made without security updates, as was asked for.
+	NoSecurity bool `json:"noSecurity"`
+	// Lacks are the packages of which the archive has a security update. It is null where
+	// the archive could not be asked.
+	Lacks   []string `json:"lacks"`
+	unasked error    // why it is null
+	Size    int64    `json:"size"` // bytes
+	UsedBy  []string `json:"usedBy"`
+	Error   string   `json:"error,omitempty"` // of one that is damaged
 }
 
 // suiteOf is a suite of Debian in the state that an image was made from.
@@ -154,6 +163,7 @@ func (a *app) imageListCommand() *cobra.Command {
 					return err
 				}
 			}
+			checkImages(cmd.Context(), home, entries, list)
 			if format == "json" {
 				return printJSON(a, list)
 			}
@@ -174,18 +184,19 @@ func describe(home machine.Home, store *image.Store, e image.Entry) (listedImage
 	}
 	img := e.Image
 	listed := listedImage{
-		Digest:   img.Digest,
-		Arch:     img.Arch,
-		Default:  isDefault(store, img),
-		Outdated: build.Outdated(img),
-		Engine:   string(build.EngineOf(img)),
-		Debian:   img.Manifest.Debian.Version,
-		Kernel:   img.Manifest.Kernel,
-		Docker:   img.Manifest.Docker,
-		Suite:    cmp.Or(img.Manifest.EngineSuite, img.Manifest.Debian.Release),
-		Suites:   []suiteOf{},
-		Size:     img.Size(),
-		UsedBy:   users,
+		Digest:     img.Digest,
+		Arch:       img.Arch,
+		Default:    isDefault(store, img),
+		Outdated:   build.Outdated(img),
+		Engine:     string(build.EngineOf(img)),
+		Debian:     img.Manifest.Debian.Version,
+		Kernel:     img.Manifest.Kernel,
+		Docker:     img.Manifest.Docker,
+		Suite:      cmp.Or(img.Manifest.EngineSuite, img.Manifest.Debian.Release),
+		Suites:     []suiteOf{},
+		NoSecurity: img.Manifest.Debian.NoSecurity,
+		Size:       img.Size(),
+		UsedBy:     users,
 	}
 	for _, s := range img.Manifest.Debian.Suites {
 		listed.Suites = append(listed.Suites, suiteOf(s))
@@ -224,7 +235,34 @@ func (a *app) printImages(list []listedImage) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
+	if err := a.adviseUpdates(list); err != nil {
+		return err
+	}
 	return a.adviseUpgrades(list)
+}
+
+// adviseUpdates says which images lack security updates.
+func (a *app) adviseUpdates(list []listedImage) error {
+	var unasked error
+	for _, i := range list {
+		unasked = cmp.Or(unasked, i.unasked)
+		text := ""
+		switch {
+		case len(i.Lacks) > 0:
+			text = lacks(i.Lacks)
+		case i.NoSecurity:
+			text = "was made without security updates"
+		default:
+			continue
+		}
+		if err := a.say("%.12s %s; hyve image build makes one of today's packages", strings.TrimPrefix(i.Digest, "sha256:"), text); err != nil {
+			return err
+		}
+	}
+	if unasked == nil {
+		return nil
+	}
+	return a.say("security updates could not be checked: %v", unasked)
 }
 
 // adviseUpgrades says which machines could have a newer image.

@@ -64,6 +64,8 @@ type Debian struct {
 	Version string    `json:"version"` // point release, "13.8"
 	Date    time.Time `json:"date"`    // of the newest of Suites
 	Suites  []Suite   `json:"suites"`
+	// NoSecurity says that the security archive was left out, as its maker asked.
+	NoSecurity bool `json:"noSecurity,omitempty"`
 }
 
 // Suite is one suite that packages came from.

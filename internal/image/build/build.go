@@ -38,6 +38,8 @@ type Options struct {
 	// Mirror is the base URL of a Debian mirror. Empty means $HYVE_MIRROR,
 	// else what the host's apt uses, else debian.DefaultMirror.
 	Mirror string
+	// NoSecurity builds from a mirror without security updates.
+	NoSecurity bool
 	// HyveInit is the guest's static PID 1; nil means the embedded one.
 	HyveInit []byte
 	Progress func(Progress) // may be nil; called one at a time
@@ -79,7 +81,7 @@ func Build(ctx context.Context, o Options) (*image.Image, error) {
 	}
 	defer unlock()
 	if waited {
-		if img, err := find(o.Store, o.Arch, b.engine, b.recipe); err == nil {
+		if img, err := find(o.Store, o.Arch, b.engine, b.recipe); err == nil && img.Manifest.Debian.NoSecurity == o.NoSecurity {
 			return img, nil
 		}
 	}
@@ -152,7 +154,7 @@ func (b *builder) open(ctx context.Context) (*debian.Archive, error) {
 	for _, e := range attempts {
 		var archive *debian.Archive
 		archive, err = debian.Open(ctx, debian.Options{
-			Releases: e.releases(), Arch: b.opts.Arch, Mirrors: b.mirrors, CacheDir: b.opts.CacheDir,
+			Releases: e.releases(), Arch: b.opts.Arch, Mirrors: b.mirrors, CacheDir: b.opts.CacheDir, NoSecurity: b.opts.NoSecurity,
 			Keys: b.opts.Keys, Now: b.opts.Now, Limits: b.opts.Limits, Expired: b.opts.Expired, Warn: b.opts.Warn,
 			Progress: func(p debian.Progress) { b.stage(p.Stage, p.Done, p.Total) },
 		})
@@ -220,7 +222,7 @@ func (b *builder) resolve(x *debian.Index) error {
 
 // date notes which state of the archive this is.
 func (b *builder) date(releases []*debian.Release) {
-	b.debian = image.Debian{Release: baseRelease}
+	b.debian = image.Debian{Release: baseRelease, NoSecurity: b.opts.NoSecurity}
 	for _, r := range releases {
 		b.debian.Suites = append(b.debian.Suites, image.Suite{Name: r.Suite, Date: r.Date})
 		if r.Date.After(b.debian.Date) {

@@ -220,7 +220,7 @@ func testOptions(t testing.TB, arch string, wrap func(http.Handler) http.Handler
 	return Options{
 		Store: store, CacheDir: t.TempDir(), Arch: arch, HyveInit: guestInit(t, arch),
 		Mirror: debiantest.Serve(t, a.Files(t), wrap), Keys: openpgp.EntityList{key},
-		Now: func() time.Time { return testDate.Add(time.Hour) },
+		Now: func() time.Time { return testDate.Add(time.Hour) }, NoSecurity: true,
 	}
 }
 
@@ -246,7 +246,7 @@ func TestBuild(t *testing.T) {
 	}
 	recipe, err := recipeOf("amd64", Stable, bytes.NewReader(o.HyveInit))
 	if m := img.Manifest; err != nil || m.Kernel != testKernel || m.Docker != "1.0+dfsg-1" || m.Recipe != recipe ||
-		m.Cmdline != "apparmor=0" || m.Debian.Version != "13.0" || !m.Debian.Date.Equal(testDate) || len(m.Debian.Suites) != 1 || len(m.Files) != 5 {
+		m.Cmdline != "apparmor=0" || m.Debian.Version != "13.0" || !m.Debian.Date.Equal(testDate) || len(m.Debian.Suites) != 1 || !m.Debian.NoSecurity || len(m.Files) != 5 {
 		t.Errorf("manifest %+v (%v)", m, err)
 	}
 	if err := o.Store.Check(img); err != nil {

@@ -34,6 +34,11 @@ type Options struct {
 	Mirrors  []Mirror // tried in order
 	CacheDir string   // made if it does not exist
 
+	// NoSecurity does without the security archive, which must not be missing otherwise.
+	NoSecurity bool
+	// SecurityOnly reads nothing but the security archive.
+	SecurityOnly bool
+
 	Keys   openpgp.EntityList // nil means Keyring()
 	Now    func() time.Time   // nil means time.Now
 	Limits Limits
@@ -98,11 +103,12 @@ func (a *Archive) Close() error {
 func (a *Archive) load(ctx context.Context) error {
 	var suites []suite
 	for _, release := range a.opts.Releases {
-		suites = append(suites,
-			suite{name: release, release: release},
-			suite{name: release + "-updates", release: release, optional: true},
-			suite{name: release + "-security", release: release, security: true}, // optional where its place is guessed
-		)
+		if !a.opts.SecurityOnly {
+			suites = append(suites, suite{name: release, release: release}, suite{name: release + "-updates", release: release, optional: true})
+		}
+		if !a.opts.NoSecurity {
+			suites = append(suites, suite{name: release + "-security", release: release, security: true})
+		}
 	}
 	a.progress(Progress{Stage: "Reading the Debian archive"})
 	releases := make([]*Release, len(suites))
@@ -151,8 +157,8 @@ type suite struct {
 }
 
 // release returns the suite's Release from the first mirror that serves a good
-// one, or nil if the suite may be missing and a mirror says that it is. One that was
-// there before may not: whoever keeps it back keeps back its updates.
+// one, or nil if the suite may be missing and a mirror says that it is. A security suite
+// may not, nor one that was there before: whoever keeps it back keeps back its updates.
 func (a *Archive) release(ctx context.Context, s suite) (*Release, error) {
 	var errs []error
 	missing := false
@@ -173,7 +179,7 @@ func (a *Archive) release(ctx context.Context, s suite) (*Release, error) {
 		if ctx.Err() != nil {
 			return nil, err
 		}
-		if (s.optional || s.security && m.Guessed) && errors.Is(err, errNotFound) {
+		if (s.optional || s.security) && errors.Is(err, errNotFound) {
 			missing = true
 			continue
 		}
@@ -183,9 +189,17 @@ func (a *Archive) release(ctx context.Context, s suite) (*Release, error) {
 		return nil, joinLine(errs)
 	}
 	seen, err := a.seen(s.name)
-	if err != nil || seen.IsZero() {
-		a.warn(errs)
+	if err != nil {
 		return nil, err
+	}
+	if seen.IsZero() && s.security {
+		return nil, withHint(
+			joinLine(append(errs, fmt.Errorf("reading the Debian archive: the mirror has no %s, and so no security updates", s.name))),
+			"choose another mirror with --mirror; hyve image build --no-security makes an image without them")
+	}
+	if seen.IsZero() {
+		a.warn(errs)
+		return nil, nil
 	}
 	return nil, withHint(
 		joinLine(append(errs, fmt.Errorf("reading the Debian archive: the mirror has no %s, which was there before, dated %s",

@@ -39,8 +39,8 @@ func openTest(t *testing.T, url, cache string, key *openpgp.Entity, change func(
 	t.Helper()
 	o := Options{
 		Releases: []string{"trixie"}, Arch: "amd64", CacheDir: cache, Keys: openpgp.EntityList{key}, Limits: quick,
-		Mirrors: []Mirror{{Archive: url, Security: url + "/security", Guessed: true}},
-		Now:     func() time.Time { return testNow },
+		Mirrors: []Mirror{{Archive: url, Security: url + "/security"}},
+		Now:     func() time.Time { return testNow }, NoSecurity: true,
 	}
 	if change != nil {
 		change(&o)
@@ -64,7 +64,7 @@ func TestArchive(t *testing.T) {
 	}
 	var last Progress
 	a, err := openTest(t, debiantest.Serve(t, files, nil), t.TempDir(), key, func(o *Options) {
-		o.Progress = func(p Progress) { last = p }
+		o.Progress, o.NoSecurity = func(p Progress) { last = p }, false
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -358,33 +358,99 @@ func TestRealKeyring(t *testing.T) {
 	}
 }
 
-// A suite that was there once may not be kept back.
+// A suite that was there once may not be kept back, in whatever way; a security suite
+// may not be missing at all, unless it is not asked for.
 func TestSuiteGoesMissing(t *testing.T) {
-	key, cache := debiantest.Key(t), t.TempDir()
+	key := debiantest.Key(t)
+	with := func(suite string, age time.Duration) map[string][]byte {
+		files := testArchive(key).Files(t)
+		a := testArchive(key)
+		a.Suite, a.Date = suite, testNow.Add(-age)
+		prefix := ""
+		if strings.HasSuffix(suite, "-security") {
+			prefix = "security/"
+		}
+		for name, data := range a.Files(t) {
+			files[prefix+name] = data
+		}
+		return files
+	}
+	const security, updates = "trixie-security", "trixie-updates"
+	release := func(suite string) string {
+		if suite == security {
+			return "security/dists/" + suite + "/InRelease"
+		}
+		return "dists/" + suite + "/InRelease"
+	}
+	changes := map[string]func(files map[string][]byte, suite string){
+		"gone":  func(files map[string][]byte, suite string) { delete(files, release(suite)) },
+		"empty": func(files map[string][]byte, suite string) { files[release(suite)] = nil },
+		"older": func(files map[string][]byte, suite string) {
+			files[release(suite)] = with(suite, 48*time.Hour)[release(suite)]
+		},
+		"another suite's": func(files map[string][]byte, suite string) {
+			files[release(suite)] = files["dists/trixie/InRelease"]
+		},
+	}
+	for _, suite := range []string{security, updates} {
+		open := func(cache string, files map[string][]byte, wrap func(http.Handler) http.Handler) error {
+			a, err := openTest(t, debiantest.Serve(t, files, wrap), cache, key, func(o *Options) { o.NoSecurity = suite != security })
+			if err == nil {
+				a.Close()
+			}
+			return err
+		}
+		for what, change := range changes {
+			cache := t.TempDir()
+			if err := open(cache, with(suite, time.Hour), nil); err != nil {
+				t.Fatal(err)
+			}
+			files := with(suite, time.Hour)
+			change(files, suite)
+			err := open(cache, files, nil)
+			if err == nil {
+				t.Errorf("%s is %s: taken", suite, what)
+				continue
+			}
+			if what == "gone" && !strings.Contains(err.Error(), "no "+suite+", which was there before, dated 2026-06-01") {
+				t.Errorf("%s is %s: %v", suite, what, err)
+			}
+			var h interface{ Hint() string }
+			if what == "gone" && (!errors.As(err, &h) || !strings.Contains(h.Hint(), filepath.Join(cache, "seen", suite))) {
+				t.Errorf("no way out in %v", err)
+			}
+		}
+		// A mirror that sends its readers to an older state.
+		cache := t.TempDir()
+		if err := open(cache, with(suite, time.Hour), nil); err != nil {
+			t.Fatal(err)
+		}
+		files := with(suite, time.Hour)
+		files["old"] = with(suite, 48*time.Hour)[release(suite)]
+		err := open(cache, files, func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/"+release(suite) {
+					http.Redirect(w, r, "/old", http.StatusFound)
+					return
+				}
+				next.ServeHTTP(w, r)
+			})
+		})
+		if err == nil || !strings.Contains(err.Error(), "older than the one of 2026-06-01") {
+			t.Errorf("%s is elsewhere and older: %v", suite, err)
+		}
+	}
 	plain := testArchive(key).Files(t)
-	if a, err := openTest(t, debiantest.Serve(t, plain, nil), cache, key, nil); err != nil {
-		t.Fatalf("a mirror that never had it: %v", err)
-	} else {
-		a.Close()
+	url, cache := debiantest.Serve(t, plain, nil), t.TempDir()
+	if _, err := openTest(t, url, cache, key, nil); err != nil {
+		t.Errorf("without security, as asked: %v", err)
 	}
-	full := testArchive(key).Files(t)
-	security := testArchive(key)
-	security.Suite = "trixie-security"
-	for name, data := range security.Files(t) {
-		full["security/"+name] = data
-	}
-	if a, err := openTest(t, debiantest.Serve(t, full, nil), cache, key, nil); err != nil {
-		t.Fatal(err)
-	} else {
-		a.Close()
-	}
-	_, err := openTest(t, debiantest.Serve(t, plain, nil), cache, key, nil)
-	if err == nil || !strings.Contains(err.Error(), "no trixie-security, which was there before, dated 2026-06-01") {
-		t.Fatalf("got %v", err)
-	}
-	var h interface{ Hint() string }
-	if !errors.As(err, &h) || !strings.Contains(h.Hint(), filepath.Join(cache, "seen", "trixie-security")) {
-		t.Errorf("no way out in %v", err)
+	for where, mirror := range map[string]Mirror{"missing": {Archive: url, Security: url + "/security"}, "unknown": {Archive: url}} {
+		_, err := openTest(t, url, t.TempDir(), key, func(o *Options) { o.NoSecurity, o.Mirrors = false, []Mirror{mirror} })
+		var h interface{ Hint() string }
+		if err == nil || !strings.Contains(err.Error(), "no trixie-security, and so no security updates") || !errors.As(err, &h) || !strings.Contains(h.Hint(), "--no-security") {
+			t.Errorf("a security suite that is %s: %v", where, err)
+		}
 	}
 }
 

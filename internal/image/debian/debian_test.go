@@ -265,8 +265,8 @@ Suites: trixie
 Components: main
 `, "sources.list.d/x.list": "deb http://e.example/pkg stable main/other\n"},
 			[]Mirror{
-				{Archive: "http://c.example/debian", Security: "http://c.example/debian-security", Guessed: true},
-				{Archive: "https://d.example/debian", Security: "https://d.example/debian-security", Guessed: true},
+				{Archive: "http://c.example/debian", Security: "http://c.example/debian-security"},
+				{Archive: "https://d.example/debian", Security: "https://d.example/debian-security"},
 			}},
 	} {
 		etc := t.TempDir()

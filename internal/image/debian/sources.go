@@ -17,9 +17,6 @@ import (
 type Mirror struct {
 	Archive  string // base URL of the main archive, which holds dists/ and pool/
 	Security string // base URL of the security archive; empty if there is none
-	// Guessed says that Security was derived from Archive: a mirror that does
-	// not have it is not an error.
-	Guessed bool
 }
 
 // DefaultMirror is Debian's own, a content network.
@@ -36,7 +33,7 @@ func ParseMirror(s string) (Mirror, error) {
 		return Mirror{}, withHint(fmt.Errorf("reading mirror %q: not an http or https URL", s),
 			"give it like "+DefaultMirror().Archive)
 	}
-	return Mirror{Archive: base, Security: guessSecurity(base), Guessed: true}, nil
+	return Mirror{Archive: base, Security: guessSecurity(base)}, nil
 }
 
 // guessSecurity returns where a mirror's security archive would be.
@@ -118,9 +115,9 @@ func mirrorsOf(sources []aptSource) []Mirror {
 	}
 	var mirrors []Mirror
 	for i, a := range archives {
-		m := Mirror{Archive: a, Security: guessSecurity(a), Guessed: true}
+		m := Mirror{Archive: a, Security: guessSecurity(a)}
 		if len(securities) > 0 {
-			m.Security, m.Guessed = securities[min(i, len(securities)-1)], false
+			m.Security = securities[min(i, len(securities)-1)]
 		}
 		mirrors = append(mirrors, m)
 	}
