@@ -212,7 +212,7 @@ func (g *rawGuest) become(id uint64, identity guestapi.Identity) {
 	g.t.Helper()
 	g.send(guestapi.Request{ID: id, Identity: &identity})
 	reply := g.await(0, "a reply", func(e guestapi.Event) bool { return e.Reply != nil && e.Reply.ID == id })
-	if reply.Reply.Error != "" {
+	if reply.Reply.Error.String() != "" {
 		g.t.Fatal(reply.Reply.Error)
 	}
 }

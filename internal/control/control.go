@@ -193,6 +193,13 @@ type StopRequest struct {
 // lastWord bounds how long those who watch may take to hear the last status.
 const lastWord = time.Second
 
+// A status that changes more often than watchBurst times, as no machine's does that is
+// well, is told once in watchPause.
+const (
+	watchBurst = 200
+	watchPause = 50 * time.Millisecond
+)
+
 // Serve answers on l until ctx ends. Whoever watches hears a status of Stopped
 // before it returns.
 func Serve(ctx context.Context, l net.Listener, s Supervisor) error {
@@ -205,7 +212,10 @@ func Serve(ctx context.Context, l net.Listener, s Supervisor) error {
 	mux.HandleFunc("GET /watch", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/x-ndjson")
 		flush := http.NewResponseController(w)
-		for {
+		for sent := 0; ; sent++ {
+			if sent > watchBurst {
+				time.Sleep(watchPause)
+			}
 			status, changed := s.Status()
 			if json.NewEncoder(w).Encode(status) != nil || flush.Flush() != nil || status.State == Stopped {
 				return

@@ -190,7 +190,7 @@ func (g *guest) setUpDisk(ctx context.Context) error {
 		return err
 	}
 	if driver := removedDriver("/var/lib/docker"); driver != "" {
-		g.out.put(guestapi.Event{Unreadable: &guestapi.Unreadable{Driver: driver}})
+		g.out.put(guestapi.Event{Unreadable: &guestapi.Unreadable{Driver: guestapi.NewText(driver)}})
 	}
 	g.phase(guestapi.PhaseDisk)
 	return g.engine.startContainerd(g.ctx)

@@ -112,11 +112,11 @@ func (c *channel) receive(stream io.Reader) error {
 
 func (c *channel) hello(h guestapi.Hello, first bool) error {
 	c.out.put(guestapi.Event{Hello: &guestapi.GuestHello{
-		Version: guestapi.Version, Session: h.Session, BootID: c.bootID}})
+		Version: guestapi.Version, Session: h.Session, BootID: guestapi.NewText(c.bootID)}})
 	if h.Version != guestapi.Version {
 		// The answer carries our version; the host says the rest to its user.
 		err := fmt.Errorf("the host speaks version %d of the protocol, this guest %d", h.Version, guestapi.Version)
-		c.out.put(guestapi.Event{Failed: &guestapi.Failed{Phase: guestapi.PhaseConfigured, Cause: err.Error(), Fatal: true}})
+		c.out.put(guestapi.Event{Failed: &guestapi.Failed{Phase: guestapi.NewText(guestapi.PhaseConfigured), Cause: guestapi.NewProse(err.Error()), Fatal: true}})
 		return err
 	}
 	c.greeted(first)

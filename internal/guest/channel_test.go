@@ -29,7 +29,7 @@ func TestChannel(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- c.serve(ctx, here) }()
 
-	out.put(guestapi.Event{Phase: &guestapi.Phase{Name: guestapi.PhaseInit}}) // before any host
+	out.put(guestapi.Event{Phase: &guestapi.Phase{Name: guestapi.NewText(guestapi.PhaseInit)}}) // before any host
 	out.logf("early")
 	w := guestapi.NewWriter[guestapi.Request](host)
 	r := guestapi.NewReader[guestapi.Event](host)
@@ -44,7 +44,7 @@ func TestChannel(t *testing.T) {
 		}
 		return e
 	}
-	if e := hello(guestapi.Version, 7); e.Hello == nil || e.Hello.Session != 7 || e.Hello.BootID != "boot" {
+	if e := hello(guestapi.Version, 7); e.Hello == nil || e.Hello.Session != 7 || e.Hello.BootID.String() != "boot" {
 		t.Fatalf("the first event is %s", describe(e))
 	}
 	for _, want := range []string{`{"uptime":1000000000,"phase":{"name":"init"}}`, `{"uptime":1000000000,"log":{"service":"init","line":"early"}}`} {
@@ -56,7 +56,7 @@ func TestChannel(t *testing.T) {
 		t.Error("the first hello is taken for a later one")
 	}
 	host.Write([]byte("{broken\n"))
-	if e, _ := r.Read(); e.Log == nil || !strings.Contains(e.Log.Line, "damaged") {
+	if e, _ := r.Read(); e.Log == nil || !strings.Contains(e.Log.Line.String(), "damaged") {
 		t.Errorf("after a damaged line: %s", describe(e))
 	}
 	w.Write(guestapi.Request{ID: 5, Clock: &guestapi.Clock{UnixNano: 1}})
@@ -87,17 +87,17 @@ func TestOutboxDropsLogs(t *testing.T) {
 	for i := range maxQueuedLogs + extra {
 		o.logf("line %d", i)
 	}
-	o.put(guestapi.Event{Phase: &guestapi.Phase{Name: "x"}})
+	o.put(guestapi.Event{Phase: &guestapi.Phase{Name: guestapi.NewText("x")}})
 	if e := nextEvent(t, o, func(e guestapi.Event) bool { return e.Hello == nil }); e.Phase == nil {
 		t.Errorf("a phase waits behind log lines: %s", describe(e))
 	}
 	lines, reported := 0, false
 	for !reported || lines < maxQueuedLogs {
 		e := nextEvent(t, o, func(guestapi.Event) bool { return true })
-		if strings.HasPrefix(e.Log.Line, "line ") {
+		if strings.HasPrefix(e.Log.Line.String(), "line ") {
 			lines++
 		} else {
-			reported = e.Log.Line == fmt.Sprintf("%d log lines were dropped: the host reads too slowly", extra)
+			reported = e.Log.Line.String() == fmt.Sprintf("%d log lines were dropped: the host reads too slowly", extra)
 		}
 	}
 	o.flush(time.Second) // empty: returns
@@ -130,7 +130,11 @@ func TestPorts(t *testing.T) {
 	published := make(chan struct{})
 	go func() { p.publish(publication{"tcp", "0.0.0.0", 80, "172.17.0.2:80"}, here); close(published) }()
 	opened := openedPort(t, out)
-	if want := (guestapi.PortOpened{ID: 1, Protocol: "tcp", HostIP: "0.0.0.0", Port: 80, Firm: true}); opened != want {
+	any4, err := guestapi.ParseAddress("0.0.0.0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (guestapi.PortOpened{ID: 1, Protocol: guestapi.NewText("tcp"), HostIP: any4, Port: 80, Firm: true}); opened != want {
 		t.Errorf("opened %+v, want %+v", opened, want)
 	}
 	p.repeat()

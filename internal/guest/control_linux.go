@@ -67,7 +67,7 @@ func (g *guest) command(words []string, conn *net.UnixConn) {
 		}
 		err = bad
 	case verb == "power" && len(args) == 1:
-		g.askPower(guestapi.PowerOff{Reboot: args[0] == "reboot", Reason: "a command in the guest asked"})
+		g.askPower(guestapi.PowerOff{Reboot: args[0] == "reboot", Reason: guestapi.NewText("a command in the guest asked")})
 	case verb == "engine" && len(args) == 1:
 		err = g.engine.command(args[0])
 	case verb == "hostname" && len(args) == 1:

@@ -51,7 +51,7 @@ func uptime() time.Duration {
 
 // phase tells the host that a step of the boot has ended.
 func (g *guest) phase(name string) {
-	g.out.put(guestapi.Event{Phase: &guestapi.Phase{Name: name}})
+	g.out.put(guestapi.Event{Phase: &guestapi.Phase{Name: guestapi.NewText(name)}})
 }
 
 // spawn runs f beside everything else. A panic in it ends the machine with its
@@ -79,7 +79,7 @@ func logPanic(logf func(string, ...any)) {
 // die tells the host why the machine cannot go on, and ends it at once.
 func (g *guest) die(phase string, cause error) {
 	fmt.Fprintf(os.Stderr, "hyve-init: %s: %v\n", phase, cause)
-	g.out.put(guestapi.Event{Failed: &guestapi.Failed{Phase: phase, Cause: describeError(cause), Fatal: true}})
+	g.out.put(guestapi.Event{Failed: &guestapi.Failed{Phase: guestapi.NewText(phase), Cause: guestapi.NewProse(describeError(cause)), Fatal: true}})
 	g.out.flush(2 * time.Second)
 	unix.Sync()
 	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
@@ -98,7 +98,7 @@ func describeError(err error) string {
 
 // fail tells the host of a step that failed and that the machine can live with.
 func (g *guest) fail(phase string, err error) {
-	g.out.put(guestapi.Event{Failed: &guestapi.Failed{Phase: phase, Cause: describeError(err)}})
+	g.out.put(guestapi.Event{Failed: &guestapi.Failed{Phase: guestapi.NewText(phase), Cause: guestapi.NewProse(describeError(err))}})
 }
 
 // note logs an error that is nobody's failure.
@@ -183,7 +183,7 @@ func (g *guest) handle(req guestapi.Request) {
 	case req.Shutdown != nil:
 		g.reply(req.ID, func() error {
 			g.unfreeze()
-			g.askPower(guestapi.PowerOff{Reboot: req.Shutdown.Reboot, Reason: "the host asked"})
+			g.askPower(guestapi.PowerOff{Reboot: req.Shutdown.Reboot, Reason: guestapi.NewText("the host asked")})
 			return nil
 		})
 	default: // a newer host's
@@ -197,7 +197,7 @@ func (g *guest) reply(id uint64, f func() error) {
 		err := f()
 		reply := guestapi.Reply{ID: id}
 		if err != nil {
-			reply.Error = describeError(err)
+			reply.Error = guestapi.NewProse(describeError(err))
 			g.note(err)
 		}
 		if id != 0 {

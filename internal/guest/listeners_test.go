@@ -83,7 +83,8 @@ func TestFollow(t *testing.T) {
 	service := publication{protocol: "tcp", hostIP: "0.0.0.0", port: 8080}
 	p.follow([]publication{service, {protocol: "tcp", port: 4000}, service})
 	opened := openedPort(t, out)
-	if want := (guestapi.PortOpened{ID: 2, Protocol: "tcp", HostIP: "0.0.0.0", Port: 8080}); opened != want {
+	want, err := service.event()
+	if want.ID = 2; opened != want || err != nil {
 		t.Errorf("opened %+v, want %+v", opened, want)
 	}
 	p.acknowledge(guestapi.PortAck{ID: 2})

@@ -74,7 +74,7 @@ func (o *outbox) logf(format string, args ...any) {
 
 // log queues a line of a service.
 func (o *outbox) log(service, line string) {
-	o.put(guestapi.Event{Log: &guestapi.Log{Service: service, Line: line}})
+	o.put(guestapi.Event{Log: &guestapi.Log{Service: guestapi.NewText(service), Line: guestapi.NewLine(line)}})
 }
 
 // take waits for the next event to send: a hello first, then what the host acts
@@ -105,7 +105,7 @@ func (o *outbox) next() (guestapi.Event, bool) {
 		e, o.events = o.events[0], o.events[1:]
 	case o.dropped > 0 && len(o.logs) < maxQueuedLogs/2:
 		line := fmt.Sprintf("%d log lines were dropped: the host reads too slowly", o.dropped)
-		e = guestapi.Event{Uptime: o.uptime(), Log: &guestapi.Log{Service: guestapi.ServiceInit, Line: line}}
+		e = guestapi.Event{Uptime: o.uptime(), Log: &guestapi.Log{Service: guestapi.NewText(guestapi.ServiceInit), Line: guestapi.NewLine(line)}}
 		o.dropped = 0
 	case len(o.logs) > 0:
 		e, o.logs = o.logs[0], o.logs[1:]

@@ -174,7 +174,7 @@ func TestParseProxyCall(t *testing.T) {
 			t.Errorf("parseProxyCall(%q) = %+v", bad, c)
 		}
 	}
-	for _, bad := range []string{"", "tcp 1.2.3.4 5", "tcp 1.2.3.4 0 x", "ip 1.2.3.4 1 x", "tcp x 1 x", "tcp 1.2.3.4 65536 x"} {
+	for _, bad := range []string{"", "tcp 1.2.3.4 5", "tcp 1.2.3.4 0 x", "ip 1.2.3.4 1 x", "tcp x 1 x", "tcp 1.2.3.4 65536 x", "tcp fe80::1%eth0 1 x"} {
 		if _, err := parsePortLine(strings.Fields(bad)); err == nil {
 			t.Errorf("parsePortLine(%q) is no error", bad)
 		}

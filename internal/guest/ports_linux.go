@@ -26,10 +26,10 @@ type ports struct {
 }
 
 type openPort struct {
-	event  guestapi.PortOpened
-	grant  grant
-	target string // of a container
-	acked  chan struct{}
+	want  publication
+	event guestapi.PortOpened
+	grant grant
+	acked chan struct{}
 	// refused is the host's answer, once acked is closed.
 	refused string
 	settled bool // whoever asked has been answered
@@ -75,7 +75,11 @@ func (p *ports) publish(want publication, conn io.ReadWriter) {
 
 // add opens a port and tells the host.
 func (p *ports) add(want publication) (*openPort, error) {
-	event := guestapi.PortOpened{Protocol: want.protocol, HostIP: want.hostIP, Port: want.port, Firm: true, Chosen: p.chosen(want.port)}
+	event, err := want.event()
+	if err != nil {
+		return nil, err
+	}
+	event.Firm, event.Chosen = true, p.chosen(want.port)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	g, err := p.inGuest(want)
@@ -85,7 +89,7 @@ func (p *ports) add(want publication) (*openPort, error) {
 	if g.port != want.port {
 		event.GuestPort = g.port
 	}
-	return p.put(&openPort{event: event, grant: g, target: want.target, acked: make(chan struct{})}), nil
+	return p.put(&openPort{want: want, event: event, grant: g, acked: make(chan struct{})}), nil
 }
 
 // put numbers a port and tells the host. The caller holds mu.
@@ -108,9 +112,9 @@ func (p *ports) follow(now []publication) {
 	}
 	proxies := map[served]bool{}
 	for _, o := range p.open {
-		if o.target != "" {
-			proxies[served{o.event.Protocol, o.grant.port}] = true
-			proxies[served{o.event.Protocol, o.event.Port}] = true // dockerd 28 may have bound it
+		if o.want.target != "" {
+			proxies[served{o.want.protocol, o.grant.port}] = true
+			proxies[served{o.want.protocol, o.want.port}] = true // dockerd 28 may have bound it
 		}
 	}
 	wanted := map[publication]bool{}
@@ -125,8 +129,11 @@ func (p *ports) follow(now []publication) {
 	}
 	for want, is := range wanted {
 		if is && p.followed[want] == nil && len(p.followed) < maxFollowed {
-			event := guestapi.PortOpened{Protocol: want.protocol, HostIP: want.hostIP, Port: want.port}
-			p.followed[want] = p.put(&openPort{event: event, grant: grant{"0.0.0.0", want.port}, acked: make(chan struct{}), settled: true})
+			event, err := want.event()
+			if err != nil {
+				continue // it has no address of which the host could know
+			}
+			p.followed[want] = p.put(&openPort{want: want, event: event, grant: grant{"0.0.0.0", want.port}, acked: make(chan struct{}), settled: true})
 		}
 	}
 }
@@ -143,8 +150,9 @@ func (p *ports) inGuest(want publication) (grant, error) {
 	switch {
 	case strings.Contains(want.hostIP, ":"):
 		for _, o := range p.open {
-			e := &o.event
-			if want.hostIP == "::" && e.HostIP == "0.0.0.0" && e.Protocol == want.protocol && e.Port == want.port && o.target == want.target {
+			ipv4 := want
+			ipv4.hostIP = "0.0.0.0"
+			if want.hostIP == "::" && o.want == ipv4 {
 				return grant{"::", o.grant.port}, nil
 			}
 		}

@@ -35,7 +35,7 @@ func (g *guest) awaitPower(end context.CancelFunc) {
 	select {
 	case asked = <-g.power:
 	case s := <-signals:
-		asked = guestapi.PowerOff{Reboot: s == syscall.SIGINT, Reason: "PID 1 received " + unix.SignalName(s.(syscall.Signal))}
+		asked = guestapi.PowerOff{Reboot: s == syscall.SIGINT, Reason: guestapi.Textf("PID 1 received %s", unix.SignalName(s.(syscall.Signal)))}
 	}
 	end()
 	g.power <- asked
@@ -141,7 +141,7 @@ func (g *guest) watchPowerButton() {
 			}
 			binary.Read(bytes.NewReader(b[:size]), binary.NativeEndian, &e)
 			if e.Type == keyEvent && e.Code == keyPower && e.Value == 1 {
-				g.askPower(guestapi.PowerOff{Reason: "the power button was pressed"})
+				g.askPower(guestapi.PowerOff{Reason: guestapi.NewText("the power button was pressed")})
 			}
 		}
 	}

@@ -3,10 +3,11 @@ package guest
 import (
 	"fmt"
 	"net"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
 // A proxyCall is what dockerd asks of its docker-proxy.
@@ -103,15 +104,22 @@ func parsePortLine(fields []string) (p publication, err error) {
 	if !slices.Contains([]string{"tcp", "udp", "sctp"}, p.protocol) {
 		return p, fmt.Errorf("reading a published port: unknown protocol %q", p.protocol)
 	}
-	if _, err := netip.ParseAddr(p.hostIP); err != nil {
-		return p, fmt.Errorf("reading a published port: %w", err)
-	}
 	n, err := strconv.ParseUint(fields[2], 10, 16)
 	if err != nil || n == 0 {
 		return p, fmt.Errorf("reading a published port: want a port from 1 to 65535, have %q", fields[2])
 	}
 	p.port = uint16(n)
+	if _, err := p.event(); err != nil {
+		return p, fmt.Errorf("reading a published port: %w", err)
+	}
 	return p, nil
+}
+
+// event is what the host is told of it.
+func (p publication) event() (e guestapi.PortOpened, err error) {
+	e.Protocol, e.Port = guestapi.NewText(p.protocol), p.port
+	e.HostIP, err = guestapi.ParseAddress(p.hostIP)
+	return e, err
 }
 
 // PID 1 answers a portLine with a grant, or with why the port cannot be had.

@@ -131,7 +131,7 @@ func (s *service) report(cause string, wasReady, giveUp bool) {
 		cause = fmt.Sprintf("%s (given up after %d attempts)", cause, s.policy.attempts)
 	}
 	if wasReady || giveUp {
-		s.out.put(guestapi.Event{Failed: &guestapi.Failed{Phase: s.phase, Cause: cause}})
+		s.out.put(guestapi.Event{Failed: &guestapi.Failed{Phase: guestapi.NewText(s.phase), Cause: guestapi.NewProse(cause)}})
 	}
 }
 

@@ -90,7 +90,7 @@ func newTestService(t *testing.T, script string) (*service, context.CancelFunc) 
 func TestServiceThatCannotStart(t *testing.T) {
 	s, _ := newTestService(t, "echo first; echo no such flag >&2; exit 7")
 	e := nextEvent(t, s.out, func(e guestapi.Event) bool { return e.Failed != nil })
-	if c := e.Failed.Cause; !strings.HasPrefix(c, "test exited with status 7: ") || !strings.Contains(c, "no such flag") || !strings.Contains(c, "after 3 attempts") {
+	if c := e.Failed.Cause.String(); !strings.HasPrefix(c, "test exited with status 7: ") || !strings.Contains(c, "no such flag") || !strings.Contains(c, "after 3 attempts") {
 		t.Errorf("the cause is %q", c)
 	}
 	if err := s.awaitReady(10 * time.Second); err == nil || !strings.Contains(err.Error(), "given up") {
@@ -143,7 +143,7 @@ func TestServiceLife(t *testing.T) {
 	state, _ := s.watch()
 	syscall.Kill(state.current.pid, syscall.SIGKILL)
 	e := nextEvent(t, s.out, func(e guestapi.Event) bool { return e.Failed != nil })
-	if !strings.HasPrefix(e.Failed.Cause, "test killed by signal 9 (killed): ") || strings.Contains(e.Failed.Cause, "attempts") {
+	if !strings.HasPrefix(e.Failed.Cause.String(), "test killed by signal 9 (killed): ") || strings.Contains(e.Failed.Cause.String(), "attempts") {
 		t.Errorf("the cause is %q", e.Failed.Cause)
 	}
 	await("ready again", ready)
@@ -159,7 +159,7 @@ func TestServiceLife(t *testing.T) {
 	}
 	s.out.logf("mark")
 	e = nextEvent(t, s.out, func(e guestapi.Event) bool {
-		return e.Failed != nil || e.Log != nil && e.Log.Line == "mark"
+		return e.Failed != nil || e.Log != nil && e.Log.Line.String() == "mark"
 	})
 	if e.Failed != nil {
 		t.Errorf("an end that was asked for is told as a failure: %+v", *e.Failed)
@@ -174,7 +174,7 @@ func TestServiceLife(t *testing.T) {
 
 func TestServiceStopKills(t *testing.T) {
 	s, _ := newTestService(t, `trap "" TERM; echo up; while :; do sleep 0.05; done`)
-	nextEvent(t, s.out, func(e guestapi.Event) bool { return e.Log != nil && e.Log.Line == "up" })
+	nextEvent(t, s.out, func(e guestapi.Event) bool { return e.Log != nil && e.Log.Line.String() == "up" })
 	if err := s.stop(50 * time.Millisecond); err == nil || !strings.Contains(err.Error(), "50ms") {
 		t.Errorf("stop = %v", err)
 	}

@@ -35,7 +35,7 @@ func (g *guest) followKernelLog() {
 			return
 		}
 		if kill, ok := parseOOMKill(string(buf[:n])); ok {
-			g.out.put(guestapi.Event{OutOfMemory: &guestapi.OutOfMemory{Process: kill.process, Cgroup: kill.cgroup}})
+			g.out.put(guestapi.Event{OutOfMemory: &guestapi.OutOfMemory{Process: guestapi.NewText(kill.process), Cgroup: guestapi.NewText(kill.cgroup)}})
 		}
 	}
 }

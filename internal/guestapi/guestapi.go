@@ -153,7 +153,8 @@ type Shutdown struct {
 	Reboot bool `json:"reboot,omitempty"`
 }
 
-// An Event is what the guest pushes; exactly one of the pointers is set.
+// An Event is what the guest pushes; exactly one of the pointers is set. Every text in it
+// is of a type that holds no more than its bound (text.go).
 type Event struct {
 	// Uptime is the guest's monotonic clock since its kernel started.
 	Uptime time.Duration `json:"uptime"`
@@ -177,13 +178,13 @@ type Event struct {
 type GuestHello struct {
 	Version int    `json:"version"`
 	Session uint64 `json:"session"`
-	BootID  string `json:"bootID"`
+	BootID  Text   `json:"bootID"`
 }
 
 // Reply ends a Request that had an ID. Error is empty when it went well.
 type Reply struct {
 	ID    uint64 `json:"id"`
-	Error string `json:"error,omitempty"`
+	Error Prose  `json:"error,omitzero"`
 	Usage *Usage `json:"usage,omitempty"`
 }
 
@@ -195,7 +196,7 @@ type Usage struct {
 
 // Phase says that a step of the boot has ended; Event.Uptime says when.
 type Phase struct {
-	Name string `json:"name"` // one of the Phase constants
+	Name Text `json:"name"` // one of the Phase constants
 }
 
 // The boot's steps, in the order in which they usually end.
@@ -216,15 +217,15 @@ type EngineReady struct{}
 
 // Failed says which step failed and why. Fatal: the machine will power off.
 type Failed struct {
-	Phase string `json:"phase"`
-	Cause string `json:"cause"` // one or more lines, most important first
-	Fatal bool   `json:"fatal,omitempty"`
+	Phase Text  `json:"phase"`
+	Cause Prose `json:"cause"` // one or more lines, most important first
+	Fatal bool  `json:"fatal,omitempty"`
 }
 
 // Log is one line of a service's output, without its newline.
 type Log struct {
-	Service string `json:"service"` // one of the Service constants
-	Line    string `json:"line"`
+	Service Text `json:"service"` // one of the Service constants
+	Line    Line `json:"line"`
 }
 
 // The services that log.
@@ -238,10 +239,10 @@ const (
 // for it waits for the PortAck, and `docker run` waits for the proxy. ID names
 // the opening until its PortClosed.
 type PortOpened struct {
-	ID       uint64 `json:"id"`
-	Protocol string `json:"protocol"` // "tcp", "udp"
-	HostIP   string `json:"hostIP"`   // as given to -p; "0.0.0.0" and "::" are any, "" both
-	Port     uint16 `json:"port"`     // the published port
+	ID       uint64  `json:"id"`
+	Protocol Text    `json:"protocol"` // "tcp", "udp"
+	HostIP   Address `json:"hostIP"`   // as given to -p; "0.0.0.0" and "::" are any, none is both
+	Port     uint16  `json:"port"`     // the published port
 	// GuestPort is where the guest answers for it, if that is another port.
 	GuestPort uint16 `json:"guestPort,omitempty"`
 	// Firm says that the PortAck may refuse: nobody relies on the port yet.
@@ -257,8 +258,8 @@ type PortClosed struct {
 
 // OutOfMemory says that the guest's kernel killed a process for want of memory.
 type OutOfMemory struct {
-	Process string `json:"process"`
-	Cgroup  string `json:"cgroup,omitempty"`
+	Process Text `json:"process"`
+	Cgroup  Text `json:"cgroup,omitzero"`
 }
 
 // DiskFull says that the data disk has less than the room it needs, or no longer has.
@@ -270,7 +271,7 @@ type DiskFull struct {
 // Unreadable says that the data disk has images and containers of a storage driver that
 // the engine does not know any more.
 type Unreadable struct {
-	Driver string `json:"driver"` // "aufs", for example
+	Driver Text `json:"driver"` // "aufs", for example
 }
 
 // Busy says whether anything runs for the user: containers, steps of builds, commands
@@ -282,6 +283,6 @@ type Busy struct {
 
 // PowerOff is the guest's last word. File systems are clean.
 type PowerOff struct {
-	Reboot bool   `json:"reboot,omitempty"`
-	Reason string `json:"reason,omitempty"`
+	Reboot bool `json:"reboot,omitempty"`
+	Reason Text `json:"reason,omitzero"`
 }

@@ -198,12 +198,12 @@ func (s *supervisor) engineReady(ctx context.Context) {
 	defer cancel()
 	version, err := dockerenv.Ping(ctx, s.machine.Dir().DockerSocket())
 	if err != nil {
-		s.guest.fail(&guestapi.Failed{Phase: guestapi.PhaseEngine, Cause: "it is up but cannot be reached: " + err.Error()})
+		s.guest.fail(&guestapi.Failed{Phase: guestapi.NewText(guestapi.PhaseEngine), Cause: guestapi.NewProse("it is up but cannot be reached: " + err.Error())})
 		return
 	}
 	// Before anybody hears of the engine: what is done with it is not to be undone.
 	if err := s.machine.Dir().EndUpgrade(); err != nil {
-		s.guest.fail(&guestapi.Failed{Phase: guestapi.PhaseEngine, Cause: err.Error()})
+		s.guest.fail(&guestapi.Failed{Phase: guestapi.NewText(guestapi.PhaseEngine), Cause: guestapi.NewProse(err.Error())})
 		return
 	}
 	go func() {
@@ -215,12 +215,12 @@ func (s *supervisor) engineReady(ctx context.Context) {
 		if st.State == control.Starting {
 			st.State, st.Activity = control.Running, ""
 		}
-		st.EngineVersion = version
+		st.EngineVersion = guestapi.NewText(version).String()
 	})
 	go func() {
 		if err := s.catchUp(context.WithoutCancel(ctx)); err != nil {
 			s.guest.trouble(err.Error())
 		}
 	}()
-	s.log.Info("ready", "engine", version, "after", time.Since(s.board.start()).Round(time.Millisecond))
+	s.log.Info("ready", "engine", guestapi.NewText(version), "after", time.Since(s.board.start()).Round(time.Millisecond))
 }

@@ -42,6 +42,8 @@ type guest struct {
 	hushed   bool               // nothing is to be said to it
 	poweroff *guestapi.PowerOff // the guest's last word
 	failed   *guestapi.Failed   // the last fatal failure
+	ready    *flight            // of engineReady, as often as the guest says so
+	warm     *flight            // of rehearse
 	lastID   uint64             // of a request
 	replies  map[uint64]chan guestapi.Reply
 }
@@ -73,7 +75,7 @@ func (g *guest) hangUp() {
 	defer g.mu.Unlock()
 	g.out = nil
 	for id, waiting := range g.replies {
-		waiting <- guestapi.Reply{ID: id, Error: "the VM has ended"}
+		waiting <- guestapi.Reply{ID: id, Error: guestapi.NewProse("the VM has ended")}
 		delete(g.replies, id)
 	}
 }
@@ -93,9 +95,10 @@ func (g *guest) converse(ctx context.Context, conn net.Conn, thawed bool, openin
 	g.mu.Lock()
 	g.greeted, g.hushed, g.poweroff, g.failed = false, false, nil, nil
 	g.thawing, g.nameless = thawed, thawed
+	g.ready, g.warm = new(flight), new(flight)
 	g.mu.Unlock()
 	session := uint64(time.Now().UnixNano())
-	out := guestapi.NewWriter[guestapi.Request](conn)
+	out := guestapi.NewWriter[guestapi.Request](patient{conn})
 	open := func() error {
 		request, err := opening()
 		if err != nil {
@@ -115,15 +118,17 @@ func (g *guest) converse(ctx context.Context, conn net.Conn, thawed bool, openin
 		if err := open(); err != nil {
 			return err
 		}
-		go g.rehearse()
+		g.warm.start(g.rehearse)
 	}
 	in := guestapi.NewReader[guestapi.Event](conn)
 	in.Damaged = func(line []byte) { g.log.Warn("damaged message from the guest", "line", string(line)) }
+	in.Pace = pace(ctx)
 	for greeted := false; ; {
 		event, err := in.Read()
 		if err != nil {
 			return nil // the VM has ended; why is for others to say
 		}
+		event.Uptime = min(max(0, event.Uptime), maxUptime)
 		switch answer := event.Hello; {
 		case answer != nil && answer.Session != session, answer == nil && !greeted:
 			// An earlier conversation's.
@@ -199,9 +204,9 @@ func (g *guest) keepClock(ctx context.Context, late bool) {
 func (g *guest) handle(event guestapi.Event) {
 	switch {
 	case event.Log != nil:
-		g.record(event.Log.Service, event.Log.Line)
+		g.record(event.Log.Service.String(), event.Log.Line.String())
 	case event.Phase != nil:
-		now := time.Now()
+		name, now := event.Phase.Name.String(), time.Now()
 		g.mu.Lock()
 		// Nothing has ended in the future: the greeting took longer on its way than this.
 		if born := now.Add(-event.Uptime); born.Before(g.born) {
@@ -209,10 +214,10 @@ func (g *guest) handle(event guestapi.Event) {
 		}
 		at := g.born.Add(event.Uptime)
 		g.mu.Unlock()
-		g.board.stepAt(event.Phase.Name, activityAfter[event.Phase.Name], at)
-		switch event.Phase.Name {
+		g.board.stepAt(name, activityAfter[name], at)
+		switch name {
 		case guestapi.PhaseContainerd:
-			go g.rehearse()
+			g.warm.start(g.rehearse)
 		case guestapi.PhaseIdentity:
 			g.mu.Lock()
 			g.nameless = false
@@ -224,7 +229,7 @@ func (g *guest) handle(event guestapi.Event) {
 		thawing := g.thawing
 		g.mu.Unlock()
 		if !thawing { // it answers as somebody else
-			go g.engineReady()
+			g.ready.start(g.engineReady)
 		}
 	case event.Failed != nil:
 		g.fail(event.Failed)
@@ -236,7 +241,7 @@ func (g *guest) handle(event guestapi.Event) {
 	case event.PortClosed != nil:
 		g.ports.closed(event.PortClosed.ID)
 	case event.OutOfMemory != nil:
-		g.trouble(describe(event.OutOfMemory))
+		g.complain(describe(event.OutOfMemory))
 	case event.DiskFull != nil:
 		const line = "the machine's disk is almost full"
 		g.log.Warn("room on the machine's disk", "free", machine.FormatSize(event.DiskFull.FreeBytes), "enough", event.DiskFull.Over)
@@ -246,8 +251,8 @@ func (g *guest) handle(event guestapi.Event) {
 			g.board.problem(line)
 		}
 	case event.Unreadable != nil:
-		g.trouble(fmt.Sprintf("images and containers that docker kept with %.20q are on the disk, and this engine cannot read them: "+
-			"start the old machine and move them with hyve migrate", event.Unreadable.Driver))
+		g.complain(fmt.Sprintf("images and containers that docker kept with %.20q are on the disk, and this engine cannot read them: "+
+			"start the old machine and move them with hyve migrate", event.Unreadable.Driver.String()))
 	case event.Busy != nil:
 		g.busy(event.Busy.Running)
 	case event.PowerOff != nil:
@@ -273,12 +278,12 @@ func (g *guest) replied(reply guestapi.Reply) {
 	switch {
 	case waiting != nil:
 		waiting <- reply
-	case woken && reply.Error == "":
-		go g.engineReady()
+	case woken && reply.Error.String() == "":
+		g.ready.start(g.engineReady)
 	case woken:
 		g.log.Error("the thawed guest cannot be this machine", "cause", reply.Error)
 		g.unknown()
-	case reply.Error != "":
+	case reply.Error.String() != "":
 		g.log.Warn("guest refused a request", "id", reply.ID, "error", reply.Error)
 	}
 }
@@ -307,8 +312,8 @@ func (g *guest) inquire(ctx context.Context, request guestapi.Request) (guestapi
 	}
 	select {
 	case r := <-reply:
-		if r.Error != "" {
-			return r, errors.New(r.Error)
+		if text := r.Error.String(); text != "" {
+			return r, errors.New(text)
 		}
 		return r, nil
 	case <-ctx.Done():
@@ -326,8 +331,8 @@ func (g *guest) fail(failed *guestapi.Failed) {
 	g.log.Error("guest reports a failure", "phase", failed.Phase, "cause", failed.Cause, "fatal", failed.Fatal)
 	status, _ := g.board.get()
 	if !failed.Fatal && status.State != control.Starting {
-		first, _, _ := strings.Cut(failed.Cause, "\n")
-		g.board.problem(failed.Phase + ": " + first)
+		first, _, _ := strings.Cut(failed.Cause.String(), "\n")
+		g.board.complaint(failed.Phase.String() + ": " + first)
 		return
 	}
 	// A machine that starts without an engine is of no use to anybody.
@@ -340,10 +345,16 @@ func (g *guest) fail(failed *guestapi.Failed) {
 }
 
 func describe(kill *guestapi.OutOfMemory) string {
-	if kill.Cgroup != "" {
+	if kill.Cgroup.String() != "" {
 		return fmt.Sprintf("a container reached its memory limit and %s was killed", kill.Process)
 	}
 	return fmt.Sprintf("the machine ran out of memory and %s was killed", kill.Process)
+}
+
+// complain is trouble that the guest tells of.
+func (g *guest) complain(line string) {
+	g.log.Warn(line)
+	g.board.complaint(line)
 }
 
 func (g *guest) trouble(line string) {

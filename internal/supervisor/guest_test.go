@@ -38,6 +38,8 @@ func testGuest(ctx context.Context, t *testing.T) (g *guest, in *guestapi.Reader
 	return g, in, out
 }
 
+var identified = guestapi.NewText(guestapi.PhaseIdentity)
+
 func read(t *testing.T, in *guestapi.Reader[guestapi.Request]) guestapi.Request {
 	t.Helper()
 	request, err := in.Read()
@@ -65,7 +67,7 @@ func TestThawedGuest(t *testing.T) {
 		t.Error("a guest that only said hello has come up")
 	}
 	said := time.Now()
-	say(t, out, guestapi.Event{Uptime: time.Hour - time.Minute, Phase: &guestapi.Phase{Name: guestapi.PhaseIdentity}})
+	say(t, out, guestapi.Event{Uptime: time.Hour - time.Minute, Phase: &guestapi.Phase{Name: identified}})
 	if word := <-called; word != "known" || !g.met() {
 		t.Errorf("it knows who it is: %s, %t", word, g.met())
 	}
@@ -77,7 +79,7 @@ func TestThawedGuest(t *testing.T) {
 	if at := g.board.start().Add(status.Timing[0].At).Sub(said); at < -70*time.Second || at > -50*time.Second {
 		t.Errorf("the step ended after %v", at)
 	}
-	say(t, out, guestapi.Event{Uptime: 2 * time.Hour, Phase: &guestapi.Phase{Name: guestapi.PhaseIdentity}})
+	say(t, out, guestapi.Event{Uptime: 2 * time.Hour, Phase: &guestapi.Phase{Name: identified}})
 	<-called
 	if status, _ = g.board.get(); g.board.start().Add(status.Timing[1].At).After(time.Now()) {
 		t.Error("a step ended in the future")
@@ -89,7 +91,7 @@ func TestThawedGuestWithoutName(t *testing.T) {
 	g, _, out := testGuest(t.Context(), t)
 	called := make(chan bool)
 	g.unknown = func() { called <- true }
-	say(t, out, guestapi.Event{Reply: &guestapi.Reply{ID: openingID, Error: "no"}})
+	say(t, out, guestapi.Event{Reply: &guestapi.Reply{ID: openingID, Error: guestapi.NewProse("no")}})
 	<-called
 	if g.met() {
 		t.Error("it has come up")
@@ -100,7 +102,7 @@ func TestThawedGuestWithoutName(t *testing.T) {
 func TestHush(t *testing.T) {
 	g, in, out := testGuest(t.Context(), t)
 	g.known = func() {}
-	say(t, out, guestapi.Event{Phase: &guestapi.Phase{Name: guestapi.PhaseIdentity}}) // the greeting is over
+	say(t, out, guestapi.Event{Phase: &guestapi.Phase{Name: identified}}) // the greeting is over
 	g.hush(true)
 	if err := g.send(guestapi.Request{Clock: &guestapi.Clock{}}); err == nil {
 		t.Error("the host speaks")
@@ -118,7 +120,7 @@ func TestUnansweredRequest(t *testing.T) {
 	defer cancel()
 	g, in, out := testGuest(ctx, t)
 	g.known = func() {}
-	say(t, out, guestapi.Event{Phase: &guestapi.Phase{Name: guestapi.PhaseIdentity}}) // the greeting is over
+	say(t, out, guestapi.Event{Phase: &guestapi.Phase{Name: identified}}) // the greeting is over
 	asked := make(chan error)
 	go func() { asked <- g.ask(t.Context(), guestapi.Request{Freeze: &guestapi.Freeze{}}) }()
 	if read(t, in).Freeze == nil {

@@ -31,14 +31,14 @@ func (p *ports) opened(port *guestapi.PortOpened) (refused string) {
 		return "" // a repeated message
 	}
 	binding, err := p.network.Publish(network.Publication{
-		Protocol: port.Protocol, HostIP: port.HostIP, Port: port.Port, Guest: port.GuestPort,
+		Protocol: port.Protocol.String(), HostIP: port.HostIP.String(), Port: port.Port, Guest: port.GuestPort,
 		Firm: port.Firm, Chosen: port.Chosen})
 	if err != nil {
 		p.log.Warn("port refused", "error", err, "protocol", port.Protocol, "port", port.Port)
 		if port.Firm {
 			return refusal(err)
 		}
-		p.board.problem(err.Error())
+		p.board.complaint(err.Error())
 		return ""
 	}
 	if p.open == nil {

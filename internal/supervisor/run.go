@@ -264,7 +264,7 @@ func (s *supervisor) watchHypervisor(ctx context.Context, vm *qemu.VM) {
 		switch event.Name {
 		case qemu.EventBlockIOError:
 			if status, _ := s.board.get(); status.State == control.Starting {
-				s.guest.fail(&guestapi.Failed{Phase: guestapi.PhaseDisk, Cause: diskError(event), Fatal: true})
+				s.guest.fail(&guestapi.Failed{Phase: guestapi.NewText(guestapi.PhaseDisk), Cause: guestapi.NewProse(diskError(event)), Fatal: true})
 				go vm.Quit(ctx)
 				continue
 			}
@@ -328,7 +328,7 @@ func (s *supervisor) attend(ctx context.Context, vm *qemu.VM, opening func() (gu
 	s.mu.Unlock()
 	switch {
 	case failed != nil:
-		return false, &control.Failure{Phase: failed.Phase, Cause: failed.Cause}
+		return false, &control.Failure{Phase: failed.Phase.String(), Cause: failed.Cause.String()}
 	case stopping:
 		return false, nil
 	case s.idle.isAsleep():
@@ -444,15 +444,15 @@ func (s *supervisor) syncGuest(ended <-chan struct{}) {
 
 // shutDown asks the guest for its end, and pulls the plug where that is in vain.
 func (s *supervisor) shutDown(vm *qemu.VM) {
-	if s.guest.send(guestapi.Request{Shutdown: &guestapi.Shutdown{}}) != nil {
-		// A guest that has not said hello runs nothing yet.
-		go vm.Quit(context.Background())
-		return
-	}
-	time.AfterFunc(patience, func() {
+	late := time.AfterFunc(patience, func() {
 		s.log.Warn("the guest does not shut down; pulling its plug", "after", patience)
 		vm.Quit(context.Background())
 	})
+	if s.guest.send(guestapi.Request{Shutdown: &guestapi.Shutdown{}}) != nil {
+		// A guest that has not said hello runs nothing yet; one that does not listen is lost.
+		late.Stop()
+		go vm.Quit(context.Background())
+	}
 }
 
 // stopOnSignal shuts the machine down when the host does.

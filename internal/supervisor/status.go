@@ -14,6 +14,8 @@ type board struct {
 	began   time.Time
 	status  control.Status
 	changed chan struct{}
+
+	complaints []string // those of the problems that the guest told of
 }
 
 func newBoard(status control.Status) *board {
@@ -62,7 +64,7 @@ func (b *board) step(name, next string) { b.stepAt(name, next, time.Now()) }
 
 func (b *board) stepAt(name, next string, at time.Time) {
 	b.set(func(s *control.Status) {
-		if s.State != control.Starting {
+		if s.State != control.Starting || len(s.Timing) >= maxSteps {
 			return
 		}
 		s.Timing = append(s.Timing, control.Step{Name: name, At: at.Sub(b.began)})
@@ -72,25 +74,51 @@ func (b *board) stepAt(name, next string, at time.Time) {
 	})
 }
 
-// maxProblems bounds the list of problems; the oldest go first.
-const maxProblems = 20
+// Bounds of the list of problems; of each kind the oldest go first. What the guest says is
+// a part of it, so that it cannot drive out what the host has found.
+const (
+	maxProblems   = 20
+	maxComplaints = 8
+)
+
+// maxSteps bounds what is kept of a start's steps.
+const maxSteps = 64
 
 // problem adds a line worth knowing, once.
-func (b *board) problem(line string) {
+func (b *board) problem(line string) { b.add(line, false) }
+
+// complaint is problem for what the guest says.
+func (b *board) complaint(line string) { b.add(line, true) }
+
+func (b *board) add(line string, complaint bool) {
+	b.mu.Lock()
+	known := slices.Contains(b.status.Problems, line)
+	b.mu.Unlock()
+	if known {
+		return // nobody needs to hear of it again
+	}
 	b.set(func(s *control.Status) {
-		if slices.Contains(s.Problems, line) {
-			return
-		}
 		s.Problems = append(s.Problems, line)
-		if extra := len(s.Problems) - maxProblems; extra > 0 {
-			s.Problems = slices.Delete(s.Problems, 0, extra)
+		if complaint {
+			b.complaints = append(b.complaints, line)
+		}
+		if len(b.complaints) > maxComplaints {
+			b.drop(b.complaints[0])
+		}
+		if len(s.Problems) > maxProblems {
+			b.drop(s.Problems[0])
 		}
 	})
 }
 
 // solved takes a problem back.
 func (b *board) solved(line string) {
-	b.set(func(s *control.Status) {
-		s.Problems = slices.DeleteFunc(s.Problems, func(p string) bool { return p == line })
-	})
+	b.set(func(*control.Status) { b.drop(line) })
+}
+
+// drop forgets a problem. b.mu is held.
+func (b *board) drop(line string) {
+	is := func(p string) bool { return p == line }
+	b.status.Problems = slices.DeleteFunc(b.status.Problems, is)
+	b.complaints = slices.DeleteFunc(b.complaints, is)
 }
