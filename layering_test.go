@@ -26,15 +26,15 @@ var layers = map[string][]string{
 	// that is the supervisor's process, and for --dry-run.
 	"internal/cli": {"internal/lifecycle", "internal/sshclient", "internal/listing", "internal/supervisor", "internal/machine", "internal/image",
 		"internal/image/build", "internal/pki", "internal/control", "internal/dockerenv", "internal/machinestore", "internal/migrate",
-		"internal/progress", "internal/guestapi", "internal/hypervisor/qemu", "internal/confine"},
+		"internal/progress", "internal/terminal", "internal/bounded", "internal/guestapi", "internal/hypervisor/qemu", "internal/confine"},
 
 	// The verbs in the hands of the real docker-machine.
 	"internal/dockermachine/driver": {"internal/lifecycle", "internal/machine", "internal/image/build", "internal/pki", "internal/control",
-		"internal/dockerenv", "internal/accept"},
+		"internal/dockerenv", "internal/accept", "internal/terminal"},
 
 	// The same in docker-machine's language.
 	"internal/dockermachine": {"internal/lifecycle", "internal/sshclient", "internal/listing", "internal/machine", "internal/image/build", "internal/pki",
-		"internal/control", "internal/dockerenv", "internal/progress", "internal/dockermachine/driver", "internal/machinestore"},
+		"internal/control", "internal/dockerenv", "internal/progress", "internal/terminal", "internal/bounded", "internal/dockermachine/driver", "internal/machinestore"},
 
 	// Listings and logging in, for both.
 	"internal/listing":   {},
@@ -43,27 +43,29 @@ var layers = map[string][]string{
 	// The verbs. Not supervisor: a command must not do by accident what only the
 	// owner of a VM may. Of the hypervisor only whether there is one.
 	"internal/lifecycle": {"internal/machine", "internal/image", "internal/image/build", "internal/pki", "internal/control",
-		"internal/disk", "internal/dockerenv", "internal/frozen", "internal/hypervisor", "internal/hypervisor/qemu"},
+		"internal/disk", "internal/dockerenv", "internal/frozen", "internal/hypervisor", "internal/hypervisor/qemu", "internal/bounded"},
 
 	"internal/supervisor": {"internal/hypervisor", "internal/hypervisor/qemu", "internal/network", "internal/accept", "internal/guestapi",
 		"internal/disk", "internal/frozen", "internal/machine", "internal/image", "internal/control", "internal/dockerenv", "internal/pki"},
 
-	"internal/machine":         {},
-	"internal/machinestore":    {},
+	"internal/machine":         {"internal/bounded"},
+	"internal/machinestore":    {"internal/bounded"},
 	"internal/sparse":          {},
 	"internal/ext4":            {},
 	"internal/disk":            {"internal/sparse", "internal/ext4"},
-	"internal/frozen":          {"internal/sparse"},
-	"internal/control":         {},
+	"internal/frozen":          {"internal/sparse", "internal/bounded"},
+	"internal/control":         {"internal/bounded"},
 	"internal/pki":             {},
 	"internal/dockerenv":       {},
 	"internal/migrate":         {"internal/dockerenv"},
-	"internal/progress":        {},
+	"internal/progress":        {"internal/terminal"},
+	"internal/terminal":        {},
+	"internal/bounded":         {},
 	"internal/network":         {"internal/accept"},
 	"internal/accept":          {},
 	"internal/hypervisor":      {},
 	"internal/confine":         {},
-	"internal/hypervisor/qemu": {"internal/hypervisor", "internal/sparse", "internal/confine"},
+	"internal/hypervisor/qemu": {"internal/hypervisor", "internal/sparse", "internal/confine", "internal/bounded"},
 	"internal/image":           {},
 	"internal/image/debian":    {},
 	"internal/image/build":     {"internal/image", "internal/image/debian"},

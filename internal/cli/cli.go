@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/hyve-vm/hyve/internal/machine"
+	"github.com/hyve-vm/hyve/internal/terminal"
 )
 
 // Exit statuses, beside those of programs run in a machine.
@@ -55,7 +56,7 @@ func Main(args []string) int {
 	defer stop()
 	context.AfterFunc(ctx, stop)
 
-	a := &app{args: args, getenv: os.Getenv, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	a := &app{args: args, getenv: os.Getenv, stdin: os.Stdin, stdout: terminal.Clean(os.Stdout), stderr: terminal.Clean(os.Stderr)}
 	root := a.root()
 	root.SetArgs(args[1:])
 	err := root.ExecuteContext(ctx)

@@ -15,6 +15,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"github.com/spf13/cobra"
 
+	"github.com/hyve-vm/hyve/internal/bounded"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
@@ -106,6 +107,10 @@ func (a *app) logs(ctx context.Context, dir machine.Dir, only []string, tail int
 	return nil
 }
 
+// maxLogLine bounds what is printed of one line, in bytes. The supervisor cuts what it
+// writes earlier; an older one's logs may have lines of any length.
+const maxLogLine = 64 << 10
+
 // logTail prints one part's log from where it has come to.
 type logTail struct {
 	service string
@@ -114,6 +119,7 @@ type logTail struct {
 	file    *os.File // nil while there is none
 	lines   *bufio.Reader
 	partial []byte // a line whose end is not written yet
+	cut     int    // bytes of it that were left out
 }
 
 func (t *logTail) close() {
@@ -128,16 +134,14 @@ func (t *logTail) begin(n int) error {
 		return err
 	}
 	if n >= 0 {
-		data, err := io.ReadAll(t.file)
+		size, err := t.file.Seek(0, io.SeekEnd)
+		if err == nil {
+			size, err = bounded.LastLines(t.file, size, n)
+		}
+		if err == nil {
+			_, err = t.file.Seek(size, io.SeekStart)
+		}
 		if err != nil {
-			return fmt.Errorf("reading a log: %w", err)
-		}
-		lines := slices.Collect(bytes.Lines(data))
-		from := 0
-		for _, line := range lines[:max(0, len(lines)-n)] {
-			from += len(line)
-		}
-		if _, err := t.file.Seek(int64(from), io.SeekStart); err != nil {
 			return fmt.Errorf("reading a log: %w", err)
 		}
 	}
@@ -179,8 +183,13 @@ func (t *logTail) changed(created bool) error {
 // print prints the lines that are whole.
 func (t *logTail) print() error {
 	for {
-		line, err := t.lines.ReadBytes('\n')
-		t.partial = append(t.partial, line...)
+		line, err := t.lines.ReadSlice('\n')
+		room := min(len(line), maxLogLine-len(t.partial))
+		t.partial = append(t.partial, line[:room]...)
+		t.cut += len(line) - room
+		if errors.Is(err, bufio.ErrBufferFull) {
+			continue
+		}
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -199,7 +208,11 @@ func (t *logTail) rest() error {
 	if len(t.partial) == 0 {
 		return nil
 	}
-	_, err := fmt.Fprintf(t.out, "%-10s | %s\n", t.service, bytes.TrimRight(t.partial, "\r\n"))
-	t.partial = t.partial[:0]
+	line := bytes.TrimRight(t.partial, "\r\n")
+	if t.cut > 0 {
+		line = fmt.Appendf(line, "… (%d bytes cut)", t.cut)
+	}
+	_, err := fmt.Fprintf(t.out, "%-10s | %s\n", t.service, line)
+	t.partial, t.cut = t.partial[:0], 0
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -85,5 +86,40 @@ func TestUnfinishedLine(t *testing.T) {
 		if got := strings.Join(strings.Fields(strings.ReplaceAll(out.String(), "console    | ", "")), " "); got != want {
 			t.Errorf("%s: got %q, want %q", line, got, want)
 		}
+	}
+}
+
+// A log of any length, whose lines are of any length, is not read whole.
+func TestLongLogs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "console.log")
+	if err := os.WriteFile(path, []byte("begin\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, 8<<30); err != nil { // zeroes: one line
+		t.Fatal(err)
+	}
+	file, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := file.WriteString("\nlast but one\n" + strings.Repeat("x", 2*maxLogLine) + "\n"); err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	tail := &logTail{service: "console", path: path, out: &out}
+	defer tail.close()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if err := tail.begin(2); err != nil {
+		t.Fatal(err)
+	}
+	runtime.ReadMemStats(&after)
+	want := "console    | last but one\nconsole    | " + strings.Repeat("x", maxLogLine) + fmt.Sprintf("… (%d bytes cut)\n", maxLogLine+1)
+	if out.String() != want {
+		t.Errorf("%d bytes are printed, want %d: %.100q", out.Len(), len(want), out.String())
+	}
+	if used := after.TotalAlloc - before.TotalAlloc; used > 4<<20 {
+		t.Errorf("it took %d bytes", used)
 	}
 }

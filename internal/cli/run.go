@@ -15,6 +15,7 @@ import (
 
 	"github.com/hyve-vm/hyve/internal/lifecycle"
 	"github.com/hyve-vm/hyve/internal/machine"
+	"github.com/hyve-vm/hyve/internal/terminal"
 )
 
 func (a *app) runCommand() *cobra.Command {
@@ -80,7 +81,7 @@ func (a *app) runBeside(m *machine.Machine, path string, args []string) error {
 	cmd := exec.Command(path)
 	cmd.Args = args
 	cmd.Env = append(environment(m), "HYVE_MACHINE="+m.Name)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.stdin, a.stdout, a.stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.stdin, terminal.Raw(a.stdout), terminal.Raw(a.stderr)
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(signals)

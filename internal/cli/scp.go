@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hyve-vm/hyve/internal/sshclient"
+	"github.com/hyve-vm/hyve/internal/terminal"
 )
 
 func (a *app) scpCommand() *cobra.Command {
@@ -72,7 +73,7 @@ func (a *app) end(cmd *cobra.Command, arg string) (sshclient.End, error) {
 // runAlong runs a program with this one's streams. The error is an exitError if it ended
 // with another status than 0.
 func (a *app) runAlong(cmd *exec.Cmd) error {
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.stdin, a.stdout, a.stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.stdin, terminal.Raw(a.stdout), terminal.Raw(a.stderr)
 	return exitOf(cmd.Path, cmd.Run())
 }
 

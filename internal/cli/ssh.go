@@ -8,6 +8,7 @@ import (
 
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/sshclient"
+	"github.com/hyve-vm/hyve/internal/terminal"
 )
 
 func (a *app) sshCommand() *cobra.Command {
@@ -15,7 +16,8 @@ func (a *app) sshCommand() *cobra.Command {
 		Use:   "ssh [NAME] [-- COMMAND...]",
 		Short: "Open a shell in a machine, or run a command in it",
 		Long: `Open a shell in a machine as user docker, who may become root by sudo, or run a
-command in it. The command's input, output, signals and exit status are passed on.`,
+command in it. The command's input, output, signals and exit status are passed on;
+what it writes on a terminal is not cleaned.`,
 		ValidArgsFunction: a.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, command := splitSSH(args, cmd.ArgsLenAtDash() == 0)
@@ -50,7 +52,7 @@ func splitSSH(args []string, dashed bool) (name, command []string) {
 // machine. The error is an exitError if it ended with another status than 0.
 func (a *app) runInGuest(ctx context.Context, m *machine.Machine, command string) error {
 	status, err := sshclient.Run(ctx, m, command, sshclient.Streams{
-		In: a.stdin, Out: a.stdout, Err: a.stderr, Terminal: a.getenv("TERM"),
+		In: a.stdin, Out: terminal.Raw(a.stdout), Err: terminal.Raw(a.stderr), Terminal: a.getenv("TERM"),
 	})
 	if err == nil && status != 0 {
 		err = exitError(status)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hyve-vm/hyve/internal/lifecycle"
 	"github.com/hyve-vm/hyve/internal/machine"
+	"github.com/hyve-vm/hyve/internal/terminal"
 )
 
 // statsInterval is the time between two lines of a machine, which is also over which
@@ -50,7 +51,7 @@ Memory that is shared is so with other processes, mostly files that are cached.`
 }
 
 func (a *app) stats(ctx context.Context, home machine.Home, names []string, asJSON, once bool) error {
-	out, _ := a.stdout.(*os.File)
+	out, _ := terminal.Raw(a.stdout).(*os.File)
 	live := out != nil && term.IsTerminal(int(out.Fd())) && !asJSON && !once
 	last, err := lifecycle.MachineStats(ctx, home, names...)
 	if err != nil {
@@ -74,7 +75,7 @@ func (a *app) stats(ctx context.Context, home machine.Home, names []string, asJS
 		case asJSON:
 			err = printJSON(a, usages)
 		case live:
-			fmt.Fprint(a.stdout, "\x1b[H\x1b[2J") // what follows fails as well
+			fmt.Fprint(out, "\x1b[H\x1b[2J") // what follows fails as well
 			fallthrough
 		default:
 			err = printUsages(a.stdout, usages)

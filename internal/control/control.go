@@ -12,10 +12,12 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
+	"strings"
 	"time"
 
 	"github.com/google/renameio/v2"
+
+	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
 // State is what a machine does.
@@ -81,10 +83,24 @@ type Failure struct {
 	Hint  string `json:"hint,omitempty"`
 }
 
+// maxCause bounds each part of a failure, in bytes: somebody else may have said it.
+const maxCause = 8 << 10
+
+// Bounded returns the failure with each of its parts cut to what people read.
+func (f *Failure) Bounded() *Failure {
+	cut := func(s string) string {
+		if len(s) > maxCause {
+			s = strings.ToValidUTF8(s[:maxCause], "") + "…"
+		}
+		return s
+	}
+	return &Failure{Phase: cut(f.Phase), Cause: cut(f.Cause), Hint: cut(f.Hint)}
+}
+
 // Keep writes a failure to a file, for those who ask when the supervisor is
 // gone.
 func (f *Failure) Keep(path string) error {
-	data, err := json.Marshal(f)
+	data, err := json.Marshal(f.Bounded())
 	if err != nil {
 		return err
 	}
@@ -93,7 +109,7 @@ func (f *Failure) Keep(path string) error {
 
 // KeptFailure returns the failure in a file, nil if there is none.
 func KeptFailure(path string) *Failure {
-	data, err := os.ReadFile(path)
+	data, err := bounded.ReadFile(path, bounded.MaxDocument)
 	if err != nil {
 		return nil
 	}
@@ -101,7 +117,7 @@ func KeptFailure(path string) *Failure {
 	if json.Unmarshal(data, f) != nil {
 		return nil
 	}
-	return f
+	return f.Bounded()
 }
 
 func (f *Failure) Error() string {
@@ -309,7 +325,7 @@ func (c *Client) get(ctx context.Context, path string, into any) error {
 		return err
 	}
 	defer body.Close()
-	return json.NewDecoder(body).Decode(into)
+	return json.NewDecoder(io.LimitReader(body, maxStatus)).Decode(into)
 }
 
 // Watch calls f with the machine's status now and at every change, until f
@@ -320,9 +336,9 @@ func (c *Client) Watch(ctx context.Context, f func(Status) bool) error {
 		return fmt.Errorf("watching the machine: %w", err)
 	}
 	defer body.Close()
-	lines := bufio.NewReader(body)
+	lines := bufio.NewReaderSize(body, 64<<10)
 	for {
-		line, err := lines.ReadBytes('\n')
+		line, err := readLine(lines)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -335,6 +351,23 @@ func (c *Client) Watch(ctx context.Context, f func(Status) bool) error {
 		}
 		if !f(status) {
 			return nil
+		}
+	}
+}
+
+// maxStatus bounds what is taken of a supervisor's answer, in bytes. A status has a
+// kilobyte, and a hundred more for each published port.
+const maxStatus = 1 << 20
+
+// readLine returns the next line. One of more than maxStatus ends the conversation.
+func readLine(r *bufio.Reader) (line []byte, err error) {
+	for {
+		part, err := r.ReadSlice('\n')
+		if line = append(line, part...); len(line) > maxStatus {
+			return nil, errors.New("reading a status: it is too long")
+		}
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return line, err
 		}
 	}
 }

@@ -1,10 +1,13 @@
 package control
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
 	"net"
+	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -188,3 +191,71 @@ func TestIdentify(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What a file says that somebody else may have written is a failure, bounded, or none.
+func FuzzKeptFailure(f *testing.F) {
+	f.Add([]byte(`{"phase":"engine","cause":"x","hint":"y"}`))
+	f.Add([]byte(`{"cause":"` + strings.Repeat("x", 3*maxCause) + `"}`))
+	f.Add([]byte(strings.Repeat("[", 100_000)))
+	f.Add([]byte(`null`))
+	path := filepath.Join(f.TempDir(), "failure.json")
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		failure := KeptFailure(path)
+		if failure == nil {
+			return
+		}
+		if len(failure.Error()) > 2*maxCause+16 || len(failure.Hint) > maxCause+8 {
+			t.Errorf("a failure of %d bytes", len(failure.Error()))
+		}
+		if err := failure.Keep(path); err != nil {
+			t.Fatal(err)
+		}
+		if again := KeptFailure(path); again == nil || len(again.Error()) > 2*maxCause+16 {
+			t.Errorf("kept, %q is %v", failure, again)
+		}
+	})
+}
+
+// A supervisor that answers anything at all ends the conversation, nothing else.
+func FuzzAnswers(f *testing.F) {
+	f.Add([]byte("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnull"))
+	f.Add([]byte("HTTP/1.1 200 OK\r\n\r\n{\"state\":\"Running\"}\n{\"state\":"))
+	f.Add([]byte("HTTP/1.1 409 Conflict\r\n\r\n\x1b]0;x\a"))
+	f.Add([]byte("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffff\r\n{"))
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		client := &Client{&http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+			DialContext: func(context.Context, string, string) (net.Conn, error) {
+				ours, theirs := net.Pipe()
+				go func() {
+					go io.Copy(io.Discard, theirs)
+					theirs.Write(answer)
+					theirs.Close()
+				}()
+				return ours, nil
+			}}}}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		client.Status(ctx)
+		client.Stats(ctx)
+		client.Watch(ctx, func(Status) bool { return true })
+		client.Stop(ctx, StopRequest{})
+		if ctx.Err() != nil {
+			t.Error("it waits")
+		}
+	})
+}
+
+// An answer without an end is not kept.
+func TestEndlessAnswer(t *testing.T) {
+	line := bufio.NewReader(io.MultiReader(strings.NewReader("{"), zeroes{}))
+	if _, err := readLine(line); err == nil {
+		t.Error("a line of zeroes has come to its end")
+	}
+}
+
+type zeroes struct{}
+
+func (zeroes) Read(p []byte) (int, error) { return len(p), nil }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"github.com/hyve-vm/hyve/internal/bounded"
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/machinestore"
 	"github.com/hyve-vm/hyve/internal/pki"
@@ -65,7 +66,7 @@ func (e *engine) host() string {
 func loadEngine(home machine.Home, name string) (*engine, error) {
 	e := &engine{dir: engineDir(home, name)}
 	path := filepath.Join(e.dir, "engine.json")
-	data, err := os.ReadFile(path)
+	data, err := bounded.ReadFile(path, bounded.MaxDocument)
 	if err == nil {
 		err = json.Unmarshal(data, e)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/machinestore"
+	"github.com/hyve-vm/hyve/internal/terminal"
 )
 
 // Name is how the program is called for it to speak this language.
@@ -78,8 +79,8 @@ func Main(args []string, version string) int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends it
 
-	out := &lockedWriter{w: os.Stdout}
-	c := &client{args: args, version: version, getenv: os.Getenv, stdin: os.Stdin, stdout: out, stderr: os.Stderr, log: out}
+	out := &lockedWriter{w: terminal.Clean(os.Stdout)}
+	c := &client{args: args, version: version, getenv: os.Getenv, stdin: os.Stdin, stdout: out, stderr: terminal.Clean(os.Stderr), log: out}
 	err := c.run(ctx)
 	if err == nil && out.err != nil {
 		err = fmt.Errorf("writing to standard output: %w", out.err)

@@ -4,12 +4,11 @@ import (
 	"os"
 	"sync"
 
-	"golang.org/x/term"
-
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/image/build"
 	"github.com/hyve-vm/hyve/internal/lifecycle"
 	"github.com/hyve-vm/hyve/internal/progress"
+	"github.com/hyve-vm/hyve/internal/terminal"
 )
 
 // report tells how a creation goes: a line for each stage, as drivers print them, and on
@@ -59,8 +58,8 @@ func (r *report) enter(title, line string) {
 	r.end()
 	r.title = title
 	r.client.inform("%s", line)
-	if kind := os.Getenv("TERM"); kind != "" && kind != "dumb" && term.IsTerminal(int(os.Stdout.Fd())) {
-		r.live = progress.New(os.Stdout)
+	if live := progress.New(terminal.Clean(os.Stdout)); live.Live() {
+		r.live = live
 		r.stage = r.live.Stage(title)
 	}
 }

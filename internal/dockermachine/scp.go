@@ -9,6 +9,7 @@ import (
 
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/sshclient"
+	"github.com/hyve-vm/hyve/internal/terminal"
 )
 
 func (c *client) scpWord() *word {
@@ -79,7 +80,7 @@ func (c *client) access(ctx context.Context, name string) (sshclient.Access, err
 // runBeside runs a program with this one's streams and passes its exit status on.
 func (c *client) runBeside(cmd *exec.Cmd) error {
 	c.detail("running %q", cmd.Args)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, terminal.Raw(os.Stdout), terminal.Raw(os.Stderr)
 	err := cmd.Run()
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
 		if exit.Exited() {

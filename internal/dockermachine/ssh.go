@@ -11,6 +11,7 @@ import (
 
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/sshclient"
+	"github.com/hyve-vm/hyve/internal/terminal"
 )
 
 func (c *client) sshWord() *word {
@@ -47,7 +48,7 @@ func (c *client) ssh(ctx context.Context, h *host, address string, args []string
 	if err != nil || c.nativeSSH {
 		c.detail("using hyve's own SSH client")
 		status, err := sshclient.Run(ctx, h.machine, strings.Join(args, " "), sshclient.Streams{
-			In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Terminal: c.getenv("TERM"),
+			In: os.Stdin, Out: terminal.Raw(os.Stdout), Err: terminal.Raw(os.Stderr), Terminal: c.getenv("TERM"),
 		})
 		if err == nil && status != 0 {
 			err = exitError(status)

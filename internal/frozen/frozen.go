@@ -26,6 +26,7 @@ import (
 
 	"github.com/google/renameio/v2"
 
+	"github.com/hyve-vm/hyve/internal/bounded"
 	"github.com/hyve-vm/hyve/internal/sparse"
 )
 
@@ -205,7 +206,7 @@ func Exists(dir string) (exists, suspended bool) {
 }
 
 func read(dir string) (m manifest, err error) {
-	data, err := os.ReadFile(manifestPath(dir))
+	data, err := bounded.ReadFile(manifestPath(dir), bounded.MaxDocument)
 	if errors.Is(err, fs.ErrNotExist) {
 		return m, ErrNone
 	}

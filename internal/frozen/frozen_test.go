@@ -172,3 +172,30 @@ func TestLink(t *testing.T) {
 		t.Errorf("the first one's: %v", err)
 	}
 }
+
+// Whatever a description says, a state that is not this machine's is none, and one that
+// is too long is not read.
+func FuzzDescription(f *testing.F) {
+	fix := func() *fixture {
+		base := f.TempDir()
+		x := &fixture{nil, filepath.Join(base, "frozen"), filepath.Join(base, "disk.img")}
+		if err := errors.Join(os.Mkdir(x.dir, 0o700), os.WriteFile(x.disk, []byte("disk"), 0o600)); err != nil {
+			f.Fatal(err)
+		}
+		return x
+	}()
+	f.Add([]byte(`{"format":1,"shape":"shape","suspended":true}`))
+	f.Add([]byte(`{"disk":{"size":-1}}`))
+	f.Add([]byte(strings.Repeat("[", 20_000)))
+	f.Add(bytes.Repeat([]byte(" "), 2<<20))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if err := os.WriteFile(manifestPath(fix.dir), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		Exists(fix.dir)
+		var unfit *MisfitError
+		if _, err := fits(fix.dir, "another shape", fix.disk); !errors.As(err, &unfit) || len(err.Error()) > 4096 {
+			t.Errorf("%v", err)
+		}
+	})
+}

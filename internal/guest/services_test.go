@@ -143,7 +143,7 @@ func TestServiceLife(t *testing.T) {
 	state, _ := s.watch()
 	syscall.Kill(state.current.pid, syscall.SIGKILL)
 	e := nextEvent(t, s.out, func(e guestapi.Event) bool { return e.Failed != nil })
-	if !strings.HasPrefix(e.Failed.Cause.String(), "test killed by signal 9 (killed): ") || strings.Contains(e.Failed.Cause.String(), "attempts") {
+	if !strings.HasPrefix(e.Failed.Cause.String(), "test killed by signal 9 (killed):") || strings.Contains(e.Failed.Cause.String(), "attempts") {
 		t.Errorf("the cause is %q", e.Failed.Cause)
 	}
 	await("ready again", ready)

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hyve-vm/hyve/internal/bounded"
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/frozen"
 	"github.com/hyve-vm/hyve/internal/machine"
@@ -240,9 +241,9 @@ func abandon(m *machine.Machine) {
 	}
 }
 
-// lastLine returns the last line of a file, "" if it cannot be read.
+// lastLine returns the last line of a log, "" if it cannot be read.
 func lastLine(path string) string {
-	data, err := os.ReadFile(path)
+	data, err := bounded.Tail(path, 16<<10)
 	if err != nil {
 		return ""
 	}

@@ -286,3 +286,29 @@ func TestCheckEngineAndIdentity(t *testing.T) {
 		}
 	}
 }
+
+// Whatever a machine's file says, it is a machine within its bounds or a broken one.
+func FuzzLoad(f *testing.F) {
+	home := Home(f.TempDir())
+	if err := os.MkdirAll(string(home.Dir("m")), 0o700); err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte(`{"format":1,"name":"m","cpus":1,"memory":1073741824,"disk":1073741824,"image":"sha256:0","id":"0123456789abcdef0123456789abcdef","address":"127.18.0.1"}`))
+	f.Add([]byte(`{"format":1,"name":"../m"}`))
+	f.Add([]byte(`{"address":"fe80::1%` + strings.Repeat("x", 4096) + `"}`))
+	f.Add([]byte(strings.Repeat("{\"a\":", 20_000)))
+	f.Add([]byte(strings.Repeat(" ", 2<<20)))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if err := os.WriteFile(home.Dir("m").Spec(), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m, err := home.Load("m")
+		var broken *BrokenError
+		switch {
+		case err == nil && (m.Name != "m" || m.CPUs < 1 || m.Address.Zone() != ""):
+			t.Errorf("%+v", m)
+		case err != nil && !errors.As(err, &broken):
+			t.Error(err)
+		}
+	})
+}

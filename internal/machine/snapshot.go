@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
+
+	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
 // A Snapshot is a copy of a machine's disk and, perhaps, frozen state. It is kept in
@@ -62,7 +64,7 @@ func (d Dir) Snapshot(tag string) (*Snapshot, error) {
 		return nil, err
 	}
 	s := &Snapshot{Dir: d.snapshot(tag)}
-	data, err := os.ReadFile(s.Dir.description())
+	data, err := bounded.ReadFile(s.Dir.description(), bounded.MaxDocument)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &NoSnapshotError{filepath.Base(string(d)), tag}
 	}

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
+
+	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
 // Machine is a machine as its file describes it.
@@ -97,7 +99,7 @@ func (h Home) Load(name string) (*Machine, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
 	}
-	data, err := os.ReadFile(h.Dir(name).Spec())
+	data, err := bounded.ReadFile(h.Dir(name).Spec(), bounded.MaxDocument)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Stat(string(h.Dir(name))); err == nil {
 			return nil, &BrokenError{name, errors.New("its machine.json is missing")}

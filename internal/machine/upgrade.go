@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"github.com/google/renameio/v2"
+
+	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
 // An Upgrade is what a machine was before it got another image, kept until its engine
@@ -30,7 +32,7 @@ func (d Dir) upgradeFile() string { return filepath.Join(string(d), "upgrade.jso
 // is none.
 func (d Dir) Upgrade() (*Upgrade, error) {
 	u := &Upgrade{Dir: d.upgrade()}
-	data, err := os.ReadFile(u.Dir.upgradeFile())
+	data, err := bounded.ReadFile(u.Dir.upgradeFile(), bounded.MaxDocument)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
 // A VM is what the drivers xhyve and virtualbox keep of a machine.
@@ -71,7 +73,7 @@ func alive(path string) int {
 	if err != nil || !info.Mode().IsRegular() || info.Size() > 32 {
 		return 0
 	}
-	data, err := os.ReadFile(path)
+	data, err := bounded.ReadFile(path, bounded.MaxDocument)
 	if err != nil {
 		return 0
 	}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"github.com/hyve-vm/hyve/internal/terminal"
 )
 
 const (
@@ -49,6 +51,7 @@ type style struct {
 // New returns a Progress that writes to w, which is standard error as a rule,
 // in the manner that w, TERM, NO_COLOR and the locale ask for.
 func New(w io.Writer) *Progress {
+	w = terminal.Raw(w)
 	p := &Progress{w: w, style: newStyle(os.Getenv)}
 	file, ok := w.(*os.File)
 	kind := os.Getenv("TERM")
@@ -77,6 +80,9 @@ func newStyle(getenv func(string) string) style {
 	}
 	return s
 }
+
+// Live tells whether there is a terminal on which a line is rewritten.
+func (p *Progress) Live() bool { return p.live }
 
 // Stage begins a stage; what says what is being done, as "Starting the machine".
 func (p *Progress) Stage(what string) *Stage {

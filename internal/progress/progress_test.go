@@ -28,7 +28,7 @@ func env(pairs ...string) func(string) string {
 }
 
 // terminal returns a Progress on a make-believe terminal.
-func terminal(w io.Writer, columns int, pairs ...string) *Progress {
+func onTerminal(w io.Writer, columns int, pairs ...string) *Progress {
 	return &Progress{w: w, style: newStyle(env(pairs...)), live: true, width: func() int { return columns }}
 }
 
@@ -134,7 +134,7 @@ warning: no virtualization here
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var out bytes.Buffer
-				createMachine(terminal(&out, 100, test.env...))
+				createMachine(onTerminal(&out, 100, test.env...))
 				lines, states := screen(t, out.String())
 				if got := strings.Join(lines, "\n"); got != test.want {
 					t.Errorf("got:\n%s\nwant:\n%s", got, test.want)
@@ -155,7 +155,7 @@ warning: no virtualization here
 func TestConcurrentStages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		p := terminal(&out, 80, "NO_COLOR", "1")
+		p := onTerminal(&out, 80, "NO_COLOR", "1")
 		image, disk := p.Stage("image"), p.Stage("disk")
 		time.Sleep(150 * time.Millisecond)
 		image.Done("")
@@ -198,7 +198,7 @@ func TestTextIsHarmless(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var plain, live bytes.Buffer
 		const text = "a\x1b[2J\nb\r\u202ec é漢"
-		for _, p := range []*Progress{New(&plain), terminal(&live, 80, "NO_COLOR", "1")} {
+		for _, p := range []*Progress{New(&plain), onTerminal(&live, 80, "NO_COLOR", "1")} {
 			s := p.Stage(text)
 			s.Detail(text)
 			time.Sleep(3 * time.Second)
@@ -219,7 +219,7 @@ func TestTextIsHarmless(t *testing.T) {
 }
 
 func TestConcurrentUse(t *testing.T) {
-	p := terminal(io.Discard, 80)
+	p := onTerminal(io.Discard, 80)
 	var wait sync.WaitGroup
 	for i := range 8 {
 		wait.Go(func() {

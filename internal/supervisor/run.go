@@ -488,7 +488,9 @@ func (s *supervisor) end(err error) {
 	}
 	s.board.set(func(st *control.Status) {
 		st.State, st.Activity = control.Stopped, ""
-		st.Failure = failure
+		if failure != nil {
+			st.Failure = failure.Bounded()
+		}
 	})
 }
 

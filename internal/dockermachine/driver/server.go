@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/hyve-vm/hyve/internal/accept"
+	"github.com/hyve-vm/hyve/internal/terminal"
 )
 
 // apiVersion is the version of the protocol that every docker-machine speaks.
@@ -50,7 +51,7 @@ func Called(argv0 string) bool {
 // status. Its arguments count for nothing: some clients pass their own.
 func Main(argv0 string) int {
 	if os.Getenv(tokenVariable) != token {
-		fmt.Fprintf(os.Stderr, "%s is a plugin of docker-machine, which starts it itself: docker-machine create --driver %s NAME (API version: %d)\n",
+		fmt.Fprintf(terminal.Clean(os.Stderr), "%s is a plugin of docker-machine, which starts it itself: docker-machine create --driver %s NAME (API version: %d)\n",
 			filepath.Base(argv0), driverName(argv0), apiVersion)
 		return 1
 	}
@@ -59,9 +60,9 @@ func Main(argv0 string) int {
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	d := &driver{name: driverName(argv0), getenv: os.Getenv, say: printer(os.Stdout)}
+	d := &driver{name: driverName(argv0), getenv: os.Getenv, say: printer(terminal.Clean(os.Stdout))}
 	if err := serve(ctx, d); err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", filepath.Base(argv0), err)
+		fmt.Fprintf(terminal.Clean(os.Stderr), "%s: %v\n", filepath.Base(argv0), err)
 		return 1
 	}
 	return 0

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 
 	"github.com/google/renameio/v2"
+
+	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
 // An answer costs a process (20-100 ms) or a run on the processor, at every
@@ -25,7 +27,7 @@ func loadCached[T any](dir, name, key string) (T, bool) {
 	if dir == "" {
 		return c.Value, false
 	}
-	data, err := os.ReadFile(filepath.Join(dir, name))
+	data, err := bounded.ReadFile(filepath.Join(dir, name), bounded.MaxDocument)
 	if err != nil || json.Unmarshal(data, &c) != nil || c.Key != key {
 		var zero T
 		return zero, false
