@@ -38,7 +38,7 @@ var layers = map[string][]string{
 
 	// Listings and logging in, for both.
 	"internal/listing":   {},
-	"internal/sshclient": {"internal/machine", "internal/pki"},
+	"internal/sshclient": {"internal/machine", "internal/pki", "internal/private"},
 
 	// The verbs. Not supervisor: a command must not do by accident what only the
 	// owner of a VM may. Of the hypervisor only whether there is one.
@@ -48,19 +48,20 @@ var layers = map[string][]string{
 	"internal/supervisor": {"internal/hypervisor", "internal/hypervisor/qemu", "internal/network", "internal/accept", "internal/guestapi",
 		"internal/disk", "internal/frozen", "internal/machine", "internal/image", "internal/control", "internal/dockerenv", "internal/pki"},
 
-	"internal/machine":         {"internal/bounded"},
+	"internal/machine":         {"internal/private", "internal/bounded"},
 	"internal/machinestore":    {"internal/bounded"},
 	"internal/sparse":          {},
 	"internal/ext4":            {},
 	"internal/disk":            {"internal/sparse", "internal/ext4"},
 	"internal/frozen":          {"internal/sparse", "internal/bounded"},
-	"internal/control":         {"internal/bounded"},
+	"internal/control":         {"internal/private", "internal/bounded"},
 	"internal/pki":             {},
 	"internal/dockerenv":       {},
 	"internal/migrate":         {"internal/dockerenv"},
 	"internal/progress":        {"internal/terminal"},
 	"internal/terminal":        {},
 	"internal/bounded":         {},
+	"internal/private":         {},
 	"internal/network":         {"internal/accept"},
 	"internal/accept":          {},
 	"internal/hypervisor":      {},

@@ -85,6 +85,9 @@ func TestFullOutput(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chmod(m.Dir().ControlSocket(), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	go control.Serve(t.Context(), l, answering{})
 	store, err := image.Open(home.ImagesDir())
 	if err != nil {

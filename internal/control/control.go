@@ -18,6 +18,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"github.com/hyve-vm/hyve/internal/bounded"
+	"github.com/hyve-vm/hyve/internal/private"
 )
 
 // State is what a machine does.
@@ -296,7 +297,7 @@ type Client struct{ http *http.Client }
 // NewClient returns a client of the supervisor at a socket.
 func NewClient(socket string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		return private.Dial(ctx, socket)
 	}
 	return &Client{&http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
 }

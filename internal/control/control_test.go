@@ -60,8 +60,8 @@ func (f *fake) become(state State) {
 }
 
 func serve(t *testing.T) (*fake, *Client, context.CancelFunc) {
-	socket := filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", socket)
+	socket := filepath.Join(privateDir(t), "s")
+	l, err := listen(socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,8 +163,8 @@ func TestNoAnswer(t *testing.T) {
 
 // A supervisor that is killed while it is asked has not answered.
 func TestKilledWhileAsked(t *testing.T) {
-	socket := filepath.Join(t.TempDir(), "control.sock")
-	l, err := net.Listen("unix", socket)
+	socket := filepath.Join(privateDir(t), "control.sock")
+	l, err := listen(socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,3 +259,34 @@ func TestEndlessAnswer(t *testing.T) {
 type zeroes struct{}
 
 func (zeroes) Read(p []byte) (int, error) { return len(p), nil }
+
+func privateDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// listen listens as a supervisor does.
+func listen(socket string) (net.Listener, error) {
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		return nil, err
+	}
+	return l, os.Chmod(socket, 0o600)
+}
+
+// A supervisor that somebody else may be is none.
+func TestOpenSocketIsNotBelieved(t *testing.T) {
+	socket := filepath.Join(privateDir(t), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if _, err := NewClient(socket).Status(t.Context()); !errors.Is(err, ErrNoAnswer) || !strings.Contains(err.Error(), "no private socket") {
+		t.Error(err)
+	}
+}

@@ -114,6 +114,9 @@ func TestEndsOfSilentMachines(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				if err := os.Chmod(dir.ControlSocket(), 0o600); err != nil {
+					t.Fatal(err)
+				}
 				defer l.Close()
 			}
 			switch err := test.end(dir); {
@@ -189,6 +192,9 @@ func TestStopOfWhatIsStuck(t *testing.T) {
 	lock.Release()
 	l, err := net.Listen("unix", dir.ControlSocket())
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir.ControlSocket(), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()

@@ -5,10 +5,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
-	"syscall"
+
+	"github.com/hyve-vm/hyve/internal/private"
 )
 
 // maxSocketPath is the longest path, in bytes, that a unix socket may have:
@@ -21,7 +23,25 @@ type Home string
 // DefaultHome is $HYVE_HOME, else the platform's custom: on macOS
 // ~/Library/Application Support/hyve, elsewhere $XDG_DATA_HOME/hyve or
 // ~/.local/share/hyve.
+// It is refused where other users could change what is in it.
 func DefaultHome(getenv func(string) string) (Home, error) {
+	home, err := namedHome(getenv)
+	if err != nil {
+		return "", err
+	}
+	return home, home.check()
+}
+
+// check refuses a directory that is not this user's alone.
+func (h Home) check() error {
+	// One that cannot even be looked at is for whoever uses it to report.
+	if err := private.Tree(string(h)); err != nil && !errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("using the data directory %s: %w", h, err)
+	}
+	return nil
+}
+
+func namedHome(getenv func(string) string) (Home, error) {
 	if dir := getenv("HYVE_HOME"); dir != "" {
 		abs, err := filepath.Abs(dir)
 		return Home(abs), err
@@ -123,37 +143,93 @@ func (d Dir) GuestSocket() string   { return d.socket("guest.sock") }   // hyper
 
 func (d Dir) socket(name string) string { return filepath.Join(d.RunDir(), name) }
 
-// RunDir holds the sockets: "run" in the machine's directory or, where a
-// socket's path would be longer than the kernel takes, a directory of this user
-// alone under /tmp. It depends on nothing but the machine's path and the user,
-// so that every command finds it.
+// RunDir holds the sockets: "run" in the machine's directory or, where a socket's path
+// would be longer than the kernel takes, the private directory to which a link of that name
+// leads. Only the user can make that link, so nobody else can say where it leads.
 func (d Dir) RunDir() string {
-	const longest = "control.sock"
 	run := filepath.Join(string(d), "run")
-	if len(run)+1+len(longest) <= maxSocketPath {
+	if fitsSocket(run) {
 		return run
 	}
+	if target, err := os.Readlink(run); err == nil && private.Dir(target) {
+		return target
+	}
+	if old := d.oldRunDir(); private.Dir(old) && private.Dir(filepath.Dir(old)) {
+		return old
+	}
+	return run
+}
+
+// oldRunDir is where an earlier hyve, whose machine may still run, had long sockets. Anybody
+// may have made it.
+func (d Dir) oldRunDir() string {
 	sum := sha256.Sum256([]byte(d))
 	return filepath.Join(fmt.Sprintf("/tmp/hyve-%d", os.Getuid()), hex.EncodeToString(sum[:8]))
 }
 
-// MakeRunDir creates RunDir, and refuses one that somebody else could use.
+// fitsSocket tells whether sockets have room in a directory.
+func fitsSocket(dir string) bool {
+	const longest = "control.sock"
+	return len(dir)+1+len(longest) <= maxSocketPath
+}
+
+// MakeRunDir creates RunDir, and refuses one that somebody else could use. The machine's
+// lock is held.
 func (d Dir) MakeRunDir() error {
-	run := d.RunDir()
-	for _, dir := range []string{filepath.Dir(run), run} {
-		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-			return fmt.Errorf("making the directory of the sockets: %w", err)
-		}
-		info, err := os.Lstat(dir)
-		if err != nil {
-			return fmt.Errorf("making the directory of the sockets: %w", err)
-		}
-		owner, ok := info.Sys().(*syscall.Stat_t)
-		if !info.IsDir() || !ok || int(owner.Uid) != os.Getuid() || info.Mode().Perm()&0o077 != 0 {
+	run := filepath.Join(string(d), "run")
+	if err := os.Mkdir(string(d), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("making the directory of the sockets: %w", err)
+	}
+	if !fitsSocket(run) {
+		return d.makeShortRunDir(run)
+	}
+	if err := os.Mkdir(run, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("making the directory of the sockets: %w", err)
+	}
+	for _, dir := range []string{string(d), run} {
+		if !private.Dir(dir) {
 			return fmt.Errorf("making the directory of the sockets: %s is not a private directory of this user", dir)
 		}
 	}
 	return nil
+}
+
+// makeShortRunDir makes a directory with a short path and a name of chance, and the link
+// to it; one that is still there and private is kept. It is where nobody else can make
+// one: docker's contexts go on naming it while it is gone.
+func (d Dir) makeShortRunDir(link string) error {
+	if !private.Dir(string(d)) {
+		return fmt.Errorf("making the directory of the sockets: %s is not a private directory of this user", d)
+	}
+	if target, err := os.Readlink(link); err == nil && private.Dir(target) {
+		return nil
+	}
+	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("making the directory of the sockets: %w", err)
+	}
+	dir, err := shortDir()
+	if err == nil {
+		err = os.Symlink(dir, link)
+	}
+	if err != nil {
+		return fmt.Errorf("making the directory of the sockets: %w", err)
+	}
+	return nil
+}
+
+// shortDir makes a new directory in the user's cache or, where that is long or open, too,
+// in the directory for temporary files.
+func shortDir() (string, error) {
+	if cache, err := os.UserCacheDir(); err == nil {
+		cache = filepath.Join(cache, "hyve")
+		if fitsSocket(filepath.Join(cache, "run-0123456789")) && private.Tree(cache) == nil && os.MkdirAll(cache, 0o700) == nil {
+			if dir, err := os.MkdirTemp(cache, "run-"); err == nil {
+				return dir, nil
+			}
+		}
+	}
+	dir, err := os.MkdirTemp("/tmp", "hyve-")
+	return dir, err
 }
 
 // hintedError is an error that knows the way out.

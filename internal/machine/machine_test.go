@@ -209,10 +209,16 @@ func TestLock(t *testing.T) {
 }
 
 func TestRunDirFitsASocket(t *testing.T) {
-	for _, home := range []Home{"/h", Home("/" + strings.Repeat("long/", 60))} {
-		dir := home.Dir(strings.Repeat("n", MaxName))
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	for _, home := range []string{t.TempDir(), filepath.Join(t.TempDir(), strings.Repeat("long/", 60))} {
+		dir := Home(home).Dir(strings.Repeat("n", MaxName))
+		if err := errors.Join(os.MkdirAll(string(dir), 0o700), dir.MakeRunDir(), dir.MakeRunDir()); err != nil {
+			t.Fatal(err)
+		}
+		run := dir.RunDir()
+		t.Cleanup(func() { os.RemoveAll(run) })
 		for _, socket := range []string{dir.DockerSocket(), dir.ControlSocket(), dir.SSHSocket(), dir.NetworkSocket(), dir.GuestSocket()} {
-			if len(socket) > maxSocketPath {
+			if len(socket) > maxSocketPath || filepath.Dir(socket) != run {
 				t.Errorf("%s has %d bytes, at most %d", socket, len(socket), maxSocketPath)
 			}
 		}
@@ -220,16 +226,72 @@ func TestRunDirFitsASocket(t *testing.T) {
 }
 
 func TestMakeRunDirRefusesStrangers(t *testing.T) {
-	dir := Dir(filepath.Join(t.TempDir(), strings.Repeat("n", 150)))
+	dir := Dir(filepath.Join(t.TempDir(), "m"))
 	if err := dir.MakeRunDir(); err != nil {
 		t.Fatal(err)
 	}
-	defer os.RemoveAll(dir.RunDir())
 	if err := os.Chmod(dir.RunDir(), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := dir.MakeRunDir(); err == nil {
 		t.Error("a directory that others may read is accepted")
+	}
+}
+
+// A long machine's sockets are found by the link in its own directory, and a directory
+// that somebody else could use is not. That of an earlier hyve is found if it is private.
+func TestLongRunDir(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", "/nonexistent/"+strings.Repeat("x", 100))
+	dir := Dir(filepath.Join(t.TempDir(), strings.Repeat("n", 150)))
+	inside := filepath.Join(string(dir), "run")
+	old := dir.oldRunDir()
+	if err := os.MkdirAll(old, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(old)
+	if got := dir.RunDir(); got != old {
+		t.Errorf("a machine of an earlier hyve: %s", got)
+	}
+	if err := os.Chmod(old, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if got := dir.RunDir(); got != inside {
+		t.Errorf("where anybody may put a socket: %s", got)
+	}
+	if err := dir.MakeRunDir(); err != nil {
+		t.Fatal(err)
+	}
+	first := dir.RunDir()
+	defer os.RemoveAll(first)
+	if !strings.HasPrefix(first, "/tmp/hyve-") || first == old {
+		t.Errorf("the new one: %s", first)
+	}
+	if err := os.Chmod(first, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if got := dir.RunDir(); got == first {
+		t.Error("an open one is believed")
+	}
+	if err := dir.MakeRunDir(); err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir.RunDir())
+	if second := dir.RunDir(); second == first || second == inside {
+		t.Errorf("after that: %s", second)
+	}
+}
+
+func TestOpenHomeIsRefused(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "home")
+	for mode, ok := range map[os.FileMode]bool{0o700: true, 0o755: true, 0o770: false, 0o777: false} {
+		if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chmod(dir, mode)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := DefaultHome(func(name string) string { return map[string]string{"HYVE_HOME": dir}[name] })
+		var hinted interface{ Hint() string }
+		if (err == nil) != ok || !ok && (!errors.As(err, &hinted) || hinted.Hint() != "close it with: chmod go-w "+dir) {
+			t.Errorf("%o: %v", mode, err)
+		}
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/pki"
+	"github.com/hyve-vm/hyve/internal/private"
 )
 
 // User is who logs in to a machine. He may become root by sudo.
@@ -95,7 +95,7 @@ func dial(ctx context.Context, m *machine.Machine) (*ssh.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", m.Dir().SSHSocket())
+	conn, err := private.Dial(ctx, m.Dir().SSHSocket())
 	if err != nil {
 		return nil, fmt.Errorf("reaching machine %q: %w", m.Name, err)
 	}
