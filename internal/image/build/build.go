@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -94,7 +95,7 @@ func Build(ctx context.Context, o Options) (*image.Image, error) {
 	if err := b.resolve(archive.Index); err != nil {
 		return nil, err
 	}
-	if b.files, err = archive.Download(ctx, append(slices.Clone(b.packages), b.docs...)); err != nil {
+	if b.files, err = archive.Download(ctx, append(slices.Clone(b.packages), b.partly...)); err != nil {
 		return nil, explain(err)
 	}
 	img, err := b.assemble(ctx)
@@ -115,8 +116,8 @@ type builder struct {
 	mirrors  []debian.Mirror
 	debian   image.Debian
 	packages []*debian.Package
-	docs     []*debian.Package // only their copyright files are wanted
-	files    []string          // of packages, then of docs
+	partly   []*debian.Package // of which little is wanted
+	files    []string          // of packages, then of partly
 }
 
 func prepare(o Options) (*builder, error) {
@@ -208,13 +209,13 @@ func (b *builder) resolve(x *debian.Index) error {
 	if b.packages, err = debian.Resolve(x, wanted(b.opts.Arch), never, b.engine.pins()); err != nil {
 		return err
 	}
-	for _, name := range copyrightOnly {
+	for _, name := range slices.Sorted(maps.Keys(partly)) {
 		p := x.Newest(name, baseRelease)
 		if p == nil {
 			return fmt.Errorf("resolving packages: the archive has no %s", name)
 		}
 		if !slices.Contains(b.packages, p) {
-			b.docs = append(b.docs, p)
+			b.partly = append(b.partly, p)
 		}
 	}
 	return nil
@@ -285,7 +286,7 @@ func (b *builder) docker() *debian.Package {
 
 // unpack merges the packages' files into one tree, in the order of their names.
 func (b *builder) unpack(ctx context.Context, s *spool) (*tree, error) {
-	all := append(slices.Clone(b.packages), b.docs...)
+	all := append(slices.Clone(b.packages), b.partly...)
 	var total int64
 	for _, p := range all {
 		total += p.Digest.Size

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -113,7 +114,7 @@ func testDebs(t testing.TB, arch string) []debiantest.Deb {
 		"base-files":      {"./usr/lib/os-release": "ID=debian\n", "./usr/share/doc/base-files/README": "x"},
 		"bash":            {"./bin/bash": "\x7fELFbash", "./etc/skel/.profile": "# profile\n", "./usr/share/man/man1/bash.1.gz": "x"},
 		"ca-certificates": {"./usr/share/ca-certificates/mozilla/B.crt": "cert B\n", "./usr/share/ca-certificates/mozilla/A.crt": "cert A"},
-		"openssh-client":  {"./usr/bin/ssh": "x"},
+		"openssh-client":  {"./usr/bin/ssh": "x", "./usr/bin/scp": "copies"},
 		"qemu-user":       {"./usr/bin/qemu-alpha": "x", "./usr/bin/qemu-sparc": "x"},
 		"fuse3":           {"./usr/bin/fusermount3": "x"},
 		"busybox-static":  {"./usr/bin/busybox": ""},
@@ -142,7 +143,7 @@ func testDebs(t testing.TB, arch string) []debiantest.Deb {
 		content["linux-image-cloud-"+arch]["./usr/lib/modules/"+testKernel+"/kernel/"+d+name+".ko.xz"] = string(debiantest.XZ(t, testModule(dep, false)))
 	}
 	var debs []debiantest.Deb
-	for _, name := range append(wanted(arch), copyrightOnly...) {
+	for _, name := range append(wanted(arch), slices.Sorted(maps.Keys(partly))...) {
 		if content[name] == nil {
 			content[name] = map[string]string{}
 		}
@@ -310,6 +311,7 @@ func checkRoot(t *testing.T, img *image.Image) {
 		"usr/share/doc/base-files/copyright":     "licence of base-files",
 		"usr/share/doc/openssh-client/copyright": "licence of openssh-client",
 		"usr/bin/qemu-aarch64":                   "emulator",
+		"usr/bin/scp":                            "copies",
 		"home/docker/.profile":                   "# profile\n",
 		modules + "kernel/net/core/xt_nat.ko":    string(testModule("nf-nat,x_tables", false)),
 	} {

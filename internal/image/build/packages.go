@@ -62,11 +62,14 @@ func only(arch string) map[string][]string {
 // one of the same source package that has the same file.
 var copyrightOf = map[string]string{"qemu-user": "qemu-guest-agent"}
 
-// copyrightOnly are packages of which the image holds nothing but the copyright
-// file, because that of a package in the image is a link to it.
-var copyrightOnly = []string{
-	"openssh-client",   // openssh-sftp-server's
-	"qemu-guest-agent", // qemu-user's
+// partly are packages of which the image holds the copyright file, because that of a
+// package in the image is a link to it, and these files, without what the package
+// depends on.
+var partly = map[string][]string{
+	// openssh-sftp-server's. scp needs nothing but libc; without it `scp -O` finds nobody
+	// to speak to.
+	"openssh-client":   {"usr/bin/scp"},
+	"qemu-guest-agent": nil, // qemu-user's
 }
 
 // never are packages that are left out although something depends on them, with
@@ -87,7 +90,7 @@ var never = map[string]string{
 	"linux-base":                  "maintainer scripts only",
 	"linux-initramfs-tool":        "the initrd is ours",
 	"logsave":                     "only e2fsprogs' init scripts use it",
-	"openssh-client":              "the sftp server needs nothing of it",
+	"openssh-client":              "the sftp server needs nothing of it; see partly",
 	"openssl":                     "ca-certificates wants it for c_rehash; Go reads the bundle",
 	"openssl-provider-legacy":     "nothing in the guest uses legacy ciphers",
 	"systemd":                     "PID 1 is hyve-init",

@@ -46,7 +46,7 @@ func recipeOf(arch string, engine Engine, init io.Reader) (string, error) {
 	}
 	data, err := json.Marshal(map[string]any{
 		"arch": arch, "version": recipeVersion, "format": image.Format, "engine": engine, "releases": engine.releases(), "pins": engine.pins().Names,
-		"init": hex.EncodeToString(sum.Sum(nil)), "wanted": wanted(arch), "never": left, "copyrightOnly": copyrightOnly, "copyrightOf": copyrightOf, "only": only(arch), "dropped": dropped,
+		"init": hex.EncodeToString(sum.Sum(nil)), "wanted": wanted(arch), "never": left, "partly": partly, "copyrightOf": copyrightOf, "only": only(arch), "dropped": dropped,
 		"keptModules": keptModules, "unkeptModules": unkeptModules, "initrdModules": initrdModules,
 		"engineModules": engineModules, "files": files, "busybox": busyboxLinks, "messages": messages, "cmdline": cmdline,
 	})

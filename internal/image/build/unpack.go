@@ -59,7 +59,7 @@ type unpacked struct {
 }
 
 // unpack reads packages, several at a time, and returns their files in the
-// packages' order; of those after the first whole ones only the copyright. tell is told of the packed bytes that are done.
+// packages' order; of those after the first whole ones only what partly says. tell is told of the packed bytes that are done.
 func unpack(ctx context.Context, s *spool, packages []*debian.Package, files []string, whole int, arch string, tell func(done int64)) ([]unpacked, error) {
 	out := make([]unpacked, len(packages))
 	var done atomic.Int64
@@ -70,8 +70,14 @@ func unpack(ctx context.Context, s *spool, packages []*debian.Package, files []s
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			wanted := only(arch)[packages[i].Name]
-			if err := out[i].read(ctx, s, files[i], i >= whole, wanted); err != nil {
+			name := packages[i].Name
+			wanted := func(string) bool { return true }
+			if i >= whole {
+				wanted = func(path string) bool {
+					return strings.HasPrefix(path, "usr/share/doc/") || slices.Contains(partly[name], mergeUsr(path))
+				}
+			}
+			if err := out[i].read(ctx, s, files[i], wanted, only(arch)[name]); err != nil {
 				return fmt.Errorf("unpacking %s %s: %w", packages[i].Name, packages[i].Version, err)
 			}
 			tell(done.Add(packages[i].Digest.Size))
@@ -94,26 +100,26 @@ func largestFirst(packages []*debian.Package) []int {
 	return order
 }
 
-// read reads a package: its documentation alone if docs says so, and nothing but the
-// wanted files where those are named.
-func (u *unpacked) read(ctx context.Context, s *spool, deb string, docs bool, wanted []string) error {
+// read reads what is wanted of a package, and nothing but the files in only, in their
+// order, if there are any.
+func (u *unpacked) read(ctx context.Context, s *spool, deb string, wanted func(name string) bool, only []string) error {
 	byName := map[string]*node{}
-	some := len(wanted) > 0
+	some := len(only) > 0
 	err := debian.ReadDeb(deb, func(e debian.Entry, content io.Reader) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if docs && !strings.HasPrefix(e.Name, "usr/share/doc/") {
+		if !wanted(e.Name) {
 			return nil
 		}
 		if some {
-			if len(wanted) == 0 {
+			if len(only) == 0 {
 				return fs.SkipAll
 			}
-			if e.Name != wanted[0] {
+			if e.Name != only[0] {
 				return nil
 			}
-			wanted = wanted[1:]
+			only = only[1:]
 		}
 		if e.Type == tar.TypeLink {
 			target := byName[e.Link]
@@ -141,8 +147,8 @@ func (u *unpacked) read(ctx context.Context, s *spool, deb string, docs bool, wa
 		u.append(name, n)
 		return nil
 	})
-	if err == nil && len(wanted) > 0 {
-		return fmt.Errorf("it has no %s", wanted[0])
+	if err == nil && len(only) > 0 {
+		return fmt.Errorf("it has no %s", only[0])
 	}
 	return err
 }
