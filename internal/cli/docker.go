@@ -61,7 +61,7 @@ func dockerArgs(args []string) (name, rest []string, err error) {
 func (a *app) docker(ctx context.Context, m *machine.Machine, args []string) error {
 	path, err := exec.LookPath("docker")
 	if err != nil {
-		return a.runInGuest(ctx, m, "docker "+quoteWords(args))
+		return a.runInGuest(ctx, m, "docker "+quoteWords(args), "")
 	}
 	if err := syscall.Exec(path, append([]string{"docker"}, args...), environment(m)); err != nil {
 		return fmt.Errorf("running %s: %w", path, err)

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
 	"golang.org/x/term"
 
 	"github.com/hyve-vm/hyve/internal/machine"
@@ -27,6 +28,7 @@ type Streams struct {
 	In       io.Reader
 	Out, Err io.Writer
 	Terminal string // its kind, as in $TERM
+	Agent    string // path of the socket of an SSH agent to forward, "" for none
 }
 
 // Run runs a shell's command line, or a login shell if it is empty, in a machine that
@@ -45,6 +47,15 @@ func Run(ctx context.Context, m *machine.Machine, command string, streams Stream
 	defer session.Close()
 	session.Stdin, session.Stdout, session.Stderr = streams.In, streams.Out, streams.Err
 
+	if streams.Agent != "" {
+		err := agent.ForwardToRemote(client, streams.Agent)
+		if err == nil {
+			err = agent.RequestAgentForwarding(session)
+		}
+		if err != nil {
+			return 0, fmt.Errorf("forwarding the SSH agent: %w", err)
+		}
+	}
 	restore, err := streams.attachTerminal(session)
 	if err != nil {
 		return 0, err
