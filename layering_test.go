@@ -45,7 +45,7 @@ var layers = map[string][]string{
 	"internal/lifecycle": {"internal/machine", "internal/image", "internal/image/build", "internal/pki", "internal/control",
 		"internal/disk", "internal/dockerenv", "internal/frozen", "internal/hypervisor", "internal/hypervisor/qemu", "internal/bounded"},
 
-	"internal/supervisor": {"internal/hypervisor", "internal/hypervisor/qemu", "internal/network", "internal/accept", "internal/guestapi",
+	"internal/supervisor": {"internal/hypervisor", "internal/hypervisor/qemu", "internal/network", "internal/accept", "internal/guestapi", "internal/hostenv",
 		"internal/disk", "internal/frozen", "internal/machine", "internal/image", "internal/control", "internal/dockerenv", "internal/pki"},
 
 	"internal/machine":         {"internal/private", "internal/bounded"},
@@ -62,6 +62,7 @@ var layers = map[string][]string{
 	"internal/terminal":        {},
 	"internal/bounded":         {},
 	"internal/private":         {},
+	"internal/hostenv":         {"internal/guestapi"},
 	"internal/network":         {"internal/accept"},
 	"internal/accept":          {},
 	"internal/hypervisor":      {},

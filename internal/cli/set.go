@@ -24,7 +24,7 @@ func (a *app) setCommand() *cobra.Command {
 is the same as --idle 15m.
 
 At once: --disk, which only grows; --registry-mirror, --insecure-registry and --label,
-which the engine reads without a restart; --tls-san; --idle; --host-access.
+which the engine reads without a restart; --tls-san; --idle; --host-access; --from-host.
 
 At the next start: --cpus, --memory, --engine-opt, --engine-env, --qemu. hyve restart is
 one; hyve status shows what waits. Containers of a suspended machine go on with what
@@ -137,6 +137,7 @@ func (c *settingFlags) settings(f *pflag.FlagSet, words []string) (s machine.Set
 	s.Disk = given(f, "disk", spec.Disk)
 	s.QEMU = given(f, "qemu", spec.QEMU)
 	s.Idle = given(f, "idle", spec.Idle)
+	s.FromHost = given(f, "from-host", spec.FromHost)
 	s.HostAccess = given(f, "host-access", spec.HostAccess)
 	for flag, list := range map[string]struct {
 		to   **[]string

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/textproto"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -80,12 +81,14 @@ func newEngine(r *reaper, f *front, out *outbox, phase func(string), fail func(s
 		},
 		onReady: func() { phase(guestapi.PhaseContainerd) },
 	}
+	// Of directories dockerd would read every file.
+	dockerdEnv := slices.Concat(env, []string{"SSL_CERT_FILE=" + engineCAs, "SSL_CERT_DIR=" + runDir + "/none"})
 	e.dockerd = &service{
 		name: guestapi.ServiceDockerd, phase: guestapi.PhaseEngine, runDir: runDir,
 		cgroup: cgroupHyve + "/dockerd", score: -500, policy: defaultPolicy, reaper: r, out: out,
 		command: func() ([]string, []string, error) {
 			l, _ := e.launch.get()
-			return slices.Concat([]string{"dockerd"}, l.flags), slices.Concat(env, l.env), nil
+			return slices.Concat([]string{"dockerd"}, l.flags), slices.Concat(dockerdEnv, l.env), nil
 		},
 		onReady: e.dockerdReady,
 	}
@@ -124,9 +127,13 @@ func (e *engine) startDockerd(ctx context.Context, options guestapi.Engine, id g
 
 // prepare writes what dockerd reads at its start. The caller holds mu.
 func (e *engine) prepare(id guestapi.Identity) error {
-	cas, err := trustCAs()
+	cas, err := trustCAs(id.Surroundings.CAs)
 	if err != nil {
 		return err
+	}
+	// Without them the rest of the engine works.
+	if err := linkRegistries(registriesDir, hostRegistriesDir, id.Surroundings.Registries); err != nil {
+		e.out.logf("%v", err)
 	}
 	// A profile that cannot be read is the user's to mend, over SSH; the engine
 	// starts without it.
@@ -165,7 +172,7 @@ func (e *engine) identify(id guestapi.Identity) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !e.started {
-		_, err := trustCAs()
+		_, err := trustCAs(id.Surroundings.CAs)
 		return err
 	}
 	if sameToEngine(e.id, id) {
@@ -177,7 +184,8 @@ func (e *engine) identify(id guestapi.Identity) error {
 
 // sameToEngine tells whether dockerd need not hear of b after a.
 func sameToEngine(a, b guestapi.Identity) bool {
-	return a.Network.MTU == b.Network.MTU && maps.Equal(a.Proxies, b.Proxies) && slices.Equal(a.Labels, b.Labels) &&
+	return a.Network.MTU == b.Network.MTU && a.Network.Host == b.Network.Host && a.Surroundings.CAs == b.Surroundings.CAs &&
+		reflect.DeepEqual(a.Surroundings.Registries, b.Surroundings.Registries) && maps.Equal(a.Proxies, b.Proxies) && slices.Equal(a.Labels, b.Labels) &&
 		slices.Equal(a.RegistryMirrors, b.RegistryMirrors) && slices.Equal(a.InsecureRegistries, b.InsecureRegistries)
 }
 
@@ -197,7 +205,15 @@ func (e *engine) refresh() error {
 func (e *engine) update(id guestapi.Identity) error {
 	before := e.launched
 	old, _ := os.ReadFile(daemonJSON)
-	if err := e.prepare(id); err != nil {
+	cas, err := openWitness(engineCAs)
+	if err != nil {
+		return fmt.Errorf("looking at what dockerd trusts: %w", err)
+	}
+	err = e.prepare(id)
+	if !cas.read() { // it has yet to read whom to trust, and will read the new ones
+		before.cas = e.launched.cas
+	}
+	if err != nil {
 		return err
 	}
 	if !e.launched.equal(before) {

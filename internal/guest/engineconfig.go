@@ -76,6 +76,9 @@ func composeEngineConfig(id guestapi.Identity, engine guestapi.Engine, user []by
 			return c, fmt.Errorf("reading %s: %w", userDaemonJSON, err)
 		}
 		c.mergeUser(keys, theirs)
+		if theirs["host-gateway-ips"] != nil { // dockerd 28's name of the same
+			delete(keys, "host-gateway-ip")
+		}
 	}
 	c.applyOptions(keys, engine.Options)
 	addToList(keys, "labels", id.Labels...)
@@ -111,6 +114,9 @@ func defaultKeys(id guestapi.Identity) map[string]any {
 		"labels":              []any{},
 		"registry-mirrors":    []any{},
 		"insecure-registries": []any{},
+	}
+	if host := id.Network.Host; host != "" {
+		keys["host-gateway-ip"] = host // what --add-host NAME:host-gateway means
 	}
 	if mtu := id.Network.MTU; mtu > 0 {
 		keys["mtu"] = mtu

@@ -12,12 +12,13 @@ import (
 
 func TestComposeEngineConfig(t *testing.T) {
 	id := guestapi.Identity{
-		Network: guestapi.Network{MTU: 16384}, Labels: []string{"a=1"}, RegistryMirrors: []string{"https://m"},
+		Network: guestapi.Network{MTU: 16384, Host: "192.168.127.254"}, Labels: []string{"a=1"}, RegistryMirrors: []string{"https://m"},
 		InsecureRegistries: []string{"r:5000"}, Proxies: map[string]string{"HTTP_PROXY": "http://p", "NO_PROXY": ""},
 	}
 	base := map[string]any{
 		"data-root": "/var/lib/docker", "storage-driver": "overlay2", "exec-opts": []any{"native.cgroupdriver=cgroupfs"},
-		"mtu": 16384.0, "default-network-opts": map[string]any{"bridge": map[string]any{"com.docker.network.driver.mtu": "16384"}},
+		"host-gateway-ip": "192.168.127.254",
+		"mtu":             16384.0, "default-network-opts": map[string]any{"bridge": map[string]any{"com.docker.network.driver.mtu": "16384"}},
 		"labels": []any{"a=1"}, "registry-mirrors": []any{"https://m"}, "insecure-registries": []any{"r:5000"},
 		"proxies": map[string]any{"http-proxy": "http://p"}, "userland-proxy-path": shimPath,
 		"live-restore": false, "default-runtime": "crun",
@@ -44,6 +45,10 @@ func TestComposeEngineConfig(t *testing.T) {
 				m["debug"], m["mtu"], m["labels"] = true, 1400.0, []any{"u=1", "a=1"}
 				m["exec-opts"] = []any{"native.cgroupdriver=cgroupfs", "x=y"}
 			})},
+		"another gateway": {user: `{"host-gateway-ips":["1.2.3.4"]}`, file: with(func(m map[string]any) {
+			delete(m, "host-gateway-ip")
+			m["host-gateway-ips"] = []any{"1.2.3.4"}
+		})},
 		"a label again": {user: `{"labels":["a=0","c=1"]}`, engine: guestapi.Engine{Options: []string{"label=c=2"}},
 			file: with(func(m map[string]any) { m["labels"] = []any{"c=2", "a=1"} })},
 		"containerd's images": {user: `{"features":{"containerd-snapshotter":true}}`, file: with(func(m map[string]any) {

@@ -46,6 +46,10 @@ func (g *guest) applyIdentity(id guestapi.Identity) error {
 			return applyNetwork(ctx, g.devices, id.Network)
 		},
 		func() error { return g.hostAddress.set(id) },
+		func() error {
+			return errors.Join(writeChanged("/etc/resolv.conf", []byte(resolvConf(id.Network.Gateway, id.Surroundings)), 0o644),
+				applyZone("/etc", id.Surroundings.Zone))
+		},
 		func() error { return g.front.identify(id) },
 		func() error { return g.ssh.identify(id) },
 	))
@@ -90,15 +94,16 @@ const (
 	caBundleMarker = "# Certificates of this machine:\n"
 )
 
-// trustCAs puts the certificates that the user left on the data disk behind those
-// of the image, and returns the bundle's machine part.
-func trustCAs() (string, error) {
+// trustCAs puts the certificates that the host trusts, and those that the user left on the
+// data disk, behind those of the image, and returns the bundle's machine part.
+func trustCAs(host string) (string, error) {
 	b, err := os.ReadFile(caBundle)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", fmt.Errorf("reading the trusted certificates: %w", err)
 	}
 	image, _, _ := bytes.Cut(b, []byte(caBundleMarker))
 	var own strings.Builder
+	own.WriteString(certificates(host))
 	for _, pattern := range []string{"*.pem", "*.crt"} {
 		paths, _ := filepath.Glob(filepath.Join(persistentCAs, pattern))
 		for _, path := range paths {
@@ -109,11 +114,15 @@ func trustCAs() (string, error) {
 			own.WriteString(strings.TrimSpace(string(pem)) + "\n")
 		}
 	}
-	if own.Len() == 0 {
-		return "", writeChanged(caBundle, image, 0o644)
+	whole := image
+	if own.Len() > 0 {
+		whole = []byte(string(image) + caBundleMarker + own.String())
 	}
-	whole := string(image) + caBundleMarker + own.String()
-	return own.String(), writeChanged(caBundle, []byte(whole), 0o644)
+	changed, err := replaceFile(caBundle, whole, 0o644)
+	if err == nil && (changed || !exists(engineCAs)) {
+		err = writeEngineCAs(engineCAs, whole)
+	}
+	return own.String(), err
 }
 
 // proxyEnvironment is the proxies as programs look for them.

@@ -60,7 +60,7 @@ func applyNetwork(ctx context.Context, d *devices, n guestapi.Network) error {
 	if err := netlink.RouteReplace(route); err != nil {
 		return fmt.Errorf("setting the route by %s: %w", n.Gateway, err)
 	}
-	return writeChanged("/etc/resolv.conf", []byte("nameserver "+n.Gateway+"\n"), 0o644)
+	return nil
 }
 
 // setCard sets the hardware address and the MTU and brings the card up.

@@ -88,6 +88,8 @@ type Identity struct {
 	// NO_PROXY. Empty values are absent.
 	Proxies map[string]string `json:"proxies,omitempty"`
 
+	Surroundings Surroundings `json:"surroundings"`
+
 	RegistryMirrors    []string `json:"registryMirrors,omitempty"`
 	InsecureRegistries []string `json:"insecureRegistries,omitempty"`
 	Labels             []string `json:"labels,omitempty"` // "k=v", as dockerd's --label

@@ -138,7 +138,8 @@ func makeTemplate(ctx context.Context, m *machine.Machine, labels []string, dir 
 	); err != nil {
 		return err
 	}
-	spec := machine.Spec{Name: templateName, CPUs: m.CPUs, Memory: m.Memory, Disk: m.Disk, Image: m.Image, QEMU: m.QEMU, Labels: labels}
+	spec := machine.Spec{Name: templateName, CPUs: m.CPUs, Memory: m.Memory, Disk: m.Disk, Image: m.Image, QEMU: m.QEMU, Labels: labels,
+		FromHost: "search,zone,cas"} // what most machines have; keys are for those alone that are to have them
 	t := machine.New(home, spec, m.Address)
 	if err := keep(ctx, t, ""); err != nil {
 		return err

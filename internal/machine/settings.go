@@ -61,6 +61,7 @@ type Settings struct {
 	Memory, Disk *int64 // bytes
 	QEMU, Idle   *string
 	HostAccess   *string
+	FromHost     *string
 
 	RegistryMirrors, InsecureRegistries, Labels, CertNames, EngineOptions, EngineEnv *[]string
 }
@@ -72,6 +73,7 @@ func (c *Settings) apply(s *Spec) {
 	give(&s.QEMU, c.QEMU)
 	give(&s.Idle, c.Idle)
 	give(&s.HostAccess, c.HostAccess)
+	give(&s.FromHost, c.FromHost)
 	give(&s.RegistryMirrors, c.RegistryMirrors)
 	give(&s.InsecureRegistries, c.InsecureRegistries)
 	give(&s.Labels, c.Labels)

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -73,6 +74,9 @@ type Spec struct {
 	// HostAccess says which ports of the host's own the machine reaches: "off" for none,
 	// or a list such as "5432,8000-8010". Empty is all.
 	HostAccess string `json:"hostAccess,omitempty"`
+	// FromHost is which of its host's settings the machine has: some of AllHostParts,
+	// with commas between them, "none", or, for all, empty or "all".
+	FromHost string `json:"fromHost,omitempty"`
 
 	// Throwaway says that the machine is to go with the process that made it.
 	Throwaway bool `json:"throwaway,omitempty"`
@@ -143,6 +147,9 @@ func (s *Spec) checkWords() error {
 	if _, err := parseHostAccess(s.HostAccess); err != nil {
 		return err
 	}
+	if err := checkFromHost(s.FromHost); err != nil {
+		return err
+	}
 	for _, label := range s.Labels {
 		if key, _, ok := strings.Cut(label, "="); !ok || key == "" {
 			return fmt.Errorf("label %q is not of the form KEY=VALUE", label)
@@ -186,6 +193,33 @@ func checkIdle(idle string) error {
 		return fmt.Errorf("idle time %q is not a duration such as 15m, of at least 1s", idle)
 	}
 	return nil
+}
+
+// AllHostParts are the settings of a host that a machine can have: where names are looked
+// for, the time zone, the CAs that are trusted, and certificates and keys for registries.
+var AllHostParts = []string{"search", "zone", "cas", "registries"}
+
+func checkFromHost(list string) error {
+	if list == "" || list == "all" || list == "none" {
+		return nil
+	}
+	for part := range strings.SplitSeq(list, ",") {
+		if !slices.Contains(AllHostParts, part) {
+			return fmt.Errorf("%q is nothing that a machine has of its host: all, none, or some of %s", part, strings.Join(AllHostParts, ","))
+		}
+	}
+	return nil
+}
+
+// HostParts are those of AllHostParts that the machine has.
+func (s *Spec) HostParts() []string {
+	switch s.FromHost {
+	case "", "all":
+		return AllHostParts
+	case "none":
+		return []string{}
+	}
+	return strings.Split(s.FromHost, ",")
 }
 
 // IdleAfter is Idle, 0 if that is never.

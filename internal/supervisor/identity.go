@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"net/url"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/hyve-vm/hyve/internal/guestapi"
+	"github.com/hyve-vm/hyve/internal/hostenv"
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/network"
 	"github.com/hyve-vm/hyve/internal/pki"
@@ -29,6 +31,7 @@ type identity struct {
 	hostKey pki.SSHKey
 	userKey pki.SSHKey
 	shown   atomic.Pointer[pki.Pair] // what the guest was told last
+	around  *surroundings
 }
 
 // openIdentity opens the machine's keys and brings what docker clients read up
@@ -40,6 +43,8 @@ func openIdentity(m *machine.Machine) (*identity, error) {
 	}
 	id := &identity{machine: m}
 	id.current.Store(m)
+	id.around = &surroundings{host: hostenv.ThisHost(), parts: m.HostParts, log: func(note string) { slog.Warn(note) }}
+	go id.around.get() // while QEMU starts
 	id.ca.Store(ca)
 	if err := ca.Export(string(m.Dir()), m.EngineCAs...); err != nil {
 		return nil, err
@@ -112,6 +117,7 @@ func (id *identity) guestIdentity() (guestapi.Identity, error) {
 		SSHHostKey:         string(id.hostKey.PEM),
 		AuthorizedKeys:     append([]string{id.userKey.Public()}, m.AuthorizedKeys...),
 		Proxies:            hostProxies(os.Getenv),
+		Surroundings:       id.around.get(),
 		RegistryMirrors:    m.RegistryMirrors,
 		InsecureRegistries: m.InsecureRegistries,
 		Labels:             m.Labels,

@@ -176,6 +176,7 @@ func (s *supervisor) live(ctx context.Context, lock *machine.Lock) error {
 	s.guest.giveUp = func() { s.Stop(ctx, control.StopRequest{}) }
 	defer s.guest.close()
 	go parts.keepCertificates(ctx, renewal, s.tellIdentity, func(err error) { s.guest.trouble(err.Error()) })
+	go s.followHost(ctx)
 	if s.parts.accel.Freezes() {
 		go s.watchIdle(ctx)
 	}

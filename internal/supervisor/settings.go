@@ -67,6 +67,7 @@ func (s *supervisor) reread() error {
 	s.parts.current.Store(m)
 	s.idle.update(func() { s.idle.after = m.IdleAfter() })
 	s.setHostAccess(hostAccess(m))
+	s.parts.around.set(m.HostParts)
 	return nil
 }
 
@@ -78,6 +79,7 @@ func (s *supervisor) Reload(ctx context.Context) error {
 	if err := s.reread(); err != nil {
 		return err
 	}
+	s.tellSurroundings()
 	var sleepless error
 	if s.parts.current.Load().IdleAfter() > 0 && !s.parts.accel.Freezes() {
 		sleepless = fmt.Errorf("it is kept, but the machine does not fall asleep: %s", s.parts.accel.NoFreeze)

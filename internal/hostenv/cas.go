@@ -1,0 +1,144 @@
+package hostenv
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/x509roots/fallback/bundle"
+
+	"github.com/hyve-vm/hyve/internal/guestapi"
+)
+
+// Bounds of what is read to find CAs.
+const (
+	maxBundle = 4 << 20 // bytes of a file; a whole store of certificates is 250 KB
+	maxCAFile = 1000    // files of a directory
+)
+
+// common are the digests of the CAs that everybody trusts, those of Mozilla's programme.
+// The image has them; what it no longer has is not to come back by an old host.
+var common = sync.OnceValue(func() map[[sha256.Size]byte]bool {
+	known := map[[sha256.Size]byte]bool{}
+	for root := range bundle.Roots() {
+		known[sha256.Sum256(root.Certificate)] = true
+	}
+	return known
+})
+
+// A collector gathers CAs that are not common, each once.
+type collector struct {
+	seen map[[sha256.Size]byte]bool
+	pem  strings.Builder
+	left int // that there was no room for
+	now  time.Time
+}
+
+// cas returns, in PEM, the CAs that programs of the host trust and an image may not.
+func (h *Host) cas() (string, error) {
+	c := &collector{seen: map[[sha256.Size]byte]bool{}, now: time.Now()}
+	for _, path := range h.Bundles {
+		if text, err := readSome(path, maxBundle); err == nil {
+			c.add(text)
+			break
+		}
+	}
+	for _, dir := range h.CADirs {
+		c.addDir(dir)
+	}
+	c.add(keychainCAs(h))
+	if c.left > 0 {
+		return c.pem.String(), fmt.Errorf("%d of the CAs that the host trusts are left out: %d bytes are room for the others alone", c.left, guestapi.MaxCAs)
+	}
+	return c.pem.String(), nil
+}
+
+// addDir adds a directory's certificates. Links inside of it are names of the same.
+func (c *collector) addDir(dir string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries[:min(len(entries), maxCAFile)] {
+		path := filepath.Join(dir, e.Name())
+		if target, err := os.Readlink(path); err == nil && !strings.Contains(target, "/") {
+			continue
+		}
+		if text, err := readSome(path, maxBundle); err == nil {
+			c.add(text)
+		}
+	}
+}
+
+// add adds the certificates in a text in PEM; what else is in it is nothing.
+func (c *collector) add(text []byte) {
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		digest := sha256.Sum256(block.Bytes)
+		if c.seen[digest] || common()[digest] {
+			continue
+		}
+		c.seen[digest] = true
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil || c.now.After(cert.NotAfter) {
+			continue
+		}
+		one := pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes})
+		if c.pem.Len()+len(one) > guestapi.MaxCAs {
+			c.left++
+			continue
+		}
+		c.pem.Write(one)
+	}
+}
+
+// registries returns the certificates and keys for registries, as docker's certs.d(5).
+func (h *Host) registries() ([]guestapi.RegistryFile, error) {
+	found := map[string]guestapi.RegistryFile{}
+	var left int
+	for _, dir := range h.CertsD {
+		registries, _ := os.ReadDir(dir)
+		for _, registry := range registries {
+			files, _ := os.ReadDir(filepath.Join(dir, registry.Name()))
+			for _, file := range files {
+				f := guestapi.RegistryFile{Registry: registry.Name(), Name: file.Name()}
+				if f.Check() != nil { // docker reads no others either
+					continue
+				}
+				var err error
+				f.Data, err = readSome(filepath.Join(dir, f.Registry, f.Name), guestapi.MaxRegistryFile)
+				if err != nil {
+					left++
+					continue
+				}
+				found[f.Registry+"/"+f.Name] = f
+			}
+		}
+	}
+	var all []guestapi.RegistryFile
+	size := 0
+	for _, key := range slices.Sorted(maps.Keys(found)) {
+		f := found[key]
+		if size+len(f.Data) > guestapi.MaxRegistries || len(all) >= guestapi.MaxRegistryFiles {
+			left++
+			continue
+		}
+		size += len(f.Data)
+		all = append(all, f)
+	}
+	if left > 0 {
+		return all, fmt.Errorf("%d certificates of registries are left out: unreadable, or more than %d files and %d bytes in all",
+			left, guestapi.MaxRegistryFiles, guestapi.MaxRegistries)
+	}
+	return all, nil
+}

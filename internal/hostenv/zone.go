@@ -1,0 +1,98 @@
+package hostenv
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/hyve-vm/hyve/internal/guestapi"
+)
+
+// zone returns the host's time zone, nil if it says none: that of TZ, where that names a
+// file as in tzset(3), else that of /etc/localtime.
+func (h *Host) zone() (*guestapi.Zone, error) {
+	path, name := h.Localtime, ""
+	if tz := strings.TrimPrefix(h.Getenv("TZ"), ":"); tz != "" {
+		named, ok := h.zoneFile(tz)
+		if !ok {
+			return nil, fmt.Errorf("the time zone TZ=%.64q is none that there is a file of: the machine keeps its own", tz)
+		}
+		path = named
+	} else if _, err := os.Lstat(path); err != nil {
+		return nil, nil // UTC
+	}
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the time zone: %w", err)
+	}
+	data, err := readSome(target, guestapi.MaxZone)
+	if err != nil {
+		return nil, fmt.Errorf("reading the time zone: %w", err)
+	}
+	// The name before links were followed to the end is what users know: Europe/Berlin
+	// may be a link to an older name.
+	if link, err := os.Readlink(path); err == nil {
+		name = zoneNameOf(link)
+	}
+	if name == "" {
+		name = zoneNameOf(path)
+	}
+	if name == "" {
+		name = h.findZone(data)
+	}
+	zone := &guestapi.Zone{Name: name, Data: data}
+	if err := zone.Check(); err != nil {
+		return nil, fmt.Errorf("reading the time zone %s: %w", path, err)
+	}
+	return zone, nil
+}
+
+// zoneFile is the file that TZ names: a path, or a zone's name.
+func (h *Host) zoneFile(tz string) (string, bool) {
+	paths := []string{tz}
+	if !filepath.IsAbs(tz) {
+		paths = nil
+		for _, dir := range h.ZoneInfo {
+			if filepath.IsLocal(tz) {
+				paths = append(paths, filepath.Join(dir, tz))
+			}
+		}
+	}
+	for _, path := range paths {
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
+			return path, true
+		}
+	}
+	return "", false
+}
+
+func zoneNameOf(path string) string {
+	_, name, _ := strings.Cut(path, "zoneinfo/")
+	return strings.TrimPrefix(strings.TrimPrefix(name, "posix/"), "right/")
+}
+
+// findZone finds the name of a zone whose file was copied.
+func (h *Host) findZone(data []byte) (name string) {
+	for _, dir := range h.ZoneInfo {
+		filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return nil
+			}
+			if info, err := d.Info(); err != nil || info.Size() != int64(len(data)) {
+				return nil
+			}
+			if same, err := readSome(path, guestapi.MaxZone); err != nil || !bytes.Equal(same, data) {
+				return nil
+			}
+			name = zoneNameOf(path)
+			return fs.SkipAll
+		})
+		if name != "" {
+			return name
+		}
+	}
+	return ""
+}

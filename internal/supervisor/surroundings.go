@@ -1,0 +1,77 @@
+package supervisor
+
+import (
+	"context"
+	"reflect"
+	"sync"
+
+	"github.com/hyve-vm/hyve/internal/guestapi"
+	"github.com/hyve-vm/hyve/internal/hostenv"
+)
+
+// surroundings are what the machine has of its host's settings, as they were read last.
+type surroundings struct {
+	host  *hostenv.Host
+	parts func() []string
+	log   func(note string)
+
+	read sync.Mutex // held while they are read, and for parts
+	mu   sync.Mutex
+	last *guestapi.Surroundings // nil before they are read first
+}
+
+// get returns what was read last, or reads it.
+func (s *surroundings) get() guestapi.Surroundings {
+	s.mu.Lock()
+	last := s.last
+	s.mu.Unlock()
+	if last == nil {
+		s.refresh()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return *s.last
+	}
+	return *last
+}
+
+// refresh reads them again, and tells whether they are others than before.
+func (s *surroundings) refresh() (changed bool) {
+	s.read.Lock()
+	defer s.read.Unlock()
+	now, notes := s.host.Read(s.parts())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.last != nil && reflect.DeepEqual(*s.last, now) {
+		return false
+	}
+	s.last = &now
+	for _, note := range notes {
+		s.log(note)
+	}
+	return true
+}
+
+// set changes which parts of them the machine has.
+func (s *surroundings) set(parts func() []string) {
+	s.read.Lock()
+	defer s.read.Unlock()
+	s.parts = parts
+}
+
+// followHost tells the guest when the host's settings change, until ctx ends.
+func (s *supervisor) followHost(ctx context.Context) {
+	err := s.parts.around.host.Watch(ctx, s.tellSurroundings)
+	if err != nil {
+		s.log.Warn("changes of the host's settings reach the machine at its next start", "cause", err)
+	}
+}
+
+func (s *supervisor) tellSurroundings() {
+	if !s.parts.around.refresh() {
+		return
+	}
+	s.log.Info("the host's settings have changed")
+	if err := s.tellIdentity(); err != nil {
+		s.log.Warn("telling the guest of the host's settings", "cause", err)
+	}
+}
