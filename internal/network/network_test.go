@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -201,5 +202,45 @@ func TestConfig(t *testing.T) {
 		if _, err := New(test.config); err == nil || !strings.Contains(err.Error(), test.err) {
 			t.Errorf("%+v: %v, want %q", test.config, err, test.err)
 		}
+	}
+}
+
+// The guest can tell this user's own sockets, which nobody else can open, from everybody's.
+func TestGuestSeesWhoseConnectionItIs(t *testing.T) {
+	n, g := newPair(t, Config{})
+	from := make(chan string, 1)
+	g.listen(22, func(c *gonet.TCPConn) {
+		host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+		from <- host
+		c.Close()
+	})
+	own, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	open, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for l, want := range map[net.Listener]string{own: HostIP, open: GatewayIP} {
+		if _, err := n.ForwardTCP(l, 22); err != nil {
+			t.Fatal(err)
+		}
+		conn, err := net.Dial(l.Addr().Network(), l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if got := <-from; got != want {
+			t.Errorf("by %s: from %s, want %s", l.Addr().Network(), got, want)
+		}
+	}
+	conn, err := n.DialGuest(t.Context(), 22)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if got := <-from; got != HostIP {
+		t.Errorf("DialGuest: from %s", got)
 	}
 }
