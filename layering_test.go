@@ -30,7 +30,7 @@ var layers = map[string][]string{
 
 	// The verbs in the hands of the real docker-machine.
 	"internal/dockermachine/driver": {"internal/lifecycle", "internal/machine", "internal/image/build", "internal/pki", "internal/control",
-		"internal/dockerenv", "internal/accept", "internal/terminal"},
+		"internal/dockerenv", "internal/accept", "internal/terminal", "internal/bounded"},
 
 	// The same in docker-machine's language.
 	"internal/dockermachine": {"internal/lifecycle", "internal/sshclient", "internal/listing", "internal/machine", "internal/image/build", "internal/pki",
@@ -38,7 +38,7 @@ var layers = map[string][]string{
 
 	// Listings and logging in, for both.
 	"internal/listing":   {},
-	"internal/sshclient": {"internal/machine", "internal/pki", "internal/private"},
+	"internal/sshclient": {"internal/machine", "internal/pki", "internal/private", "internal/bounded"},
 
 	// The verbs. Not supervisor: a command must not do by accident what only the
 	// owner of a VM may. Of the hypervisor only whether there is one.
@@ -55,22 +55,22 @@ var layers = map[string][]string{
 	"internal/disk":            {"internal/sparse", "internal/ext4"},
 	"internal/frozen":          {"internal/sparse", "internal/bounded"},
 	"internal/control":         {"internal/private", "internal/bounded"},
-	"internal/pki":             {},
-	"internal/dockerenv":       {},
+	"internal/pki":             {"internal/bounded"},
+	"internal/dockerenv":       {"internal/bounded"},
 	"internal/migrate":         {"internal/dockerenv"},
 	"internal/progress":        {"internal/terminal"},
 	"internal/terminal":        {},
 	"internal/bounded":         {},
 	"internal/private":         {},
 	"internal/hostenv":         {"internal/guestapi"},
-	"internal/network":         {"internal/accept"},
+	"internal/network":         {"internal/accept", "internal/bounded"},
 	"internal/accept":          {},
 	"internal/hypervisor":      {},
 	"internal/confine":         {},
 	"internal/hypervisor/qemu": {"internal/hypervisor", "internal/sparse", "internal/confine", "internal/bounded"},
-	"internal/image":           {},
-	"internal/image/debian":    {},
-	"internal/image/build":     {"internal/image", "internal/image/debian"},
+	"internal/image":           {"internal/bounded"},
+	"internal/image/debian":    {"internal/bounded"},
+	"internal/image/build":     {"internal/image", "internal/image/debian", "internal/bounded"},
 	// A small archive of their own, for the tests of both.
 	"internal/image/debian/debiantest": {"internal/image/debian"},
 
@@ -181,6 +181,48 @@ func checkAccepts(t *testing.T, path string) {
 		}
 		if f, ok := call.Fun.(*ast.SelectorExpr); ok && strings.HasPrefix(f.Sel.Name, "Accept") {
 			t.Errorf("%s: use accept.Door", files.Position(call.Pos()))
+		}
+		return true
+	})
+}
+
+// readers are where files are read otherwise than by internal/bounded: the package itself,
+// the guest, and programs that are no part of what users run. Files of /proc and /sys, in
+// those that are for Linux alone, end.
+var readers = []string{"internal/bounded", "internal/guest", "e2e"}
+
+// TestFilesAreReadInOneWay looks for os.ReadFile: it has no bound, and waits for pipes.
+func TestFilesAreReadInOneWay(t *testing.T) {
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") || strings.HasSuffix(path, "_linux.go") ||
+			slices.ContainsFunc(readers, func(dir string) bool { return strings.HasPrefix(filepath.ToSlash(path), dir+"/") }) {
+			return nil
+		}
+		checkReads(t, path)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func checkReads(t *testing.T, path string) {
+	files := token.NewFileSet()
+	file, err := parser.ParseFile(files, path, nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	ast.Inspect(file, func(node ast.Node) bool {
+		f, ok := node.(*ast.SelectorExpr)
+		if !ok || f.Sel.Name != "ReadFile" && f.Sel.Name != "LoadX509KeyPair" {
+			return true
+		}
+		if pkg, ok := f.X.(*ast.Ident); ok && (pkg.Name == "os" || pkg.Name == "ioutil" || pkg.Name == "tls") {
+			t.Errorf("%s: use bounded.ReadFile", files.Position(f.Pos()))
 		}
 		return true
 	})

@@ -4,6 +4,7 @@ package bounded
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -15,8 +16,17 @@ import (
 // some kilobytes.
 const MaxDocument = 1 << 20
 
-// ReadFile returns the content of a regular file of at most max bytes. What is longer, or
-// no file, is an error; nobody waits for the other end of a pipe.
+// ErrIrregular says that a path leads to a directory, a device, a pipe or a socket.
+var ErrIrregular = errors.New("it is not a regular file")
+
+// A SizeError says that a file is longer than it may be.
+type SizeError struct{ Max int64 }
+
+func (e *SizeError) Error() string { return fmt.Sprintf("it is longer than %d bytes", e.Max) }
+
+// ReadFile returns the content of a regular file of at most max bytes. The error is a
+// *fs.PathError, of ErrIrregular or a *SizeError where it is about these; nobody waits for
+// the other end of a pipe.
 func ReadFile(path string, max int64) ([]byte, error) {
 	file, err := open(path)
 	if err != nil {
@@ -25,7 +35,7 @@ func ReadFile(path string, max int64) ([]byte, error) {
 	defer file.Close()
 	data, err := io.ReadAll(io.LimitReader(file, max+1))
 	if err == nil && int64(len(data)) > max {
-		err = &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("it is longer than %d bytes", max)}
+		err = &fs.PathError{Op: "read", Path: path, Err: &SizeError{max}}
 	}
 	if err != nil {
 		return nil, err
@@ -53,13 +63,20 @@ func Tail(path string, max int64) ([]byte, error) {
 }
 
 func open(path string) (*os.File, error) {
+	// Before it is opened: to open a device can do something.
+	if info, err := os.Stat(path); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() {
+		return nil, &fs.PathError{Op: "read", Path: path, Err: ErrIrregular}
+	}
+	// It may be a pipe by now.
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	info, err := file.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("it is no regular file")}
+		err = &fs.PathError{Op: "read", Path: path, Err: ErrIrregular}
 	}
 	if err != nil {
 		file.Close()

@@ -2,11 +2,14 @@ package bounded
 
 import (
 	"bytes"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestReadFile(t *testing.T) {
@@ -37,13 +40,38 @@ func TestReadFile(t *testing.T) {
 	if data, err := Tail(path, 64<<10); err != nil || len(data) != 64<<10 {
 		t.Errorf("%d bytes, %v", len(data), err)
 	}
-	pipe := filepath.Join(dir, "pipe")
+	var size *SizeError
+	if _, err := ReadFile("/proc/self/stat", 10); err == nil || errors.Is(err, fs.ErrNotExist) == errors.As(err, &size) {
+		t.Errorf("/proc/self/stat, which says that it is empty: %v", err)
+	}
+	if data, err := ReadFile(filepath.Join(dir, "none"), 100); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%q, %v", data, err)
+	}
+}
+
+// What never ends is not begun.
+func TestIrregularFiles(t *testing.T) {
+	dir := t.TempDir()
+	pipe, link := filepath.Join(dir, "pipe"), filepath.Join(dir, "link")
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{pipe, dir, "/dev/zero", filepath.Join(dir, "none")} {
-		if data, err := ReadFile(path, 100); err == nil {
-			t.Errorf("%s: %q", path, data)
+	if err := os.Symlink("/dev/zero", link); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{pipe, link, "/dev/zero", dir} {
+		read := make(chan error, 1)
+		go func() {
+			_, err := ReadFile(path, MaxDocument)
+			read <- err
+		}()
+		select {
+		case err := <-read:
+			if !errors.Is(err, ErrIrregular) {
+				t.Errorf("%s: %v", path, err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("%s is still being read", path)
 		}
 	}
 }

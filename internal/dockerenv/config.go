@@ -14,6 +14,8 @@ import (
 
 	"github.com/gofrs/flock"
 	"github.com/google/renameio/v2"
+
+	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
 // currentKey names the current context in docker's config.json. Its absence
@@ -135,7 +137,7 @@ func replace(path string, before, after []byte) (done bool, err error) {
 
 // readIfThere reads a file; one that is not there is empty.
 func readIfThere(path string) ([]byte, error) {
-	data, err := os.ReadFile(path)
+	data, err := bounded.ReadFile(path, bounded.MaxDocument)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

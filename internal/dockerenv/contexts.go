@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
+
+	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
 // defaultSocket is where the docker CLI's context "default" finds its engine.
@@ -179,7 +181,7 @@ func (s Store) metaPath(machine string) string {
 
 func (s Store) read(machine string) (contextMeta, error) {
 	var meta contextMeta
-	data, err := os.ReadFile(s.metaPath(machine))
+	data, err := bounded.ReadFile(s.metaPath(machine), bounded.MaxDocument)
 	if err != nil {
 		return meta, err
 	}

@@ -8,15 +8,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"net/url"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
+
+	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
 // An Endpoint is where an engine answers.
@@ -47,7 +47,7 @@ func (s Store) Endpoint(getenv func(string) string, name string) (Endpoint, erro
 	case !contextPattern().MatchString(name):
 		return Endpoint{}, fmt.Errorf("%.80q is no name of a docker context", name)
 	}
-	data, err := readBounded(filepath.Join(s.dirOf("meta", name), "meta.json"))
+	data, err := bounded.ReadFile(filepath.Join(s.dirOf("meta", name), "meta.json"), maxMeta)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Endpoint{}, &hintedError{fmt.Errorf("there is no docker context %q", name), "docker context ls lists them"}
 	}
@@ -114,7 +114,7 @@ func checkHost(host string) error {
 func readTLS(dir string, skipVerify bool) (*tls.Config, error) {
 	pems := map[string][]byte{}
 	for _, file := range []string{"ca.pem", "cert.pem", "key.pem"} {
-		data, err := readBounded(filepath.Join(dir, file))
+		data, err := bounded.ReadFile(filepath.Join(dir, file), maxMeta)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
@@ -140,19 +140,6 @@ func readTLS(dir string, skipVerify bool) (*tls.Config, error) {
 		config.Certificates = []tls.Certificate{pair}
 	}
 	return config, nil
-}
-
-func readBounded(path string) ([]byte, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, maxMeta+1))
-	if err == nil && len(data) > maxMeta {
-		err = fmt.Errorf("%s is larger than %d bytes", path, maxMeta)
-	}
-	return data, err
 }
 
 // dial connects to an engine, without TLS.

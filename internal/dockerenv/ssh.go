@@ -43,7 +43,7 @@ type commandConn struct {
 	cmd  *exec.Cmd
 	in   io.WriteCloser
 	out  io.ReadCloser
-	said bounded
+	said beginning
 	once sync.Once
 }
 
@@ -82,20 +82,20 @@ type commandAddr struct{}
 func (commandAddr) Network() string { return "ssh" }
 func (commandAddr) String() string  { return "ssh" }
 
-// bounded keeps the beginning of what is written to it.
-type bounded struct {
+// beginning keeps the beginning of what is written to it.
+type beginning struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
 }
 
-func (b *bounded) Write(p []byte) (int, error) {
+func (b *beginning) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.buf.Write(p[:min(len(p), max(0, maxMessage-b.buf.Len()))])
 	return len(p), nil
 }
 
-func (b *bounded) String() string {
+func (b *beginning) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buf.String()

@@ -14,7 +14,6 @@ import (
 	"github.com/hyve-vm/hyve/internal/bounded"
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/machinestore"
-	"github.com/hyve-vm/hyve/internal/pki"
 )
 
 // An engine is one that somebody else runs, adopted by "create --driver none". It is a
@@ -32,10 +31,6 @@ type engine struct {
 }
 
 const engineFormat = 1
-
-func enginesDir(home machine.Home) string { return filepath.Join(string(home), "engines") }
-
-func engineDir(home machine.Home, name string) string { return filepath.Join(enginesDir(home), name) }
 
 // checkURL returns what is wrong with an adopted engine's URL.
 func checkURL(text string) error {
@@ -64,7 +59,7 @@ func (e *engine) host() string {
 
 // loadEngine reads an adopted engine. The error is fs.ErrNotExist if there is none.
 func loadEngine(home machine.Home, name string) (*engine, error) {
-	e := &engine{dir: engineDir(home, name)}
+	e := &engine{dir: home.Engine(name)}
 	path := filepath.Join(e.dir, "engine.json")
 	data, err := bounded.ReadFile(path, bounded.MaxDocument)
 	if err == nil {
@@ -88,7 +83,7 @@ func loadEngine(home machine.Home, name string) (*engine, error) {
 
 // engineNames returns the adopted engines' names.
 func engineNames(home machine.Home) ([]string, error) {
-	dirs, err := os.ReadDir(enginesDir(home))
+	dirs, err := os.ReadDir(home.Engines())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("listing the adopted engines: %w", err)
 	}
@@ -101,66 +96,28 @@ func engineNames(home machine.Home) ([]string, error) {
 	return names, nil
 }
 
-// adopt keeps an engine, with the certificates to show it: hyve's own, or those of the
-// command line. Its file is written last, and the directory gets its name then.
-func (c *client) adopt(name, address string, labels []string) error {
-	if err := checkURL(address); err != nil {
-		return err
-	}
-	ca, err := pki.OpenCA(c.home.PKIDir())
+// keep keeps an engine with the certificates to show it, hyve's own if there are none. Its
+// directory gets its name last.
+func (e *engine) keep(home machine.Home, own *certificates) error {
+	draft, err := home.DraftEngine()
 	if err != nil {
 		return err
 	}
-	parent := enginesDir(c.home)
-	if err := os.MkdirAll(parent, 0o700); err != nil {
-		return fmt.Errorf("making the directory of the engines: %w", err)
-	}
-	draft, err := os.MkdirTemp(parent, ".draft-")
-	if err != nil {
-		return fmt.Errorf("making the engine's directory: %w", err)
-	}
-	defer os.RemoveAll(draft)
-	if c.caCert != "" || c.clientCert != "" || c.clientKey != "" {
-		if err := c.keepCertificates(ca, draft); err != nil {
-			return err
-		}
-	}
-	data, err := json.Marshal(engine{Name: name, URL: address, Labels: labels, Format: engineFormat})
+	defer draft.Discard()
+	data, err := json.Marshal(e)
 	if err != nil {
 		return fmt.Errorf("encoding the engine: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(draft, "engine.json"), data, 0o600); err != nil {
-		return fmt.Errorf("keeping the engine: %w", err)
+	files := map[string][]byte{"engine.json": data}
+	if own != nil {
+		files["ca.pem"], files["cert.pem"], files["key.pem"] = own.ca, own.cert, own.key
 	}
-	if err := os.Rename(draft, engineDir(c.home, name)); err != nil {
-		return fmt.Errorf("keeping the engine: %w", err)
-	}
-	return nil
-}
-
-// keepCertificates copies what the command line names for docker clients, and hyve's own
-// for what it does not name.
-func (c *client) keepCertificates(ca *pki.CA, dir string) error {
-	pair, err := ca.Client()
-	if err != nil {
-		return err
-	}
-	for _, file := range []struct {
-		name, from string
-		data       []byte
-	}{
-		{"ca.pem", c.caCert, ca.PEM()}, {"cert.pem", c.clientCert, pair.CertPEM}, {"key.pem", c.clientKey, pair.KeyPEM},
-	} {
-		if file.from != "" {
-			if file.data, err = os.ReadFile(file.from); err != nil {
-				return fmt.Errorf("reading a certificate: %w", err)
-			}
-		}
-		if err := os.WriteFile(filepath.Join(dir, file.name), file.data, 0o600); err != nil {
-			return fmt.Errorf("keeping a certificate: %w", err)
+	for name, data := range files {
+		if err := os.WriteFile(filepath.Join(string(draft.Dir()), name), data, 0o600); err != nil {
+			return fmt.Errorf("keeping the engine: %w", err)
 		}
 	}
-	return nil
+	return draft.Commit(e.Name)
 }
 
 // disown forgets an adopted engine, which goes on.
@@ -168,15 +125,7 @@ func disown(home machine.Home, name string) error {
 	if !hostName.MatchString(name) {
 		return errors.New("it has no engine's name")
 	}
-	gone, err := os.MkdirTemp(enginesDir(home), ".removed-")
-	if err == nil {
-		defer os.RemoveAll(gone)
-		err = os.Rename(engineDir(home, name), filepath.Join(gone, name))
-	}
-	if err != nil {
-		return fmt.Errorf("removing engine %q: %w", name, err)
-	}
-	return nil
+	return home.RemoveEngine(name)
 }
 
 // document is the config.json that docker-machine would have written for it.

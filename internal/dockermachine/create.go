@@ -109,13 +109,18 @@ func (c *client) create(ctx context.Context, name string, r *request) error {
 	}
 	c.inform("Running pre-create checks...")
 	if check != nil {
-		return &statusError{message("Error with pre-create check: %w", quoted{check}), exitPreCreate}
+		return preCreate(check)
 	}
 	for _, warning := range r.warnings {
 		c.inform("(%s) %s", name, warning)
 	}
 	c.inform("Creating machine...")
 	return c.make(ctx, name, options)
+}
+
+// preCreate is what there is to say to what is wrong before anything is made.
+func preCreate(err error) error {
+	return &statusError{message("Error with pre-create check: %w", quoted{err}), exitPreCreate}
 }
 
 // quoted is an error whose text stands in quotation marks.
@@ -177,19 +182,41 @@ func (c *client) createAdopted(name string, r *request) error {
 	if err := checkURL(r.url); err != nil {
 		return message("Error setting machine configuration from flags provided: %w", err)
 	}
-	if err := c.bootstrap(); err != nil {
-		return message("Error generating certificates: %w", err)
+	// Before anything is made, the CA as well.
+	own, check := c.givenCertificates()
+	if check == nil {
+		if err := c.bootstrap(); err != nil {
+			return message("Error generating certificates: %w", err)
+		}
 	}
 	c.inform("Running pre-create checks...")
+	if check != nil {
+		return preCreate(check)
+	}
 	for _, warning := range r.warnings {
 		c.inform("(%s) %s", name, warning)
 	}
 	c.inform("Creating machine...")
-	if err := c.adopt(name, r.url, r.spec.Labels[:len(r.spec.Labels)-1]); err != nil {
+	e := &engine{Name: name, URL: r.url, Labels: r.spec.Labels[:len(r.spec.Labels)-1], Format: engineFormat}
+	if err := c.adopt(e, own); err != nil {
 		return message("Error creating machine: %w", err)
 	}
 	c.inform("To see how to connect your Docker Client to the Docker Engine running on this virtual machine, run: %s env %s", c.args[0], name)
 	return nil
+}
+
+// adopt keeps an engine, with hyve's own certificates for those that are not given.
+func (c *client) adopt(e *engine, own *certificates) error {
+	if own != nil {
+		ca, err := pki.OpenCA(c.home.PKIDir())
+		if err != nil {
+			return err
+		}
+		if err := own.fill(ca); err != nil {
+			return err
+		}
+	}
+	return e.keep(c.home, own)
 }
 
 // settings puts the flags that all drivers share into a machine's description.

@@ -142,7 +142,7 @@ func (c *client) find(name string) (*host, error) {
 	}
 	h.engine, err = loadEngine(c.home, name)
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
-		h.kind, h.err, h.dir = adopted, err, engineDir(c.home, name)
+		h.kind, h.err, h.dir = adopted, err, c.home.Engine(name)
 		return h, nil
 	}
 	if c.store == "" {

@@ -21,6 +21,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
 // Format is the version of the manifest and of what the files mean.
@@ -158,7 +160,7 @@ func load(dir string) (*Image, error) {
 	if st.Size() > maxManifest {
 		return nil, broken(digest, fmt.Errorf("%s has %d bytes, at most %d", file, st.Size(), maxManifest))
 	}
-	data, err := os.ReadFile(file)
+	data, err := bounded.ReadFile(file, maxManifest)
 	if err != nil {
 		return nil, unreadable(digest, file, err)
 	}

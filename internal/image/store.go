@@ -14,6 +14,8 @@ import (
 
 	"github.com/gofrs/flock"
 	"github.com/google/renameio/v2"
+
+	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
 // ErrNotFound is the cause where no image has the reference asked for.
@@ -191,7 +193,7 @@ func noImage(arch string) error {
 // defaultDigest returns the current image's digest, or "".
 func (s *Store) defaultDigest(arch string) (string, error) {
 	file := s.defaultFile(arch)
-	data, err := os.ReadFile(file)
+	data, err := bounded.ReadFile(file, bounded.MaxDocument)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}

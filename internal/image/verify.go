@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 
 	"github.com/google/renameio/v2"
+
+	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
 // stampFile remembers, in the image's directory, what was verified.
@@ -73,7 +75,7 @@ func (s *Store) Check(img *Image) error {
 
 // readStamps returns what is known to be verified: nothing, if it cannot be read.
 func (i *Image) readStamps() (s stamps) {
-	data, err := os.ReadFile(filepath.Join(i.Dir, stampFile))
+	data, err := bounded.ReadFile(filepath.Join(i.Dir, stampFile), bounded.MaxDocument)
 	if err != nil || json.Unmarshal(data, &s) != nil {
 		return nil
 	}

@@ -1,6 +1,8 @@
 package machine
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -60,16 +62,24 @@ func (d *draft) Discard() {
 
 // discard takes a directory out of its parent at once, then removes it.
 func discard(path string) error {
-	trash, err := os.MkdirTemp(filepath.Dir(path), removedPrefix)
-	if err != nil {
-		return err
+	for attempt := 1; ; attempt++ {
+		trash, err := os.MkdirTemp(filepath.Dir(path), removedPrefix)
+		if err != nil {
+			return err
+		}
+		err = os.Rename(path, filepath.Join(trash, filepath.Base(path)))
+		if errors.Is(err, fs.ErrNotExist) && attempt < maxAttempts {
+			if _, gone := os.Stat(path); gone == nil {
+				continue // somebody has swept the trash, which was empty, away
+			}
+		}
+		return errors.Join(err, os.RemoveAll(trash))
 	}
-	defer os.RemoveAll(trash)
-	if err := os.Rename(path, filepath.Join(trash, filepath.Base(path))); err != nil {
-		return err
-	}
-	return os.RemoveAll(trash)
 }
+
+// maxAttempts bounds how often a removal begins again because somebody else's sweep came
+// between.
+const maxAttempts = 5
 
 func sweep(parent string) {
 	entries, _ := os.ReadDir(parent)

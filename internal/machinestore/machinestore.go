@@ -10,12 +10,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
 // Version is the newest ConfigVersion that is known.
@@ -92,26 +93,17 @@ func (s Store) Load(name string) (*Host, error) {
 	return nil, fmt.Errorf("reading docker-machine's %s: %w", name, err)
 }
 
-// readConfig reads a regular file of sensible size.
+// readConfig reads a config.json.
 func readConfig(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	data, err := bounded.ReadFile(path, maxConfig)
+	if size := (*bounded.SizeError)(nil); errors.As(err, &size) {
+		return nil, fmt.Errorf("its config.json is larger than %d bytes", maxConfig)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, errors.New("its config.json is missing")
-	}
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() { // opening a pipe would wait for ever
+	case errors.Is(err, bounded.ErrIrregular):
 		return nil, errors.New("its config.json is not a file")
-	}
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, maxConfig+1))
-	if err == nil && len(data) > maxConfig {
-		err = fmt.Errorf("its config.json is larger than %d bytes", maxConfig)
 	}
 	return data, err
 }

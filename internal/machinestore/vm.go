@@ -69,11 +69,7 @@ func parseVM(driver []byte) (*VM, error) {
 
 // alive returns the process that a PID file names, 0 if it does not live.
 func alive(path string) int {
-	info, err := os.Stat(path)
-	if err != nil || !info.Mode().IsRegular() || info.Size() > 32 {
-		return 0
-	}
-	data, err := bounded.ReadFile(path, bounded.MaxDocument)
+	data, err := bounded.ReadFile(path, 32)
 	if err != nil {
 		return 0
 	}

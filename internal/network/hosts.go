@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
 // maxHosts bounds what is read of the hosts file, in bytes. Lists that block
@@ -35,7 +37,7 @@ func (f *hostsFile) lookup(name string) ([]netip.Addr, bool) {
 	}
 	if !f.fresh(now) {
 		read := time.Now()
-		b, err := readSome(f.path, maxHosts)
+		b, err := bounded.ReadFile(f.path, maxHosts)
 		if err != nil {
 			b = nil
 		}

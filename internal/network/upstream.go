@@ -6,15 +6,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
 const (
@@ -39,7 +39,7 @@ const (
 // a VPN, another Wi-Fi, the user, needs not tell us. Without any in it the
 // local one is meant, says resolv.conf(5).
 func nameServers(path string) []netip.Addr {
-	b, err := readSome(path, maxResolvConf)
+	b, err := bounded.ReadFile(path, maxResolvConf)
 	var servers []netip.Addr
 	if err == nil {
 		servers = parseResolvConf(string(b))
@@ -48,15 +48,6 @@ func nameServers(path string) []netip.Addr {
 		servers = []netip.Addr{loopback4}
 	}
 	return servers
-}
-
-func readSome(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, limit))
 }
 
 func parseResolvConf(text string) []netip.Addr {

@@ -8,6 +8,8 @@ import (
 
 	"github.com/gofrs/flock"
 	"github.com/google/renameio/v2"
+
+	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
 // hintedError is an error that knows the way out.
@@ -47,7 +49,7 @@ func readSecret(path string) ([]byte, error) {
 	err := tighten(path)
 	if err == nil {
 		var data []byte
-		if data, err = os.ReadFile(path); err == nil {
+		if data, err = bounded.ReadFile(path, bounded.MaxDocument); err == nil {
 			return data, nil
 		}
 	}
@@ -65,7 +67,7 @@ func lock(dir string) (unlock func(), err error) {
 
 // updateFile writes what is not there yet.
 func updateFile(path string, data []byte, mode os.FileMode) error {
-	old, err := os.ReadFile(path)
+	old, err := bounded.ReadFile(path, bounded.MaxDocument)
 	if err != nil || !bytes.Equal(old, data) {
 		return writeFile(path, data, mode)
 	}

@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
 // A Pair is a certificate of the CA with its key.
@@ -130,7 +132,7 @@ func (ca *CA) leaf(dir, certName, keyName string, template *x509.Certificate) (P
 func readPair(certPath, keyPath string) (Pair, error) {
 	var pair Pair
 	var err error
-	if pair.CertPEM, err = os.ReadFile(certPath); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if pair.CertPEM, err = bounded.ReadFile(certPath, bounded.MaxDocument); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Pair{}, fmt.Errorf("reading a certificate: %w", err)
 	}
 	if pair.KeyPEM, err = readSecret(keyPath); err != nil && !errors.Is(err, fs.ErrNotExist) {

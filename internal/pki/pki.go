@@ -27,6 +27,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
 // Lives of certificates. They begin a day before they are made, because clocks
@@ -112,7 +114,7 @@ func (ca *CA) openKey() error {
 // ends.
 func (ca *CA) openCert() error {
 	path := filepath.Join(ca.dir, caFile)
-	data, err := os.ReadFile(path)
+	data, err := bounded.ReadFile(path, bounded.MaxDocument)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return ca.sign(path)

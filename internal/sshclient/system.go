@@ -3,12 +3,12 @@ package sshclient
 import (
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/google/renameio/v2"
 
+	"github.com/hyve-vm/hyve/internal/bounded"
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/pki"
 )
@@ -37,7 +37,7 @@ func System(m *machine.Machine, address string) (Access, error) {
 		Key: filepath.Join(string(m.Dir()), "id_ed25519"), KnownHosts: m.Dir().KnownHosts(),
 	}
 	line := m.Name + " " + key.Public() + "\n"
-	if old, err := os.ReadFile(access.KnownHosts); err == nil && string(old) == line {
+	if old, err := bounded.ReadFile(access.KnownHosts, bounded.MaxDocument); err == nil && string(old) == line {
 		return access, nil
 	}
 	if err := renameio.WriteFile(access.KnownHosts, []byte(line), 0o600, renameio.WithTempDir(string(m.Dir()))); err != nil {

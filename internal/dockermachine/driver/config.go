@@ -4,10 +4,11 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"maps"
-	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
+
+	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
 // config is what docker-machine keeps of a machine for its driver, in "Driver" of the
@@ -87,7 +88,7 @@ func (c *config) keyPath() string {
 // if it cannot be read. Its own copy for the machine comes with the provisioning.
 func (c *config) engineCAs() []string {
 	for _, dir := range []string{c.machineDir(), filepath.Join(c.StorePath, "certs")} {
-		ca, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
+		ca, err := bounded.ReadFile(filepath.Join(dir, "ca.pem"), bounded.MaxDocument)
 		if err == nil && x509.NewCertPool().AppendCertsFromPEM(ca) {
 			return []string{string(ca)}
 		}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hyve-vm/hyve/internal/bounded"
 	"github.com/hyve-vm/hyve/internal/confine"
 	"github.com/hyve-vm/hyve/internal/hypervisor"
 )
@@ -35,7 +36,7 @@ func isSystem(path string) bool {
 // mappedFiles are the files outside of the system of which a process consists: programs
 // and libraries, wherever the user has them. The error is that this system does not tell.
 func mappedFiles(pid int) ([]string, error) {
-	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	maps, err := bounded.ReadFile(fmt.Sprintf("/proc/%d/maps", pid), bounded.MaxDocument)
 	if err != nil {
 		return nil, err
 	}

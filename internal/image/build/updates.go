@@ -5,12 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/hyve-vm/hyve/internal/bounded"
 	"github.com/hyve-vm/hyve/internal/image"
 	"github.com/hyve-vm/hyve/internal/image/debian"
 )
@@ -67,14 +67,7 @@ func (c Check) Updates(ctx context.Context, img *image.Image) ([]Update, error) 
 // bill of materials.
 func packagesOf(img *image.Image) ([]debian.Package, error) {
 	file := filepath.Join(img.Dir, image.SBOMFile)
-	st, err := os.Stat(file)
-	if err != nil {
-		return nil, fmt.Errorf("reading the image's bill of materials: %w", err)
-	}
-	if st.Size() > maxSBOM {
-		return nil, fmt.Errorf("reading %s: it has %d bytes, at most %d", file, st.Size(), maxSBOM)
-	}
-	data, err := os.ReadFile(file)
+	data, err := bounded.ReadFile(file, maxSBOM)
 	if err != nil {
 		return nil, fmt.Errorf("reading the image's bill of materials: %w", err)
 	}

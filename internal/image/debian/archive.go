@@ -16,6 +16,8 @@ import (
 	"github.com/gofrs/flock"
 	"github.com/google/renameio/v2"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
 // maxRelease bounds an InRelease file, in bytes; Debian's have 150 kB.
@@ -251,7 +253,7 @@ func (a *Archive) seenPath(suite string) string {
 }
 
 func (a *Archive) seen(suite string) (time.Time, error) {
-	data, err := os.ReadFile(a.seenPath(suite))
+	data, err := bounded.ReadFile(a.seenPath(suite), bounded.MaxDocument)
 	if errors.Is(err, fs.ErrNotExist) {
 		return time.Time{}, nil
 	}

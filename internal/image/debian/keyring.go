@@ -6,10 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
+
+	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
 // Debian's archive keys, from the package debian-archive-keyring 2025.1
@@ -35,7 +36,7 @@ func Keyring() (openpgp.EntityList, error) {
 	}
 	for _, name := range []string{"debian-archive-keyring.pgp", "debian-archive-keyring.gpg"} {
 		file := filepath.Join(hostKeyrings, name)
-		data, err := os.ReadFile(file)
+		data, err := bounded.ReadFile(file, bounded.MaxDocument)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

@@ -7,10 +7,11 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"os"
 	"path/filepath"
 	"sort"
 	"strings"
+
+	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
 // A Mirror is one place that serves an archive.
@@ -70,7 +71,7 @@ func HostMirrors(etc string) []Mirror {
 		files = append(files, more...)
 	}
 	for _, file := range files {
-		data, err := os.ReadFile(file)
+		data, err := bounded.ReadFile(file, bounded.MaxDocument)
 		if err != nil {
 			continue
 		}
