@@ -88,6 +88,11 @@ func (c *client) create(ctx context.Context, name string, r *request) error {
 	if !hostName.MatchString(name) {
 		return message("Error creating machine: Invalid hostname specified. Allowed hostname chars are: 0-9a-zA-Z . -")
 	}
+	// docker-machine takes more names, of which some are no host's or file's.
+	if err := machine.CheckName(name); err != nil {
+		c.inform("Running pre-create checks...")
+		return preCreate(err)
+	}
 	if _, err := c.find(name); err == nil {
 		return message("Docker machine %q already exists", name)
 	}

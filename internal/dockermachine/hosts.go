@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/hyve-vm/hyve/internal/control"
@@ -141,7 +142,7 @@ func (c *client) find(name string) (*host, error) {
 		return nil, err
 	}
 	h.engine, err = loadEngine(c.home, name)
-	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+	if err == nil || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENAMETOOLONG) {
 		h.kind, h.err, h.dir = adopted, err, c.home.Engine(name)
 		return h, nil
 	}

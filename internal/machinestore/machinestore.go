@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 
 	"github.com/hyve-vm/hyve/internal/bounded"
 )
@@ -79,7 +80,8 @@ func (s Store) Load(name string) (*Host, error) {
 	if !namePattern.MatchString(name) {
 		return nil, fmt.Errorf("%.80q is no name of a docker-machine", name)
 	}
-	if info, err := os.Stat(s.Dir(name)); errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
+	info, err := os.Stat(s.Dir(name))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENAMETOOLONG) || err == nil && !info.IsDir() {
 		return nil, ErrNotFound
 	}
 	data, err := readConfig(filepath.Join(s.Dir(name), "config.json"))
