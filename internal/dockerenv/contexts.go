@@ -21,7 +21,8 @@ import (
 const defaultSocket = "/var/run/docker.sock"
 
 // A Store is a user's docker directory, which holds contexts and config.json.
-// Its format is that of github.com/docker/cli/cli/context/store.
+// Its format is that of github.com/docker/cli/cli/context/store. One without Dir keeps
+// nothing: it is for those who can do without.
 type Store struct {
 	Dir  string // docker's
 	Home string // hyve's; a context that another installation made is foreign
@@ -68,6 +69,9 @@ type endpoint struct {
 // its name that is not of this installation is left alone: an error with a
 // Hint.
 func (s Store) Put(machine, socket, description string) error {
+	if s.Dir == "" {
+		return nil
+	}
 	host := "unix://" + socket
 	name := ContextName(machine)
 	old, err := s.read(machine)
@@ -101,6 +105,9 @@ func (s Store) Put(machine, socket, description string) error {
 // Remove removes the machine's context if this installation made it. If it is
 // current, "default" becomes so, as with docker context rm --force.
 func (s Store) Remove(machine string) error {
+	if s.Dir == "" {
+		return nil
+	}
 	name := ContextName(machine)
 	meta, err := s.read(machine)
 	if err != nil || meta.Metadata.Hyve.Home != s.Home {

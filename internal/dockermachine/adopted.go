@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
+	"strings"
 
 	"github.com/hyve-vm/hyve/internal/bounded"
 	"github.com/hyve-vm/hyve/internal/machine"
@@ -32,21 +35,30 @@ type engine struct {
 
 const engineFormat = 1
 
-// checkURL returns what is wrong with an adopted engine's URL.
+// checkURL returns what is wrong with an adopted engine's URL. Nothing is taken that would
+// be something else to a shell or to another reader of URLs.
 func checkURL(text string) error {
-	u, err := url.Parse(text)
-	if err != nil {
-		return err
-	}
-	host, port, err := net.SplitHostPort(u.Host)
-	if _, bad := strconv.ParseUint(port, 10, 16); u.Scheme != "tcp" || err != nil || host == "" || bad != nil || u.User != nil || (u.Path != "" && u.Path != "/") {
+	address, ok := strings.CutPrefix(strings.TrimSuffix(text, "/"), "tcp://")
+	host, port, err := net.SplitHostPort(address)
+	n, bad := strconv.ParseUint(port, 10, 16)
+	if !ok || err != nil || bad != nil || n == 0 || !isHost(host) || strings.HasPrefix(address, "[") != strings.Contains(host, ":") {
 		return &wayOut{
-			fmt.Errorf("%q is not of the form tcp://HOST:PORT", text),
+			fmt.Errorf("%.200q is not of the form tcp://HOST:PORT", text),
 			"for engines that are reached in another way: docker context create",
 		}
 	}
 	return nil
 }
+
+// isHost tells whether a text is an address or has the form of a host's name.
+func isHost(text string) bool {
+	if address, err := netip.ParseAddr(text); err == nil {
+		return address.Zone() == ""
+	}
+	return len(text) <= 253 && urlHost.MatchString(text)
+}
+
+var urlHost = regexp.MustCompile(`^[a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_.])?$`)
 
 // host is the engine's HOST:PORT.
 func (e *engine) host() string {

@@ -100,11 +100,7 @@ func (c *client) create(ctx context.Context, name string, r *request) error {
 	if r.driver == driverNone {
 		return c.createAdopted(name, r)
 	}
-	contexts, err := c.contexts()
-	if err != nil {
-		return err
-	}
-	options := lifecycle.CreateOptions{Spec: r.spec, Contexts: contexts, CommonLabels: []string{providerLabel(r.driver)}}
+	options := lifecycle.CreateOptions{Spec: r.spec, CommonLabels: []string{providerLabel(r.driver)}}
 	// Before anything is made, the CA as well.
 	check := lifecycle.Check(ctx, c.home, options)
 	if check == nil {
@@ -119,6 +115,7 @@ func (c *client) create(ctx context.Context, name string, r *request) error {
 	for _, warning := range r.warnings {
 		c.inform("(%s) %s", name, warning)
 	}
+	options.Contexts = c.contexts()
 	c.inform("Creating machine...")
 	return c.make(ctx, name, options)
 }

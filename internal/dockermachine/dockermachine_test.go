@@ -3,9 +3,11 @@ package dockermachine
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -231,15 +233,40 @@ func FuzzStored(f *testing.F) {
 }
 
 func TestCheckURL(t *testing.T) {
-	for _, good := range []string{"tcp://127.0.0.1:2376", "tcp://host:1", "tcp://[::1]:2376", "tcp://h:2376/"} {
+	for _, good := range []string{"tcp://127.0.0.1:2376", "tcp://host:1", "tcp://[::1]:2376", "tcp://h:2376/", "tcp://a_b.example.:1", "tcp://host:65535"} {
 		if err := checkURL(good); err != nil {
 			t.Errorf("%s: %v", good, err)
 		}
 	}
-	for _, bad := range []string{"", "tcp://", "tcp://host", "tcp://host:x", "tcp://host:99999", "tcp://:2376", "tcp://me@host:1", "unix:///x", "ssh://h:1", "tcp://h:1/p", "\x00"} {
+	for _, bad := range []string{"", "tcp://", "tcp://host", "tcp://host:x", "tcp://host:99999", "tcp://:2376", "tcp://me@host:1", "unix:///x", "ssh://h:1", "tcp://h:1/p", "\x00",
+		"tcp://h:1?", "tcp://h:1?a=b", "tcp://h:1#", "tcp://h:1#f", "tcp://h:1/?a", "tcp://h:1//", "tcp://h:0", "tcp://h:+1", "tcp://h:00",
+		`tcp://a"b:1`, "tcp://a'b:1", "tcp://a b:1", "tcp://a%22b:1", "tcp://a$(id):1", "tcp://a`id`:1", "tcp://a;b:1", "tcp://-h:1", "tcp://h\n:1",
+		"tcp://::1:1", "tcp://[h]:1", "tcp://[127.0.0.1]:1", `tcp://[fe80::1%25a"b]:1`, "TCP://h:1", "tcp://" + strings.Repeat("a", 254) + ":1"} {
 		if checkURL(bad) == nil {
 			t.Errorf("%q is accepted", bad)
 		}
+	}
+}
+
+// Without a place for docker's contexts there is a line, and none is made anywhere.
+func TestNoPlaceForContexts(t *testing.T) {
+	var said bytes.Buffer
+	c := &client{getenv: variables("HYVE_HOME", "/h"), log: &said}
+	t.Chdir(t.TempDir())
+	contexts := c.contexts()
+	if err := errors.Join(contexts.Put("m", "/s", ""), contexts.Remove("m")); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir("."); len(left) > 0 || err != nil {
+		t.Errorf("%v was made, %v", left, err)
+	}
+	if text := said.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, "HOME is not set") {
+		t.Errorf("said %q", text)
+	}
+	said.Reset()
+	c.getenv = variables("HOME", "/u")
+	if contexts := c.contexts(); contexts.Dir == "" || said.Len() > 0 {
+		t.Errorf("%+v, said %q", contexts, &said)
 	}
 }
 

@@ -59,8 +59,14 @@ func (h *host) mine(deed string) error {
 func silent(control.Status) {}
 
 // contexts is where docker's own contexts are, which hyve's machines have as well.
-func (c *client) contexts() (dockerenv.Store, error) {
-	return dockerenv.OpenStore(c.getenv, string(c.home))
+// docker-machine's users can do without: where there is no place for them, as under cron,
+// a line says so.
+func (c *client) contexts() dockerenv.Store {
+	contexts, err := dockerenv.OpenStore(c.getenv, string(c.home))
+	if err != nil {
+		c.inform("docker's contexts are left alone: %v (hyve use NAME needs them, %s env NAME does not)", err, Name)
+	}
+	return contexts
 }
 
 func (c *client) startWord() *word {
@@ -82,11 +88,7 @@ func (c *client) start(ctx context.Context, h *host) error {
 	if err := h.mine("started"); err != nil {
 		return err
 	}
-	contexts, err := c.contexts()
-	if err != nil {
-		return err
-	}
-	_, err = lifecycle.Start(ctx, h.machine, silent)
+	_, err := lifecycle.Start(ctx, h.machine, silent)
 	if errors.Is(err, lifecycle.ErrAlready) {
 		return message("Machine %q is already running.", h.name)
 	}
@@ -94,7 +96,7 @@ func (c *client) start(ctx context.Context, h *host) error {
 		return err
 	}
 	c.inform("Machine %q was started.", h.name)
-	if err := lifecycle.OfferContext(contexts, h.machine); err != nil {
+	if err := lifecycle.OfferContext(c.contexts(), h.machine); err != nil {
 		c.warn(err)
 	}
 	return c.greet(ctx, h)
@@ -162,9 +164,6 @@ func (c *client) restart(ctx context.Context, h *host) error {
 	c.inform("Restarting %q...", h.name)
 	if err := h.mine("restarted"); err != nil {
 		return err
-	}
-	if _, err := c.contexts(); err != nil {
-		return err // as the start would, but before the stop
 	}
 	err := lifecycle.Stop(ctx, h.machine.Dir(), h.name, true, silent)
 	if errors.Is(err, lifecycle.ErrAlready) {

@@ -78,10 +78,6 @@ func (c *client) remove(ctx context.Context, name string, force bool) error {
 	case h.err != nil && !force: // it may come back from a backup
 		return h.err
 	}
-	contexts, err := c.contexts()
-	if err != nil {
-		return err
-	}
 	home := c.home
 	if h.machine != nil {
 		home = h.machine.Home()
@@ -89,7 +85,7 @@ func (c *client) remove(ctx context.Context, name string, force bool) error {
 	if err := lifecycle.Remove(ctx, home, name); err != nil {
 		return err
 	}
-	return contexts.Remove(name)
+	return c.contexts().Remove(name)
 }
 
 // confirm asks. The error is io.EOF where there is no answer.

@@ -162,7 +162,7 @@ func formatted(d *machinestore.Host, text string) (string, error) {
 		return "", err
 	}
 	var b strings.Builder
-	if err := layout.Execute(&b, fields); err != nil {
+	if err := listing.Execute(&b, layout, fields); err != nil {
 		return "", err
 	}
 	lines := strings.Split(b.String(), "\n")

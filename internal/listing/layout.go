@@ -2,6 +2,7 @@ package listing
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"strings"
 	"text/tabwriter"
@@ -29,6 +30,16 @@ func ParseTemplate(text string) (*template.Template, error) {
 	return template.New("").Funcs(template.FuncMap{"json": compact, "prettyjson": pretty}).Parse(text)
 }
 
+// Execute is the template's own, but for errors: they do not name hyve's types.
+func Execute(w io.Writer, t *template.Template, data any) error {
+	err := t.Execute(w, data)
+	if failed := (template.ExecError{}); errors.As(err, &failed) {
+		said, _, _ := strings.Cut(err.Error(), " in type ")
+		return errors.New(said)
+	}
+	return err
+}
+
 func compact(v any) (string, error) {
 	data, err := json.Marshal(v)
 	return string(data), err
@@ -44,13 +55,13 @@ func Print[T any](w io.Writer, l Layout, heads map[string]string, elements []T) 
 	if l.table {
 		tabs := tabwriter.NewWriter(w, 5, 1, 3, ' ', 0)
 		defer tabs.Flush()
-		if err := l.template.Execute(tabs, heads); err != nil {
+		if err := Execute(tabs, l.template, heads); err != nil {
 			return err
 		}
 		w = tabs
 	}
 	for _, e := range elements {
-		if err := l.template.Execute(w, e); err != nil {
+		if err := Execute(w, l.template, e); err != nil {
 			return err
 		}
 	}

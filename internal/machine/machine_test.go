@@ -2,6 +2,7 @@ package machine
 
 import (
 	"errors"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -20,6 +21,14 @@ func TestCheckName(t *testing.T) {
 		strings.Repeat("a", MaxName+1), strings.Repeat("a", 200)} {
 		if CheckName(name) == nil {
 			t.Errorf("CheckName(%q) accepts", name)
+		}
+	}
+}
+
+func TestFormatSize(t *testing.T) {
+	for n, want := range map[int64]string{0: "0B", -5 << 20: "-5MiB", 512 << 20: "512MiB", math.MinInt64: "-8EiB"} {
+		if got := FormatSize(n); got != want {
+			t.Errorf("%d: %q, want %q", n, got, want)
 		}
 	}
 }

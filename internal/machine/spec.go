@@ -290,7 +290,12 @@ func ParseSize(s string) (int64, error) {
 }
 
 // FormatSize writes a size in bytes as ParseSize reads it.
-func FormatSize(n int64) string { return units.CustomSize("%.4g%s", float64(n), 1024, sizeUnits) }
+func FormatSize(n int64) string {
+	if n < 0 {
+		return "-" + units.CustomSize("%.4g%s", -float64(n), 1024, sizeUnits)
+	}
+	return units.CustomSize("%.4g%s", float64(n), 1024, sizeUnits)
+}
 
 var sizeUnits = []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
 

@@ -122,21 +122,18 @@ func (d *driver) options(keys ...string) (machine.Home, lifecycle.CreateOptions,
 	if c.CPU < 0 {
 		options.Spec.CPUs = runtime.NumCPU()
 	}
-	if c.Memory < 0 || c.DiskSize < 0 {
-		return "", options, errors.New("the sizes of memory and disk are not to be negative")
-	}
 	switch url := c.Boot2DockerURL; {
 	case strings.HasPrefix(url, "sha256:"):
 		options.Spec.Image = url
 	case url != "":
 		d.say(fmt.Sprintf("--%s-boot2docker-url is ignored: hyve boots its own image, and takes the digest of another one of these", d.name))
 	}
-	options.Contexts, err = dockerenv.OpenStore(d.getenv, string(home))
-	return home, options, err
+	options.Contexts, _ = dockerenv.OpenStore(d.getenv, string(home)) // or none
+	return home, options, nil
 }
 
 // bytes are so many MB, or more than any host has.
-func bytes(mb int64) int64 { return min(mb, 1<<40) << 20 }
+func bytes(mb int64) int64 { return max(min(mb, 1<<40), -1<<40) << 20 }
 
 // preCreateCheck tells what is wrong with what was asked for, before anything is made.
 func (d *driver) preCreateCheck(ctx context.Context) error {
@@ -158,6 +155,9 @@ func (d *driver) create(ctx context.Context) error {
 	home, options, err := d.options(key.Public())
 	if err != nil {
 		return withHint(err)
+	}
+	if options.Contexts.Dir == "" {
+		d.say("docker's contexts are left alone: neither DOCKER_CONFIG nor HOME is set")
 	}
 	m, err := lifecycle.Create(ctx, home, options, d.follower())
 	if err != nil {
@@ -305,10 +305,7 @@ func (d *driver) remove(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	contexts, err := dockerenv.OpenStore(d.getenv, string(home))
-	if err != nil {
-		return withHint(err)
-	}
+	contexts, _ := dockerenv.OpenStore(d.getenv, string(home))
 	name := d.now().MachineName
 	err = lifecycle.Remove(ctx, home, name)
 	if gone := (*machine.NotFoundError)(nil); errors.As(err, &gone) {

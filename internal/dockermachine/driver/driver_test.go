@@ -138,7 +138,7 @@ func TestBadInput(t *testing.T) {
 		`{"MachineName":"m","Memory":17592186044416}`:           "out of range",
 		`{"MachineName":"m","DiskSize":17592186044416}`:         "out of range",
 		`{"MachineName":"m","Boot2DockerURL":"sha256:zz"}`:      "finding image",
-		`{"MachineName":"m","Memory":-1}`:                       "not to be negative",
+		`{"MachineName":"m","Memory":-1}`:                       "out of range",
 		`{"MachineName":"m","Memory":0,"DiskSize":99999999999}`: "out of range",
 	} {
 		client, _, _ = connect(t, home)
