@@ -150,8 +150,11 @@ func (c *client) find(name string) (*host, error) {
 		return nil, errNoMachine(name)
 	}
 	h.stored, err = c.store.Load(name)
-	if errors.Is(err, machinestore.ErrNotFound) {
+	switch {
+	case errors.Is(err, machinestore.ErrNotFound):
 		return nil, errNoMachine(name)
+	case errors.Is(err, machinestore.ErrUnreadable):
+		return nil, err
 	}
 	if err == nil {
 		if m, err := pluginHome(h.stored).Load(name); err == nil {
@@ -177,7 +180,8 @@ func pluginHome(h *machinestore.Host) machine.Home {
 }
 
 // all returns every machine there is, in the order of their names' bytes. One that is
-// broken does not hide others.
+// broken does not hide others, nor do engines or a store that cannot be read: there is a
+// line on them.
 func (c *client) all() ([]*host, error) {
 	entries, err := c.home.List()
 	if err != nil {
@@ -189,20 +193,23 @@ func (c *client) all() ([]*host, error) {
 	}
 	engines, err := engineNames(c.home)
 	if err != nil {
-		return nil, err
+		c.trouble(err)
 	}
 	names = append(names, engines...)
+	var unreadable error
 	if c.store != "" {
-		others, err := c.store.Names()
-		if err != nil {
-			return nil, err
-		}
+		var others []string
+		others, unreadable = c.store.Names()
 		names = append(names, others...)
 	}
 	slices.Sort(names)
 	var hosts []*host
 	for _, name := range slices.Compact(names) {
 		h, err := c.find(name)
+		if errors.Is(err, machinestore.ErrUnreadable) {
+			unreadable = err
+			continue
+		}
 		if err != nil {
 			// Its name is none, or it went away meanwhile.
 			if _, gone := os.Stat(c.store.Dir(name)); gone != nil {
@@ -212,8 +219,14 @@ func (c *client) all() ([]*host, error) {
 		}
 		hosts = append(hosts, h)
 	}
+	if unreadable != nil {
+		c.trouble(unreadable)
+	}
 	return hosts, nil
 }
+
+// trouble says in a line what keeps part of a listing from being there.
+func (c *client) trouble(err error) { fmt.Fprintln(c.stderr, printable(err.Error())) }
 
 // target is the machine that is meant: the one named, else "default" if that exists.
 func (c *client) target(names []string) (*host, error) {

@@ -33,6 +33,9 @@ var ErrFuture = errors.New("config version is from the future -- you should upgr
 // ErrNotFound says that a store has no machine of a name.
 var ErrNotFound = errors.New("docker-machine has no machine of that name")
 
+// ErrUnreadable says that it cannot be seen what is in a store.
+var ErrUnreadable = errors.New("docker-machine's store cannot be read")
+
 // A Store is the directory of a docker-machine store. It need not exist.
 type Store string
 
@@ -56,11 +59,12 @@ func (s Store) Dir(name string) string { return filepath.Join(s.MachinesDir(), n
 
 // Names returns the names of all machines, sorted as a directory is. As to docker-machine
 // a machine is there if its directory is, and hidden ones are none. The names come from
-// the file system and may hold any character. A store that is not there has none.
+// the file system and may hold any character. A store that is not there has none. The error
+// wraps ErrUnreadable.
 func (s Store) Names() ([]string, error) {
 	entries, err := os.ReadDir(s.MachinesDir())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("listing docker-machine's machines: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
 	var names []string
 	for _, e := range entries {
@@ -75,7 +79,8 @@ func (s Store) Names() ([]string, error) {
 var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9\-\.]*$`)
 
 // Load reads a machine's config.json. The error is ErrNotFound if there is no such
-// machine, and wraps ErrFuture if it is of a newer docker-machine.
+// machine, wraps ErrUnreadable if it cannot be seen whether there is one, and ErrFuture if
+// it is of a newer docker-machine.
 func (s Store) Load(name string) (*Host, error) {
 	if !namePattern.MatchString(name) {
 		return nil, fmt.Errorf("%.80q is no name of a docker-machine", name)
@@ -83,6 +88,9 @@ func (s Store) Load(name string) (*Host, error) {
 	info, err := os.Stat(s.Dir(name))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENAMETOOLONG) || err == nil && !info.IsDir() {
 		return nil, ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
 	data, err := readConfig(filepath.Join(s.Dir(name), "config.json"))
 	if err == nil {
