@@ -89,7 +89,11 @@ func (c *client) create(ctx context.Context, name string, r *request) error {
 		return message("Error creating machine: Invalid hostname specified. Allowed hostname chars are: 0-9a-zA-Z . -")
 	}
 	// docker-machine takes more names, of which some are no host's or file's.
-	if err := machine.CheckName(name); err != nil {
+	err := machine.CheckName(name)
+	if err == nil {
+		err = c.home.CheckMake()
+	}
+	if err != nil {
 		c.inform("Running pre-create checks...")
 		return preCreate(err)
 	}

@@ -125,8 +125,12 @@ func Plan(home machine.Home, options CreateOptions) (*machine.Machine, error) {
 }
 
 // Check returns what can be seen beforehand to be wrong with a creation: Plan's errors,
-// and that there is no such image or no hypervisor. It makes no machine.
+// and that there is no such image, no hypervisor, or no place for the data directory. It
+// makes no machine.
 func Check(ctx context.Context, home machine.Home, options CreateOptions) error {
+	if err := home.CheckMake(); err != nil {
+		return err
+	}
 	m, err := Plan(home, options)
 	if err != nil {
 		return err

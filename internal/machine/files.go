@@ -9,6 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hyve-vm/hyve/internal/private"
 )
@@ -35,7 +38,7 @@ func DefaultHome(getenv func(string) string) (Home, error) {
 // check refuses a directory that is not this user's alone.
 func (h Home) check() error {
 	// One that cannot even be looked at is for whoever uses it to report.
-	if err := private.Tree(string(h)); err != nil && !errors.Is(err, fs.ErrPermission) {
+	if err := private.Tree(string(h)); err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.ENOTDIR) {
 		return fmt.Errorf("using the data directory %s: %w", h, err)
 	}
 	return nil
@@ -70,6 +73,38 @@ func (h Home) Make() error {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return &hintedError{fmt.Errorf("making the data directory: %w", err), usableHome}
 		}
+	}
+	return nil
+}
+
+// CheckMake returns why Make would not succeed, nil if it would. It makes nothing.
+func (h Home) CheckMake() error {
+	for _, dir := range []string{string(h), h.Machines(), h.CacheDir(), h.PKIDir(), h.ImagesDir(), h.Templates(), h.Engines()} {
+		if err := writable(dir); err != nil {
+			return &hintedError{fmt.Errorf("making the data directory: %w", err), usableHome}
+		}
+	}
+	return nil
+}
+
+// writable returns why nothing can be made in a directory, nor the directory itself if it
+// is not there.
+func writable(dir string) error {
+	info, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir {
+		if _, link := os.Lstat(dir); link == nil { // to nowhere
+			return err
+		}
+		return writable(filepath.Dir(dir))
+	}
+	if err == nil && !info.IsDir() {
+		err = &fs.PathError{Op: "mkdir", Path: dir, Err: syscall.ENOTDIR}
+	}
+	if err != nil {
+		return err
+	}
+	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+		return &fs.PathError{Op: "mkdir", Path: dir, Err: err}
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -106,7 +107,7 @@ func (h Home) Load(name string) (*Machine, error) {
 		}
 		return nil, &NotFoundError{name}
 	}
-	if errors.Is(err, fs.ErrPermission) {
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ENOTDIR) {
 		return nil, &hintedError{fmt.Errorf("reading machine %q: %w", name, err), usableHome}
 	}
 	if err != nil {

@@ -153,6 +153,18 @@ func TestBadInput(t *testing.T) {
 	if entries, _ := os.ReadDir(home); len(entries) > 0 {
 		t.Errorf("bad input left %v", entries)
 	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	client, _, _ = connect(t, filepath.Join(file, "below"))
+	err := client.Call("RPCServerDriver.SetConfigRaw", []byte(`{"MachineName":"m"}`), nil)
+	if err == nil {
+		err = client.Call("RPCServerDriver.PreCreateCheck", struct{}{}, nil)
+	}
+	if err == nil || !strings.HasPrefix(err.Error(), "making the data directory: ") || !strings.HasSuffix(err.Error(), ": set HYVE_HOME to a directory that you may write") {
+		t.Errorf("a data directory below a file: %v", err)
+	}
 	var values any = "no flags"
 	if err := client.Call("RPCServerDriver.SetConfigFromFlags", &values, nil); err == nil {
 		t.Error("flags that are a text are taken")
