@@ -33,7 +33,7 @@ var layers = map[string][]string{
 		"internal/dockerenv", "internal/accept", "internal/terminal", "internal/bounded"},
 
 	// The same in docker-machine's language.
-	"internal/dockermachine": {"internal/lifecycle", "internal/sshclient", "internal/listing", "internal/machine", "internal/image/build", "internal/pki",
+	"internal/dockermachine": {"internal/lifecycle", "internal/sshclient", "internal/listing", "internal/machine", "internal/image/build", "internal/pki", "internal/guestapi",
 		"internal/control", "internal/dockerenv", "internal/progress", "internal/terminal", "internal/bounded", "internal/dockermachine/driver", "internal/machinestore"},
 
 	// Listings and logging in, for both.
@@ -140,8 +140,8 @@ func checkImports(t *testing.T, path string) {
 }
 
 // acceptors are where connections are accepted otherwise than by internal/accept: the
-// package itself, the guest, and programs that are no part of what users run.
-var acceptors = []string{"internal/accept", "internal/guest", "e2e"}
+// package itself, and programs that are no part of what users run.
+var acceptors = []string{"internal/accept", "e2e"}
 
 // TestConnectionsAreAcceptedInOneWay looks for loops around Accept: one of them ends at
 // the first lack of descriptors. http.Serve and the like take a listener of accept.Door.

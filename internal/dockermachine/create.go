@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hyve-vm/hyve/internal/guestapi"
 	"github.com/hyve-vm/hyve/internal/lifecycle"
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/pki"
@@ -141,7 +142,7 @@ func (c *client) make(ctx context.Context, name string, options lifecycle.Create
 	m, err := lifecycle.Create(ctx, c.home, options, report.follower())
 	report.close()
 	if err != nil {
-		return message("Error creating machine: Error in driver during machine creation: %w", err)
+		return message("Error creating machine: Error in driver during machine creation: %w", c.inItsWords(err))
 	}
 	if err := c.connect(ctx, m); err != nil {
 		// Whatever ended ctx must not keep this from its work.
@@ -150,6 +151,14 @@ func (c *client) make(ctx context.Context, name string, options lifecycle.Create
 	}
 	c.inform("To see how to connect your Docker Client to the Docker Engine running on this virtual machine, run: %s env %s", c.args[0], name)
 	return nil
+}
+
+// inItsWords gives an error about a new machine a way out that docker-machine has.
+func (c *client) inItsWords(err error) error {
+	if failed := (*lifecycle.StartError)(nil); errors.As(err, &failed) && failed.Removed && failed.Failure.Hint == "" {
+		return &wayOut{err, fmt.Sprintf("it was removed; where the engine refuses a setting, create it again with another one (%s create --help lists them)", Name)}
+	}
+	return err
 }
 
 // connect reaches a new machine as its user will. Of its system and its SSH server nobody
@@ -233,6 +242,11 @@ func (r *request) settings(s *shared) {
 	spec.InsecureRegistries, spec.RegistryMirrors = s.insecure, s.mirrors
 	spec.CertNames = s.names
 	spec.Labels = append(slices.Clip(s.labels), providerLabel(r.driver))
+	for _, option := range s.options {
+		if name, _, _ := strings.Cut(option, "="); slices.Contains(guestapi.OwnOptions, name) {
+			r.warn("engine-opt "+printable(name), "it belongs to hyve, which keeps the engine private")
+		}
+	}
 	switch s.storage {
 	case "", "overlay2":
 	case "aufs", "devicemapper", "overlay":

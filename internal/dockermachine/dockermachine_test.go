@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/lifecycle"
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/machinestore"
 	"github.com/hyve-vm/hyve/internal/sshclient"
@@ -71,6 +72,9 @@ func TestCreateFlags(t *testing.T) {
 			" --engine-label x=y --tls-san s", []string{"ENGINE_REGISTRY_MIRROR", "http://not"},
 			machine.Spec{EngineOptions: []string{"dns=1.1.1.1", "debug"}, EngineEnv: []string{"A=b"}, InsecureRegistries: []string{"r:5000"},
 				RegistryMirrors: []string{"http://m"}, Labels: []string{"x=y"}, CertNames: []string{"s"}}, nil},
+		{"xhyve", "--engine-opt host=tcp://0.0.0.0:2375 --engine-opt tls=false --engine-opt tlsverify --engine-opt debug --engine-opt group=x", nil,
+			machine.Spec{EngineOptions: []string{"host=tcp://0.0.0.0:2375", "tls=false", "tlsverify", "debug", "group=x"}},
+			[]string{"engine-opt host", "engine-opt tls", "engine-opt tlsverify", "engine-opt group"}},
 		{"xhyve", "", []string{"ENGINE_REGISTRY_MIRROR", "http://a,http://b"}, machine.Spec{RegistryMirrors: []string{"http://a", "http://b"}}, nil},
 		{"xhyve", "--engine-storage-driver overlay2 --engine-install-url https://get.docker.com", nil, machine.Spec{}, nil},
 		{"xhyve", "--engine-storage-driver vfs", nil, machine.Spec{EngineOptions: []string{"storage-driver=vfs"}}, nil},
@@ -267,6 +271,28 @@ func TestNoPlaceForContexts(t *testing.T) {
 	c.getenv = variables("HOME", "/u")
 	if contexts := c.contexts(); contexts.Dir == "" || said.Len() > 0 {
 		t.Errorf("%+v, said %q", contexts, &said)
+	}
+}
+
+// A machine that did not come up was removed; the way out is one that docker-machine has.
+func TestHintOfACreationThatFailed(t *testing.T) {
+	c := &client{}
+	failed := &lifecycle.StartError{Name: "m", Failure: control.Failure{Cause: "x"}, Removed: true}
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{c.inItsWords(fmt.Errorf("creating: %w", failed)), "it was removed; where the engine refuses a setting, create it again with another one (docker-machine create --help lists them)"},
+		{failed, "it was removed; to see more, make it with --no-start, then: hyve start m, hyve logs m"},
+		{c.inItsWords(&lifecycle.StartError{Name: "m", Failure: control.Failure{Hint: "do it"}, Removed: true}), "do it"},
+		{c.inItsWords(&lifecycle.StartError{Name: "m"}), "hyve logs m shows what the machine said"},
+	} {
+		var said bytes.Buffer
+		c.stderr = &said
+		c.complain(test.err)
+		if lines := strings.Split(said.String(), "\n"); len(lines) != 3 || lines[1] != test.want {
+			t.Errorf("%v: %q, want %q", test.err, lines, test.want)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package guest
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/hyve-vm/hyve/internal/accept"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -32,24 +34,16 @@ func listenControl() (*net.UnixListener, error) {
 
 // serveControl answers commands until l is closed.
 func (g *guest) serveControl(l *net.UnixListener) {
-	for {
-		conn, err := l.AcceptUnix()
-		if errors.Is(err, net.ErrClosed) {
+	new(accept.Door).Serve(context.Background(), l, func(conn net.Conn) {
+		defer g.dieOfPanic()
+		defer conn.Close()
+		// Not through a buffer: publish reads the connection to its end.
+		line, err := bufio.NewReaderSize(io.LimitReader(conn, 1<<10), 1<<10).ReadString('\n')
+		if err != nil {
 			return
 		}
-		if err != nil {
-			continue
-		}
-		g.spawn(func() {
-			defer conn.Close()
-			// Not through a buffer: publish reads the connection to its end.
-			line, err := bufio.NewReaderSize(io.LimitReader(conn, 1<<10), 1<<10).ReadString('\n')
-			if err != nil {
-				return
-			}
-			g.command(strings.Fields(line), conn)
-		})
-	}
+		g.command(strings.Fields(line), conn.(*net.UnixConn))
+	})
 }
 
 // command does what one line asks.

@@ -90,7 +90,7 @@ func newEngine(r *reaper, f *front, out *outbox, phase func(string), fail func(s
 			l, _ := e.launch.get()
 			return slices.Concat([]string{"dockerd"}, l.flags), slices.Concat(dockerdEnv, l.env), nil
 		},
-		onReady: e.dockerdReady,
+		onReady: e.dockerdReady, hopeless: refused,
 	}
 	return e
 }

@@ -57,13 +57,6 @@ var flagKeys = map[string]string{
 	"default-network-opt":  "default-network-opts",
 }
 
-// ownOptions are hyve's alone: another value would cut the machine off from its
-// engine, or open the engine to the network.
-var ownOptions = []string{
-	"host", "H", "hosts", "tls", "tlsverify", "tlscacert", "tlscert", "tlskey",
-	"containerd", "config-file", "pidfile", "userland-proxy-path",
-}
-
 // composeEngineConfig merges, from weak to strong: hyve's own settings, the
 // user's daemon.json, the options of the machine, and what nobody may change.
 // user is empty where there is no such file.
@@ -145,7 +138,7 @@ func daemonProxies(env map[string]string) map[string]any {
 
 func (c *engineConfig) mergeUser(keys, theirs map[string]any) {
 	for _, key := range slices.Sorted(maps.Keys(theirs)) {
-		if slices.Contains(ownOptions, key) {
+		if slices.Contains(guestapi.OwnOptions, key) {
 			c.note("leaving out %q of %s: it belongs to hyve", key, userDaemonJSON)
 			continue
 		}
@@ -165,12 +158,8 @@ func (c *engineConfig) applyOptions(keys map[string]any, options []string) {
 	for _, option := range options {
 		option = strings.TrimLeft(option, "-")
 		name, value, hasValue := strings.Cut(option, "=")
-		if slices.Contains(ownOptions, name) {
+		if slices.Contains(guestapi.OwnOptions, name) {
 			c.note("leaving out the engine option %q: it belongs to hyve", option)
-			continue
-		}
-		if name == "group" || name == "G" {
-			c.note("leaving out the engine option %q: the group is docker", option)
 			continue
 		}
 		if key := listFlags[name]; key != "" && hasValue {

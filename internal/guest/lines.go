@@ -77,6 +77,13 @@ func (t *tail) add(line string) {
 	t.lines = append(t.lines, line)
 }
 
+// clear forgets what there was.
+func (t *tail) clear() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.lines = nil
+}
+
 // last returns the last n lines.
 func (t *tail) last(n int) []string {
 	t.mu.Lock()

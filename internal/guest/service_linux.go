@@ -50,6 +50,9 @@ type service struct {
 	command func() (argv, env []string, err error)
 	// onReady is called, in a goroutine of its own, each time that it is ready.
 	onReady func()
+	// hopeless tells of the line that says why the service ended whether another attempt
+	// would be the same; nil never does.
+	hopeless func(cause string) bool
 
 	tail tail
 
@@ -100,7 +103,7 @@ func (s *service) supervise(ctx context.Context) {
 			continue
 		}
 		began := time.Now()
-		ready, cause := s.once()
+		ready, cause, why := s.once()
 		state, changed = s.watch()
 		if cause == "" || !state.wanted {
 			continue // it ended because it was told to
@@ -109,7 +112,10 @@ func (s *service) supervise(ctx context.Context) {
 			failures = 0
 		}
 		failures++
-		giveUp := failures >= s.policy.attempts
+		giveUp := failures >= s.policy.attempts || !ready && s.hopeless != nil && s.hopeless(why)
+		if giveUp && failures > 1 {
+			cause = fmt.Sprintf("%s (given up after %d attempts)", cause, failures)
+		}
 		s.report(cause, ready, giveUp) // before awaitReady says that it was given up
 		if giveUp {
 			s.change(func(st *serviceState) { st.wanted = false })
@@ -126,28 +132,26 @@ func (s *service) supervise(ctx context.Context) {
 // report tells the host of a death. One during the start is tried again and is
 // worth a line in the log only, until the last attempt.
 func (s *service) report(cause string, wasReady, giveUp bool) {
-	s.out.logf("%s", strings.SplitN(cause, "\n", 2)[0])
-	if giveUp {
-		cause = fmt.Sprintf("%s (given up after %d attempts)", cause, s.policy.attempts)
-	}
+	s.out.logf("%s", cause)
 	if wasReady || giveUp {
 		s.out.put(guestapi.Event{Failed: &guestapi.Failed{Phase: guestapi.NewText(s.phase), Cause: guestapi.NewProse(cause)}})
 	}
 }
 
-// once runs the service to its end. cause is empty if it was told to end.
-func (s *service) once() (ready bool, cause string) {
+// once runs the service to its end. cause is one line, empty if it was told to end; why is
+// what it has said itself of that.
+func (s *service) once() (ready bool, cause, why string) {
 	notify, err := s.listenNotify()
 	if err != nil {
-		return false, err.Error()
+		return false, brief(err.Error()), ""
 	}
 	defer notify.Close()
 	p, drained, err := s.start()
 	if err != nil {
-		return false, err.Error()
+		return false, brief(err.Error()), ""
 	}
 	if p == nil {
-		return false, ""
+		return false, "", ""
 	}
 	go s.followNotify(notify, p)
 	status := p.wait()
@@ -157,16 +161,19 @@ func (s *service) once() (ready bool, cause string) {
 		st.current, st.ready = nil, false
 	})
 	if told {
-		return ready, ""
+		return ready, "", ""
 	}
-	// The last lines say why, and may still be on their way. A child that was
+	// One of the last lines says why, and may still be on their way. A child that was
 	// left behind can hold the pipe open for ever.
 	select {
 	case <-drained:
 	case <-time.After(time.Second):
 	}
-	lines := s.tail.last(10)
-	return ready, fmt.Sprintf("%s %s: %s", s.name, describeStatus(status), strings.Join(lines, "\n"))
+	cause = s.name + " " + describeStatus(status)
+	if why = telling(s.tail.last(keptLines)); why != "" {
+		cause += ": " + why
+	}
+	return ready, cause, why
 }
 
 // start starts the process, unless it is no longer wanted, and reads its output from
@@ -212,6 +219,7 @@ func (s *service) start() (p *process, drained chan struct{}, err error) {
 	if s.score != 0 {
 		os.WriteFile("/proc/"+strconv.Itoa(p.pid)+"/oom_score_adj", []byte(strconv.Itoa(s.score)), 0)
 	}
+	s.tail.clear()
 	drained = make(chan struct{})
 	go func() {
 		defer close(drained)

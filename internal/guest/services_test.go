@@ -80,6 +80,7 @@ func newTestService(t *testing.T, script string) (*service, context.CancelFunc) 
 		policy:  restartPolicy{first: time.Millisecond, most: 4 * time.Millisecond, attempts: 3, proved: time.Hour},
 		command: func() ([]string, []string, error) { return []string{"/bin/sh", "-c", script}, os.Environ(), nil },
 	}
+	s.hopeless = refused
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(func() { cancel(); s.stop(time.Second) })
 	s.up()
@@ -143,7 +144,7 @@ func TestServiceLife(t *testing.T) {
 	state, _ := s.watch()
 	syscall.Kill(state.current.pid, syscall.SIGKILL)
 	e := nextEvent(t, s.out, func(e guestapi.Event) bool { return e.Failed != nil })
-	if !strings.HasPrefix(e.Failed.Cause.String(), "test killed by signal 9 (killed):") || strings.Contains(e.Failed.Cause.String(), "attempts") {
+	if !strings.HasPrefix(e.Failed.Cause.String(), "test killed by signal 9 (killed)") || strings.Contains(e.Failed.Cause.String(), "attempts") {
 		t.Errorf("the cause is %q", e.Failed.Cause)
 	}
 	await("ready again", ready)

@@ -122,6 +122,13 @@ type Engine struct {
 	Env []string `json:"env,omitempty"`
 }
 
+// OwnOptions are those of dockerd that are hyve's alone: another value would cut the
+// machine off from its engine, or open the engine to the network. The guest leaves them out.
+var OwnOptions = []string{
+	"host", "H", "hosts", "tls", "tlsverify", "tlscacert", "tlscert", "tlskey",
+	"containerd", "config-file", "pidfile", "userland-proxy-path", "group", "G",
+}
+
 // PortAck answers an EventPortOpened. Until it arrives `docker run` waits.
 type PortAck struct {
 	ID uint64 `json:"id"`

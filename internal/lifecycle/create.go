@@ -261,8 +261,8 @@ func finish(draft *machine.Draft, m *machine.Machine) error {
 
 // undo removes a machine that is not to stay, because of err, which it returns.
 func undo(m *machine.Machine, err error) error {
-	if failed := (*StartError)(nil); errors.As(err, &failed) && failed.Failure.Hint == "" {
-		failed.Failure.Hint = fmt.Sprintf("it was removed; to see more, make it with --no-start, then: hyve start %s, hyve logs %s", m.Name, m.Name)
+	if failed := (*StartError)(nil); errors.As(err, &failed) {
+		failed.Removed = true
 	}
 	// Whatever ended ctx must not keep this from its work.
 	return errors.Join(err, Remove(context.Background(), m.Home(), m.Name))

@@ -31,6 +31,8 @@ var ErrAlready = errors.New("nothing to do")
 type StartError struct {
 	Name    string
 	Failure control.Failure
+	// Removed says that the machine was new and is not there any more.
+	Removed bool
 }
 
 func (e *StartError) Error() string {
@@ -39,8 +41,11 @@ func (e *StartError) Error() string {
 
 // Hint says how to go on.
 func (e *StartError) Hint() string {
-	if e.Failure.Hint != "" {
+	switch {
+	case e.Failure.Hint != "":
 		return e.Failure.Hint
+	case e.Removed:
+		return fmt.Sprintf("it was removed; to see more, make it with --no-start, then: hyve start %s, hyve logs %[1]s", e.Name)
 	}
 	return "hyve logs " + e.Name + " shows what the machine said"
 }
@@ -55,6 +60,17 @@ func Start(ctx context.Context, m *machine.Machine, follow func(control.Status))
 		return control.Status{}, err
 	}
 	return start(ctx, m, false, follow)
+}
+
+// Through returns a context for words of several steps of which the last is not to be
+// missing, as the start of a restart: ctx does not end it. interrupted is called if ctx ends
+// before done is called, which returns ctx's cause then.
+func Through(ctx context.Context, interrupted func()) (through context.Context, done func() error) {
+	stop := context.AfterFunc(ctx, interrupted)
+	return context.WithoutCancel(ctx), func() error {
+		stop()
+		return context.Cause(ctx)
+	}
 }
 
 // start is Start. A machine on a leash ends with this process.
@@ -88,15 +104,15 @@ func start(ctx context.Context, m *machine.Machine, leashed bool, follow func(co
 		}
 		return last, context.Cause(ctx)
 	case errors.Is(err, io.EOF):
-		return last, &StartError{m.Name, control.Failure{Cause: "its supervisor ended: " + lastLine(dir.Log("supervisor"))}}
+		return last, &StartError{Name: m.Name, Failure: control.Failure{Cause: "its supervisor ended: " + lastLine(dir.Log("supervisor"))}}
 	case err != nil:
 		return last, err
 	case last.State == control.Running:
 		return last, nil
 	case last.Failure != nil:
-		return last, &StartError{m.Name, *last.Failure}
+		return last, &StartError{Name: m.Name, Failure: *last.Failure}
 	default:
-		return last, &StartError{m.Name, control.Failure{Cause: "it was stopped before it was ready"}}
+		return last, &StartError{Name: m.Name, Failure: control.Failure{Cause: "it was stopped before it was ready"}}
 	}
 }
 
@@ -169,7 +185,7 @@ func launch(ctx context.Context, m *machine.Machine, leashed bool) (ours bool, e
 	select {
 	case <-exited:
 		if !cmd.ProcessState.Success() {
-			return true, &StartError{m.Name, control.Failure{Cause: "its supervisor ended: " + cmd.ProcessState.String()}}
+			return true, &StartError{Name: m.Name, Failure: control.Failure{Cause: "its supervisor ended: " + cmd.ProcessState.String()}}
 		}
 	default:
 	}
@@ -199,7 +215,7 @@ func openLog(dir machine.Dir) (supervisor *os.File, err error) {
 // on a second line, the way out.
 func failureOf(name string, message []byte) error {
 	cause, hint, _ := strings.Cut(strings.TrimSpace(string(message)), "\n")
-	return &StartError{name, control.Failure{Cause: cause, Hint: hint}}
+	return &StartError{Name: name, Failure: control.Failure{Cause: cause, Hint: hint}}
 }
 
 // errFree says that nobody holds a machine's lock any more.

@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"context"
 	"errors"
 	"os"
 	"testing"
@@ -46,5 +47,28 @@ func TestSupervisorsLogIsBounded(t *testing.T) {
 	open()
 	if size(path) != 0 || size(path+".1") != machine.MaxLog {
 		t.Errorf("the log has %d bytes, the older one %d", size(path), size(path+".1"))
+	}
+}
+
+// What goes through is not ended by a signal, which is told of once and at the end.
+func TestThrough(t *testing.T) {
+	for _, signal := range []bool{false, true} {
+		ctx, interrupt := context.WithCancel(t.Context())
+		told := make(chan struct{}, 2)
+		through, done := Through(ctx, func() { told <- struct{}{} })
+		if signal {
+			interrupt()
+			<-told
+		}
+		if through.Err() != nil {
+			t.Errorf("signal %t: %v", signal, through.Err())
+		}
+		if err := done(); errors.Is(err, context.Canceled) != signal {
+			t.Errorf("signal %t: done with %v", signal, err)
+		}
+		interrupt()
+		if len(told) > 0 {
+			t.Errorf("signal %t: told of it twice or afterwards", signal)
+		}
 	}
 }

@@ -46,7 +46,7 @@ func ensureTemplate(ctx context.Context, m *machine.Machine, q *qemu.QEMU, label
 	}
 	err := makeTemplate(ctx, m, labels, dir, follow)
 	if failed := (*StartError)(nil); errors.As(err, &failed) {
-		return "", &StartError{m.Name, failed.Failure} // as it would be
+		return "", &StartError{Name: m.Name, Failure: failed.Failure, Removed: true} // as it would be
 	}
 	if err != nil {
 		return "", fmt.Errorf("making the first machine of this shape: %w", err)

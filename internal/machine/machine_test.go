@@ -84,6 +84,8 @@ func TestSpecBounds(t *testing.T) {
 		"empty label":       func(s *Spec) { s.Labels = []string{"=x"} },
 		"option":            func(s *Spec) { s.EngineOptions = []string{"--debug"} },
 		"two options":       func(s *Spec) { s.EngineOptions = []string{"debug\nhost=tcp://0.0.0.0:2375"} },
+		"storage driver":    func(s *Spec) { s.EngineOptions = []string{"storage-driver=foo"} },
+		"insecure":          func(s *Spec) { s.InsecureRegistries = []string{"a b"} },
 		"mirror":            func(s *Spec) { s.RegistryMirrors = []string{"mirror"} },
 	} {
 		bad := good

@@ -156,8 +156,13 @@ func (s *Spec) checkWords() error {
 		}
 	}
 	for _, option := range s.EngineOptions {
-		if !engineOption.MatchString(option) {
-			return fmt.Errorf("engine option %q is not of the form NAME or NAME=VALUE, without dashes", option)
+		if err := checkEngineOption(option); err != nil {
+			return err
+		}
+	}
+	for _, registry := range s.InsecureRegistries {
+		if err := checkInsecure(registry); err != nil {
+			return err
 		}
 	}
 	for _, variable := range s.EngineEnv {
@@ -229,7 +234,7 @@ func (s *Spec) IdleAfter() time.Duration {
 }
 
 var (
-	engineOption   = regexp.MustCompile(`^[a-z][a-z0-9-]*(=[^\n\r\x00]*)?$`)
+	engineOption   = regexp.MustCompile(`^[a-z][a-z0-9-]+(=[^\n\r\x00]*)?$`)
 	engineVariable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*=[^\n\r\x00]*$`)
 	// Whose bound takes long to compile, for commands that ask for no name.
 	certName = sync.OnceValue(func() *regexp.Regexp {

@@ -331,8 +331,7 @@ func (g *guest) fail(failed *guestapi.Failed) {
 	g.log.Error("guest reports a failure", "phase", failed.Phase, "cause", failed.Cause, "fatal", failed.Fatal)
 	status, _ := g.board.get()
 	if !failed.Fatal && status.State != control.Starting {
-		first, _, _ := strings.Cut(failed.Cause.String(), "\n")
-		g.board.complaint(failed.Phase.String() + ": " + first)
+		g.board.complaint(failureOf(failed).Error())
 		return
 	}
 	// A machine that starts without an engine is of no use to anybody.
@@ -342,6 +341,13 @@ func (g *guest) fail(failed *guestapi.Failed) {
 	if !failed.Fatal { // otherwise the guest is on its way out
 		g.giveUp()
 	}
+}
+
+// failureOf is what a guest reports, of which the second line is a way out.
+func failureOf(failed *guestapi.Failed) *control.Failure {
+	cause, more, _ := strings.Cut(failed.Cause.String(), "\n")
+	hint, _, _ := strings.Cut(more, "\n")
+	return &control.Failure{Phase: failed.Phase.String(), Cause: cause, Hint: hint}
 }
 
 func describe(kill *guestapi.OutOfMemory) string {

@@ -329,7 +329,7 @@ func (s *supervisor) attend(ctx context.Context, vm *qemu.VM, opening func() (gu
 	s.mu.Unlock()
 	switch {
 	case failed != nil:
-		return false, &control.Failure{Phase: failed.Phase.String(), Cause: failed.Cause.String()}
+		return false, failureOf(failed)
 	case stopping:
 		return false, nil
 	case s.idle.isAsleep():

@@ -161,13 +161,21 @@ func (d *driver) create(ctx context.Context) error {
 	}
 	m, err := lifecycle.Create(ctx, home, options, d.follower())
 	if err != nil {
-		return withHint(err)
+		return withHint(afterCreate(err))
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.config.IPAddress = m.Address.String()
 	d.config.SSHKeyPath = c.keyPath()
 	return nil
+}
+
+// afterCreate gives a new machine that did not start a way out that docker-machine has.
+func afterCreate(err error) error {
+	if failed := (*lifecycle.StartError)(nil); errors.As(err, &failed) && failed.Removed && failed.Failure.Hint == "" {
+		failed.Failure.Hint = fmt.Sprintf("hyve has removed it; docker-machine rm -f %s clears away what docker-machine keeps of it", failed.Name)
+	}
+	return err
 }
 
 // follower tells the user the steps of a creation, each once.

@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/lifecycle"
 	"github.com/hyve-vm/hyve/internal/pki"
 )
 
@@ -307,5 +309,12 @@ func TestEngineCAs(t *testing.T) {
 	write(c.machineDir(), own)
 	if cas := c.engineCAs(); len(cas) != 1 || cas[0] != own {
 		t.Errorf("of the machine: %q", cas)
+	}
+}
+
+func TestHintOfACreationThatFailed(t *testing.T) {
+	err := withHint(afterCreate(&lifecycle.StartError{Name: "m", Failure: control.Failure{Cause: "x"}, Removed: true}))
+	if want := `starting machine "m": x: hyve has removed it; docker-machine rm -f m clears away what docker-machine keeps of it`; err.Error() != want {
+		t.Errorf("%q, want %q", err, want)
 	}
 }
