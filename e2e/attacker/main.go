@@ -55,6 +55,7 @@ func listen(address string) error {
 			return err
 		}
 		kept = append(kept, conn)
+		runtime.KeepAlive(kept)
 	}
 }
 
