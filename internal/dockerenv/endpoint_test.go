@@ -39,7 +39,7 @@ func TestEndpoint(t *testing.T) {
 		{"none", "", "is no address of an engine"},
 		{"option", "", "is no address of an engine"},
 		{"broken", "", "unexpected end of JSON"},
-		{"large", "", "is larger than"},
+		{"large", "", "is longer than"},
 		{"nosuch", "", `there is no docker context "nosuch"`},
 		{"../x", "", "is no name of a docker context"},
 		{"ftp://x", "", "is no address of an engine"},
