@@ -91,7 +91,7 @@ func (c *creation) engineFlags(f *pflag.FlagSet) {
 func (c *creation) hostFlags(f *pflag.FlagSet) {
 	spec := &c.options.Spec
 	f.StringVar(&spec.HostAccess, "host-access", "", "which `PORTS` of this host containers reach: on, off, or a list such as 5432,8000-8010 (default on)")
-	f.StringVar(&spec.FromHost, "from-host", "", "which of the host's settings the machine has: all, none, or a `LIST` of search, zone, cas, registries (default all)")
+	f.StringVar(&spec.FromHost, "from-host", "", "which of the host's settings the machine has: all, none, or a `LIST` of search, zone, cas, registries, proxies (default all)")
 }
 
 func (c *creation) bootFlags(f *pflag.FlagSet) {

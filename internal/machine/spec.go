@@ -200,9 +200,13 @@ func checkIdle(idle string) error {
 	return nil
 }
 
+// HostProxies is the one of AllHostParts that a supervisor has in its own environment.
+const HostProxies = "proxies"
+
 // AllHostParts are the settings of a host that a machine can have: where names are looked
-// for, the time zone, the CAs that are trusted, and certificates and keys for registries.
-var AllHostParts = []string{"search", "zone", "cas", "registries"}
+// for, the time zone, the CAs that are trusted, certificates and keys for registries, and
+// the proxies in the environment, which may have passwords.
+var AllHostParts = []string{"search", "zone", "cas", "registries", HostProxies}
 
 func checkFromHost(list string) error {
 	if list == "" || list == "all" || list == "none" {

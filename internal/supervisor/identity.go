@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -97,6 +98,10 @@ func (id *identity) guestIdentity() (guestapi.Identity, error) {
 	if m.Address == netip.MustParseAddr("127.0.0.1") { // which is everybody's
 		hostAddress, hostAlias = "", ""
 	}
+	var proxies map[string]string
+	if slices.Contains(m.HostParts(), machine.HostProxies) {
+		proxies = hostProxies(os.Getenv)
+	}
 	return guestapi.Identity{
 		Name: m.Name,
 		ID:   m.ID,
@@ -116,7 +121,7 @@ func (id *identity) guestIdentity() (guestapi.Identity, error) {
 		ServerKey:          string(server.KeyPEM),
 		SSHHostKey:         string(id.hostKey.PEM),
 		AuthorizedKeys:     append([]string{id.userKey.Public()}, m.AuthorizedKeys...),
-		Proxies:            hostProxies(os.Getenv),
+		Proxies:            proxies,
 		Surroundings:       id.around.get(),
 		RegistryMirrors:    m.RegistryMirrors,
 		InsecureRegistries: m.InsecureRegistries,

@@ -32,6 +32,26 @@ func TestHostProxies(t *testing.T) {
 	}
 }
 
+// Proxies, and the passwords in them, go to a machine that may have them.
+func TestProxiesAreASetting(t *testing.T) {
+	t.Setenv("HTTPS_PROXY", "http://user:pw@127.0.0.1:3128/")
+	for list, want := range map[string]bool{"": true, "proxies": true, "none": false, "search,zone": false} {
+		m := testMachine(t)
+		m.FromHost = list
+		id, err := openIdentity(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		told, err := id.guestIdentity()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := told.Proxies["HTTPS_PROXY"] != ""; got != want {
+			t.Errorf("from-host=%s: %v", list, told.Proxies)
+		}
+	}
+}
+
 // testMachine makes a machine without an image.
 func testMachine(t *testing.T) *machine.Machine {
 	t.Helper()

@@ -105,7 +105,7 @@ func (s *supervisor) catchUp(ctx context.Context) error {
 func (s *supervisor) tellSettings(ctx context.Context) error {
 	now, told := s.parts.current.Load(), s.parts.told.Load()
 	if told == nil || slices.Equal(now.Labels, told.Labels) && slices.Equal(now.RegistryMirrors, told.RegistryMirrors) &&
-		slices.Equal(now.InsecureRegistries, told.InsecureRegistries) && slices.Equal(now.CertNames, told.CertNames) {
+		slices.Equal(now.InsecureRegistries, told.InsecureRegistries) && slices.Equal(now.CertNames, told.CertNames) && slices.Equal(now.HostParts(), told.HostParts()) {
 		return nil
 	}
 	identity, err := s.parts.guestIdentity()
