@@ -16,7 +16,7 @@ BINDIR := $(DESTDIR)$(PREFIX)/bin
 # Under these names hyve is docker-machine, and its driver.
 NAMES  := docker-machine docker-machine-driver-xhyve docker-machine-driver-hyve
 
-.PHONY: build install guest demo test unit e2e long soak bench lint cross reproducible clean deps deps-tests
+.PHONY: build install guest demo test unit e2e long soak attack bench lint cross reproducible clean deps deps-tests
 
 build: guest
 	$(GO) build $(HOST_FLAGS) -o bin/hyve ./cmd/hyve
@@ -58,11 +58,17 @@ e2e: build
 # And what is seldom, or takes long; real images for both architectures, each twice.
 long: E2E := -long
 long: e2e
+	$(GO) test -count=1 -timeout 15m -v -run TestMemory ./internal/network
 	HYVE_TEST_CACHE_DIR=$(CURDIR)/.e2e/cache $(GO) test -count=1 -timeout 30m -v -run TestBuildFromMirror ./internal/image/build
 
 # A container that writes, over a hundred freezes and thaws.
 soak: build
 	$(GO) test -count=1 -timeout 60m -v -run TestSoak ./e2e -args -long -soak 100
+
+# What a container, its root and another user of the host can do to a machine. Prints
+# figures, NAME VALUE UNIT BOUND.
+attack: build
+	$(GO) test -count=1 -timeout 20m -v -run TestAttack ./e2e -args -long
 
 bench: deps build
 	$(GO) run ./e2e/bench
