@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -285,7 +286,9 @@ func TestRealDockerMachineTwice(t *testing.T) {
 	for _, victim := range []string{"client", "plugin"} {
 		cmd := c.begin(t, append([]string{"create", "half"}, hyveFlags...)...)
 		eventually(t, "the machine is being made", func() bool { return hasMachine(t, "half") })
-		kill(t, cmd, victim)
+		if !kill(t, cmd, victim, 0) {
+			t.Fatalf("the %s ended before it was killed", victim)
+		}
 		if out, errText, code := c.result(t, "rm", "-f", "half"); code != 0 {
 			t.Errorf("rm -f after the %s was killed: %d\n%s%s", victim, code, out, errText)
 		}
@@ -305,12 +308,12 @@ func TestRealDockerMachineKilled(t *testing.T) {
 	for _, words := range [][]string{{"stop"}, {"start"}, {"restart"}, {"kill"}, {"start"}, {"regenerate-certs", "-f"}, {"provision"}, {"env"}, {"inspect"}, {"ls"}, {"ip"}, {"url"}, {"status"}} {
 		for _, victim := range []string{"client", "plugin"} {
 			what := fmt.Sprintf("%q whose %s was killed", words, victim)
-			cmd := c.begin(t, append(words, "torn")...)
-			time.Sleep(500 * time.Millisecond) // whatever moment that is
-			kill(t, cmd, victim)
+			c.tear(t, victim, append(words, "torn")...)
+			// Of a restart, which the client makes of a stop and a start, half can be missing.
+			mayRest := slices.Contains([]string{"stop", "kill", "restart"}, words[0])
 			eventually(t, "the machine has come to rest after "+what, func() bool {
 				state := statusOf(t, "torn").State
-				return state == "Running" || state == "Stopped"
+				return state == "Running" || mayRest && state == "Stopped"
 			})
 			if _, errText, code := c.result(t, "start", "torn"); code != 0 && !strings.Contains(errText, "already running") {
 				t.Fatalf("start after %s: %d\n%s", what, code, errText)
@@ -329,17 +332,45 @@ func TestRealDockerMachineKilled(t *testing.T) {
 	}
 	for _, words := range [][]string{{"ssh", "torn", "sleep 60"}, {"scp", big, "torn:big"}} {
 		cmd := c.begin(t, words...)
-		time.Sleep(time.Second)
-		kill(t, cmd, "client")
+		if !kill(t, cmd, "client", time.Second) {
+			t.Errorf("%q ended before it was killed", words)
+		}
 		if out := c.run(t, "ssh", "torn", "echo still here"); out != "still here\n" {
 			t.Errorf("ssh after a killed %s: %q", words[0], out)
 		}
 	}
-	cmd := c.begin(t, "rm", "-y", "torn")
-	time.Sleep(100 * time.Millisecond)
-	kill(t, cmd, "client")
+	kill(t, c.begin(t, "rm", "-y", "torn"), "client", 100*time.Millisecond)
 	c.result(t, "rm", "-f", "torn")
 	eventually(t, "it is removed after a killed rm", func() bool { return !hasMachine(t, "torn") })
+}
+
+// A restart that is interrupted, whenever that is, starts the machine all the same.
+func TestInterruptedRestart(t *testing.T) {
+	takesLong(t)
+	const name = "interrupted"
+	create(t, name)
+	link := filepath.Join(t.TempDir(), "docker-machine")
+	if err := os.Symlink(binary, link); err != nil {
+		t.Fatal(err)
+	}
+	for program, signal := range map[string]os.Signal{binary: os.Interrupt, link: syscall.SIGTERM} {
+		cmd := command(t.Context(), program, "restart", name)
+		var errText bytes.Buffer
+		cmd.Stderr = &errText
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it stops", func() bool { return statusOf(t, name).State != "Running" })
+		cmd.Process.Signal(signal)
+		cmd.Wait()
+		lines := strings.Split(strings.TrimSpace(errText.String()), "\n")
+		if cmd.ProcessState.ExitCode() != 130 || !strings.Contains(lines[0], "is started all the same") || !strings.HasSuffix(lines[len(lines)-1], ": interrupted") {
+			t.Errorf("%s, %v: %v\n%s", filepath.Base(program), signal, cmd.ProcessState, &errText)
+		}
+		if state := statusOf(t, name).State; state != "Running" {
+			t.Errorf("%s, %v: the machine is %s", filepath.Base(program), signal, state)
+		}
+	}
 }
 
 // begin starts the client.
@@ -352,15 +383,59 @@ func (c *machineClient) begin(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// kill kills a client, or the plugins that it has started, and waits for its end.
-func kill(t *testing.T, cmd *exec.Cmd, victim string) {
+// tear begins a word until its client or plugin could be killed in the middle of it.
+func (c *machineClient) tear(t *testing.T, victim string, words ...string) {
 	t.Helper()
-	if victim == "client" {
-		cmd.Process.Kill()
-	} else {
-		exec.Command("pkill", "-KILL", "-P", fmt.Sprint(cmd.Process.Pid)).Run()
+	for attempt := range 10 {
+		// Whatever moment that is; those that are over before are killed as they begin.
+		moment := 500 * time.Millisecond >> (2 * attempt)
+		if kill(t, c.begin(t, words...), victim, moment) {
+			return
+		}
 	}
-	cmd.Wait()
+	t.Fatalf("the %s of %q always ended before it was killed", victim, words)
+}
+
+// kill kills a client, or the plugins that it has started, some time after these are there,
+// and waits for the client's end. It is false if what was to be killed had ended.
+func kill(t *testing.T, cmd *exec.Cmd, victim string, after time.Duration) bool {
+	t.Helper()
+	ended := make(chan struct{})
+	go func() { cmd.Wait(); close(ended) }()
+	defer func() { <-ended }()
+	for len(livingChildren(cmd.Process.Pid)) == 0 {
+		select {
+		case <-ended:
+			return false
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	select {
+	case <-ended:
+		return false
+	case <-time.After(after):
+	}
+	if victim == "client" {
+		return cmd.Process.Kill() == nil
+	}
+	killed := false
+	for _, pid := range livingChildren(cmd.Process.Pid) {
+		killed = syscall.Kill(pid, syscall.SIGKILL) == nil || killed
+	}
+	return killed
+}
+
+// livingChildren returns a process' children, without those that have ended.
+func livingChildren(parent int) (pids []int) {
+	out, _ := exec.Command("ps", "-A", "-o", "pid=,ppid=,stat=").Output()
+	for line := range strings.Lines(string(out)) {
+		var pid, ppid int
+		var state string
+		if n, _ := fmt.Sscan(line, &pid, &ppid, &state); n == 3 && ppid == parent && !strings.HasPrefix(state, "Z") {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 func hasMachine(t *testing.T, name string) bool {

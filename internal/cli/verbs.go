@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -126,13 +127,16 @@ func (a *app) restartCommand() *cobra.Command {
 				if _, err := a.contexts(home); err != nil {
 					return err // as start would, but before the stop
 				}
+				through, done := lifecycle.Through(cmd.Context(), func() {
+					fmt.Fprintf(a.stderr, "interrupted: machine %q is started all the same; to leave that, interrupt again, and later: hyve start %s\n", name, name)
+				})
 				show := a.newDisplay(false)
-				err := lifecycle.Stop(cmd.Context(), home.Dir(name), name, true, show.follow("Stopping "+name))
+				err := lifecycle.Stop(through, home.Dir(name), name, true, show.follow("Stopping "+name))
 				show.close()
 				if err != nil && !errors.Is(err, lifecycle.ErrAlready) {
-					return err
+					return cmp.Or(err, done())
 				}
-				return a.start(cmd.Context(), home, name, timing)
+				return cmp.Or(a.start(through, home, name, timing), done())
 			})
 		},
 	}

@@ -1,6 +1,7 @@
 package dockermachine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -165,15 +166,17 @@ func (c *client) restart(ctx context.Context, h *host) error {
 	if err := h.mine("restarted"); err != nil {
 		return err
 	}
-	err := lifecycle.Stop(ctx, h.machine.Dir(), h.name, true, silent)
-	if errors.Is(err, lifecycle.ErrAlready) {
-		return c.start(ctx, h)
+	through, done := lifecycle.Through(ctx, func() {
+		fmt.Fprintf(c.stderr, "Interrupted: %q is started all the same. If it is not to wait for that: interrupt again, and later %s start %s\n", h.name, Name, h.name)
+	})
+	err := lifecycle.Stop(through, h.machine.Dir(), h.name, true, silent)
+	switch {
+	case errors.Is(err, lifecycle.ErrAlready):
+		err = c.start(through, h)
+	case err == nil:
+		if _, err = lifecycle.Start(through, h.machine, silent); err == nil || errors.Is(err, lifecycle.ErrAlready) {
+			err = c.greet(through, h)
+		}
 	}
-	if err != nil {
-		return err
-	}
-	if _, err := lifecycle.Start(ctx, h.machine, silent); err != nil && !errors.Is(err, lifecycle.ErrAlready) {
-		return err
-	}
-	return c.greet(ctx, h)
+	return cmp.Or(err, done())
 }

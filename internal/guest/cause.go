@@ -72,7 +72,7 @@ func brief(text string) string {
 // time either.
 var refusals = []string{
 	"unknown flag: ", "unknown shorthand flag: ", "flag needs an argument: ", "invalid argument ", "bad flag syntax: ",
-	"unable to configure the Docker daemon", "driver not supported: ", "prerequisites for driver not satisfied", "insecure registry ", "invalid mirror: ", "invalid index name ",
+	"unable to configure the Docker daemon", "driver not supported: ", "prerequisites for driver not satisfied", "bad attribute format: ", "insecure registry ", "invalid mirror: ", "invalid index name ",
 	"validate daemon configuration", "failed to set log level: ", "failed to set log opts: ",
 }
 
