@@ -79,7 +79,7 @@ func (h Home) Make() error {
 
 // CheckMake returns why Make would not succeed, nil if it would. It makes nothing.
 func (h Home) CheckMake() error {
-	for _, dir := range []string{string(h), h.Machines(), h.CacheDir(), h.PKIDir(), h.ImagesDir(), h.Templates(), h.Engines()} {
+	for _, dir := range []string{string(h), h.Machines(), h.CacheDir(), h.PKIDir(), h.ImagesDir(), h.Templates()} {
 		if err := writable(dir); err != nil {
 			return &hintedError{fmt.Errorf("making the data directory: %w", err), usableHome}
 		}

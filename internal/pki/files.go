@@ -44,16 +44,16 @@ func tighten(path string) error {
 	return nil
 }
 
-// readSecret reads a key, which it tightens first.
+// readSecret reads a key, and tightens it. What is no file is left as it is.
 func readSecret(path string) ([]byte, error) {
-	err := tighten(path)
+	data, err := bounded.ReadFile(path, bounded.MaxDocument)
 	if err == nil {
-		var data []byte
-		if data, err = bounded.ReadFile(path, bounded.MaxDocument); err == nil {
-			return data, nil
-		}
+		err = tighten(path)
 	}
-	return nil, fmt.Errorf("reading a key: %w", err)
+	if err != nil {
+		return nil, fmt.Errorf("reading a key: %w", err)
+	}
+	return data, nil
 }
 
 // lock keeps other processes from writing to dir until unlock.
