@@ -222,10 +222,17 @@ func TestAttackDoors(t *testing.T) {
 // What a privileged container and the guest's root write to the console and the kernel's
 // log stays small on the host.
 func TestAttackLogs(t *testing.T) {
+	inGuest(t, shared, "yes yyyyyyyyyyyyyyyy | sudo timeout 10 dd bs=4k of=/dev/hvc0 2>/dev/null; true")
 	dock(t, shared, "run", "--rm", "--privileged", "busybox", "sh", "-c",
-		`echo 4 > /proc/sys/kernel/printk_ratelimit_burst; echo on > /proc/sys/kernel/printk_devkmsg
-		tr '\0' x < /dev/zero | timeout 30 dd bs=900 iflag=fullblock of=/dev/kmsg 2>/dev/null
-		tr '\0' y < /dev/zero | timeout 30 dd bs=64k of=/dev/console 2>/dev/null; true`)
+		`echo 8 > /proc/sys/kernel/printk; echo on > /proc/sys/kernel/printk_devkmsg
+		tr '\0' x < /dev/zero | timeout 20 dd bs=900 iflag=fullblock of=/dev/kmsg 2>/dev/null
+		echo 1 4 1 7 > /proc/sys/kernel/printk`)
+	console := readFile(t, filepath.Join(home, "machines", shared, "logs", "console.log"))
+	for _, flood := range []string{"xxxxxxxx", "yyyyyyyy"} {
+		if !strings.Contains(console, flood) {
+			t.Errorf("no %s has reached the console's log: it is no flood", flood)
+		}
+	}
 	dir := filepath.Join(home, "machines", shared)
 	var size int64
 	err := filepath.WalkDir(filepath.Join(dir, "logs"), func(_ string, d fs.DirEntry, err error) error {

@@ -2,8 +2,8 @@
 // and as another user of the host.
 //
 //	attacker hold ADDRESS N     N connections on which it says nothing
-//	attacker fill ADDRESS N     N connections into which it writes all they take, for a
-//	                            minute at most
+//	attacker fill ADDRESS N     N connections into which it writes all they take, for
+//	                            20 seconds at most
 //	attacker listen ADDRESS     accepts connections, and never reads
 //
 // It prints "ready K", with the number of connections that it has, and keeps them until it
@@ -65,7 +65,7 @@ func connect(address string, n int, fill bool) []net.Conn {
 	var kept []net.Conn
 	var left atomic.Int64
 	left.Store(int64(n))
-	end := time.Now().Add(time.Minute)
+	end := time.Now().Add(20 * time.Second)
 	var all sync.WaitGroup
 	for range min(n, 100) {
 		all.Go(func() {
