@@ -239,7 +239,7 @@ func TestMemoryOfConnectionsNobodyReads(t *testing.T) {
 		{"1000 to the guest in bytes", 1000, idle, func(c net.Conn) { c.(*net.TCPConn).SetNoDelay(true); pieces(c, 1) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if c.name != "4000 both ways" {
+			if c.name != "400 to the guest" {
 				takesLong(t)
 			}
 			m := measure(t)
