@@ -228,14 +228,15 @@ func (g *guest) openDoors() error {
 	return nil
 }
 
-// keepDoors sees to it that the host, whose connections all come from the gateway, finds
-// the guest's doors, and no container that is published on one of their ports: dockerd has
-// the kernel pass that on. Such a port is served elsewhere (ports.inGuest).
+// keepDoors sees to it that the host finds the guest's doors, and no container that is
+// published on one of their ports: dockerd has the kernel pass that on. Such a port is
+// served elsewhere (ports.inGuest). hyve's own connections come from the host's address,
+// those of others from the gateway's.
 func (g *guest) keepDoors() error {
 	id, _ := g.identity.now.get()
 	for _, port := range []uint16{guestapi.EnginePort, guestapi.SSHPort} {
 		_, err := g.reaper.run(nil, "/usr/sbin/iptables", "--wait", "-t", "nat", "-I", "PREROUTING",
-			"-s", id.Network.Gateway, "-p", "tcp", "--dport", strconv.Itoa(int(port)), "-j", "ACCEPT")
+			"-s", id.Network.Gateway+","+id.Network.Host, "-p", "tcp", "--dport", strconv.Itoa(int(port)), "-j", "ACCEPT")
 		if err != nil {
 			return fmt.Errorf("keeping the way to port %d free: %w", port, err)
 		}
