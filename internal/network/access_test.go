@@ -124,3 +124,40 @@ func TestMetadataIsOutOfReach(t *testing.T) {
 		}
 	}
 }
+
+// A broadcast address of the host's networks is no way around: the host itself hears it.
+func TestBroadcastIsOutOfReach(t *testing.T) {
+	cards, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, g := newPair(t, Config{})
+	u, err := net.ListenPacket("udp4", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	tried := 0
+	for _, card := range cards {
+		p, ok := card.(*net.IPNet)
+		if ones, _ := p.Mask.Size(); !ok || p.IP.To4() == nil || p.IP.IsLoopback() || ones > 30 {
+			continue
+		}
+		tried++
+		all := slices.Clone(p.IP.To4())
+		for i := range all {
+			all[i] |= ^p.Mask[i]
+		}
+		d := g.dialUDP(fmt.Sprintf("%s:%d", all, u.LocalAddr().(*net.UDPAddr).Port))
+		for range 3 {
+			d.Write([]byte("x"))
+			u.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+			if _, from, err := u.ReadFrom(make([]byte, 1)); err == nil {
+				t.Fatalf("%s leads to the host, from %s", all, from)
+			}
+		}
+	}
+	if tried == 0 {
+		t.Skip("this host has no network")
+	}
+}

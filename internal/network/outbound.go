@@ -6,6 +6,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"time"
 
@@ -93,6 +94,24 @@ func (n *Network) abortHandshake(id stack.TransportEndpointID) {
 	}
 }
 
+// dialUDP connects a socket that does not reach broadcast addresses, which Go's otherwise
+// do: the host itself would answer there, and every other host of its networks.
+func dialUDP(ctx context.Context, to netip.AddrPort) (*net.UDPConn, error) {
+	dialer := net.Dialer{Control: func(_, _ string, conn syscall.RawConn) (err error) {
+		if bad := conn.Control(func(fd uintptr) {
+			err = os.NewSyscallError("setsockopt", syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_BROADCAST, 0))
+		}); bad != nil {
+			return bad
+		}
+		return err
+	}}
+	conn, err := dialer.DialContext(ctx, "udp4", to.String())
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.UDPConn), nil
+}
+
 // forwardUDP begins a session for a packet that belongs to none. If it returns
 // false, the stack answers that the port is unreachable.
 func (n *Network) forwardUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
@@ -100,7 +119,7 @@ func (n *Network) forwardUDP(id stack.TransportEndpointID, pkt *stack.PacketBuff
 	if !ok {
 		return false
 	}
-	host, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(dst, id.LocalPort)))
+	host, err := dialUDP(n.ctx, netip.AddrPortFrom(dst, id.LocalPort))
 	if err != nil {
 		n.config.Log.Debug("the guest's datagram was not forwarded", "cause", err)
 		return false

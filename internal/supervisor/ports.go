@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/hyve-vm/hyve/internal/control"
@@ -115,15 +116,22 @@ func (s *supervisor) setHostAccess(access network.HostAccess) {
 // networkConfig is a machine's network. Ports that cannot be bound become
 // problems of its status until they can.
 func (s *supervisor) networkConfig(m *machine.Machine) network.Config {
+	lines := map[network.Problem]string{} // as they are shown
 	return network.Config{
 		MachineIP: m.Address,
 		Log:       s.log,
 		OnProblem: func(problem network.Problem, solved bool) {
-			line := problem.Error()
-			if isOwn := problem.Address.Addr() == m.Address; !isOwn && problem.Address.Addr() != netip.IPv6Loopback() {
-				line += "; it is reachable on " + netip.AddrPortFrom(m.Address, problem.Address.Port()).String()
+			line, ok := lines[problem]
+			if !ok {
+				line = problem.Error()
+				own := netip.AddrPortFrom(m.Address, problem.Address.Port())
+				if problem.Address != own && problem.Address.Addr() != netip.IPv6Loopback() && serves(s.net.Ports(), problem.Protocol, own) {
+					line += "; it is reachable on " + own.String()
+				}
 			}
+			lines[problem] = line
 			if solved {
+				delete(lines, problem)
 				s.log.Info("solved", "problem", line)
 				s.board.solved(line)
 			} else {
@@ -133,6 +141,13 @@ func (s *supervisor) networkConfig(m *machine.Machine) network.Config {
 			s.guest.ports.refresh()
 		},
 	}
+}
+
+// serves tells whether one of the ports listens on an address.
+func serves(ports []network.PublishedPort, protocol string, addr netip.AddrPort) bool {
+	return slices.ContainsFunc(ports, func(p network.PublishedPort) bool {
+		return p.Protocol == protocol && p.Address == addr && p.Problem == nil
+	})
 }
 
 // refresh shows the ports again.
