@@ -76,7 +76,6 @@ func Through(ctx context.Context, interrupted func()) (through context.Context, 
 // start is Start. A machine on a leash ends with this process.
 func start(ctx context.Context, m *machine.Machine, leashed bool, follow func(control.Status)) (control.Status, error) {
 	dir := m.Dir()
-	client := control.NewClient(dir.ControlSocket())
 	status, err := ask(ctx, dir)
 	switch {
 	case err == nil && status.State == control.Running:
@@ -91,6 +90,7 @@ func start(ctx context.Context, m *machine.Machine, leashed bool, follow func(co
 	if err != nil {
 		return control.Status{}, err
 	}
+	client := control.NewClient(dir.ControlSocket()) // where that is the supervisor has decided
 	var last control.Status
 	err = client.Watch(ctx, func(status control.Status) bool {
 		last = status
@@ -224,12 +224,11 @@ var errFree = errors.New("it has just ended")
 // watchable returns nil if whoever holds the machine's lock answers, errFree if that
 // has ended.
 func watchable(ctx context.Context, m *machine.Machine) error {
-	client := control.NewClient(m.Dir().ControlSocket())
 	// The holder may have locked the machine just before us and not listen yet.
 	asking, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	for asking.Err() == nil {
-		if _, err := client.Status(asking); err == nil {
+		if _, err := control.NewClient(m.Dir().ControlSocket()).Status(asking); err == nil {
 			return nil
 		}
 		held, err := m.Dir().Held()
