@@ -79,7 +79,7 @@ func (s *supervisor) Reload(ctx context.Context) error {
 	if err := s.reread(); err != nil {
 		return err
 	}
-	s.tellSurroundings()
+	s.parts.around.refresh()
 	var sleepless error
 	if s.parts.current.Load().IdleAfter() > 0 && !s.parts.accel.Freezes() {
 		sleepless = fmt.Errorf("it is kept, but the machine does not fall asleep: %s", s.parts.accel.NoFreeze)
