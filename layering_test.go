@@ -139,6 +139,24 @@ func checkImports(t *testing.T, path string) {
 	}
 }
 
+// eachFile passes the files of Go to check, without tests and those below some directories.
+func eachFile(t *testing.T, without []string, check func(path string)) {
+	t.Helper()
+	err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		below := func(dir string) bool { return strings.HasPrefix(filepath.ToSlash(path), dir+"/") }
+		if filepath.Ext(path) == ".go" && !strings.HasSuffix(path, "_test.go") && !slices.ContainsFunc(without, below) {
+			check(path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // acceptors are where connections are accepted otherwise than by internal/accept: the
 // package itself, and programs that are no part of what users run.
 var acceptors = []string{"internal/accept", "e2e"}
@@ -146,21 +164,7 @@ var acceptors = []string{"internal/accept", "e2e"}
 // TestConnectionsAreAcceptedInOneWay looks for loops around Accept: one of them ends at
 // the first lack of descriptors. http.Serve and the like take a listener of accept.Door.
 func TestConnectionsAreAcceptedInOneWay(t *testing.T) {
-	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") || slices.ContainsFunc(acceptors, func(dir string) bool {
-			return strings.HasPrefix(filepath.ToSlash(path), dir+"/")
-		}) {
-			return nil
-		}
-		checkAccepts(t, path)
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	eachFile(t, acceptors, func(path string) { checkAccepts(t, path) })
 }
 
 func checkAccepts(t *testing.T, path string) {
@@ -193,20 +197,11 @@ var readers = []string{"internal/bounded", "internal/guest", "e2e"}
 
 // TestFilesAreReadInOneWay looks for os.ReadFile: it has no bound, and waits for pipes.
 func TestFilesAreReadInOneWay(t *testing.T) {
-	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
+	eachFile(t, readers, func(path string) {
+		if !strings.HasSuffix(path, "_linux.go") {
+			checkReads(t, path)
 		}
-		if filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") || strings.HasSuffix(path, "_linux.go") ||
-			slices.ContainsFunc(readers, func(dir string) bool { return strings.HasPrefix(filepath.ToSlash(path), dir+"/") }) {
-			return nil
-		}
-		checkReads(t, path)
-		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 func checkReads(t *testing.T, path string) {
