@@ -224,9 +224,10 @@ func TestAttackDoors(t *testing.T) {
 func TestAttackLogs(t *testing.T) {
 	inGuest(t, shared, "yes yyyyyyyyyyyyyyyy | sudo timeout 10 dd bs=4k of=/dev/hvc0 2>/dev/null; true")
 	dock(t, shared, "run", "--rm", "--privileged", "busybox", "sh", "-c",
-		`echo 8 > /proc/sys/kernel/printk; echo on > /proc/sys/kernel/printk_devkmsg
+		`levels=$(cat /proc/sys/kernel/printk)
+		echo 8 > /proc/sys/kernel/printk; echo on > /proc/sys/kernel/printk_devkmsg
 		tr '\0' x < /dev/zero | timeout 20 dd bs=900 iflag=fullblock of=/dev/kmsg 2>/dev/null
-		echo 1 4 1 7 > /proc/sys/kernel/printk`)
+		echo "$levels" > /proc/sys/kernel/printk; echo ratelimit > /proc/sys/kernel/printk_devkmsg`)
 	console := readFile(t, filepath.Join(home, "machines", shared, "logs", "console.log"))
 	for _, flood := range []string{"xxxxxxxx", "yyyyyyyy"} {
 		if !strings.Contains(console, flood) {
