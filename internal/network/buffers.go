@@ -109,11 +109,11 @@ func (c *guestConn) received(n int) {
 	}
 }
 
-// filled notes that n bytes were there to be sent at once: as much as there is room for
-// asks for more room.
+// filled notes that n bytes were there to be sent at once: as many as may be read at once
+// ask for more room.
 func (c *guestConn) filled(n int) {
 	size := c.sizes.send.Load()
-	if int64(n) < size {
+	if int64(n) < min(size, copySize) {
 		return
 	}
 	if larger := c.sizes.pool.take(size, sendCost); larger > size {
