@@ -71,7 +71,8 @@ func Main(args []string) int {
 		return 128 + int(syscall.SIGINT)
 	}
 	a.report(err)
-	if usage := (*usageError)(nil); errors.As(err, &usage) {
+	usage, value := (*usageError)(nil), (*machine.ValueError)(nil)
+	if errors.As(err, &usage) || errors.As(err, &value) {
 		return exitUsage
 	}
 	return exitFailure

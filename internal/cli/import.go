@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"github.com/hyve-vm/hyve/internal/guestapi"
 	"github.com/hyve-vm/hyve/internal/lifecycle"
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/machinestore"
@@ -268,7 +270,7 @@ func importSpec(host *machinestore.Host, vm *machinestore.VM, asked machine.Spec
 		Disk:               wholeMiB(min(max(vm.Disk, machine.MinDisk), bounds.Disk)),
 		RegistryMirrors:    engine.RegistryMirror,
 		InsecureRegistries: engine.InsecureRegistry,
-		EngineOptions:      engine.ArbitraryFlags,
+		EngineOptions:      slices.DeleteFunc(slices.Clone(engine.ArbitraryFlags), owned),
 		EngineEnv:          engine.Env,
 		Labels:             engine.Labels,
 		CertNames:          host.HostOptions.AuthOptions.ServerCertSANs,
@@ -286,11 +288,22 @@ func importSpec(host *machinestore.Host, vm *machinestore.VM, asked machine.Spec
 	return spec
 }
 
+// owned tells whether an option of the engine's is hyve's alone.
+func owned(option string) bool {
+	_, owned := guestapi.OwnedOption(option)
+	return owned
+}
+
 // importNotes are what of a machine does not come along, one line each.
 func importNotes(host *machinestore.Host, vm *machinestore.VM) []string {
 	var notes []string
 	if len(vm.Shares) > 0 {
 		notes = append(notes, fmt.Sprintf("the machine shared %d directories with this host, as %.200q: containers that mount them find them empty", len(vm.Shares), vm.Shares[0]))
+	}
+	for _, option := range host.HostOptions.EngineOptions.ArbitraryFlags {
+		if owned(option) {
+			notes = append(notes, fmt.Sprintf("docker's option %.80q does not come along: it belongs to hyve", option))
+		}
 	}
 	if driver := host.HostOptions.EngineOptions.StorageDriver; driver != "" && driver != "overlay2" {
 		notes = append(notes, fmt.Sprintf("docker's storage driver was %.40q, and is overlay2 from now on", driver))

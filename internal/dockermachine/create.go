@@ -238,13 +238,15 @@ func (c *client) adopt(e *engine, own *certificates) error {
 func (r *request) settings(s *shared) {
 	spec := &r.spec
 	spec.Driver = r.driver
-	spec.EngineOptions, spec.EngineEnv = s.options, s.env
+	spec.EngineEnv = s.env
 	spec.InsecureRegistries, spec.RegistryMirrors = s.insecure, s.mirrors
 	spec.CertNames = s.names
 	spec.Labels = append(slices.Clip(s.labels), providerLabel(r.driver))
 	for _, option := range s.options {
-		if name, _, _ := strings.Cut(option, "="); slices.Contains(guestapi.OwnOptions, name) {
+		if name, owned := guestapi.OwnedOption(option); owned {
 			r.warn("engine-opt "+printable(name), "it belongs to hyve, which keeps the engine private")
+		} else {
+			spec.EngineOptions = append(spec.EngineOptions, option)
 		}
 	}
 	switch s.storage {

@@ -158,7 +158,7 @@ func (c *engineConfig) applyOptions(keys map[string]any, options []string) {
 	for _, option := range options {
 		option = strings.TrimLeft(option, "-")
 		name, value, hasValue := strings.Cut(option, "=")
-		if slices.Contains(guestapi.OwnOptions, name) {
+		if _, owned := guestapi.OwnedOption(option); owned {
 			c.note("leaving out the engine option %q: it belongs to hyve", option)
 			continue
 		}

@@ -11,7 +11,11 @@
 // request is safe to repeat.
 package guestapi
 
-import "time"
+import (
+	"slices"
+	"strings"
+	"time"
+)
 
 // Version is the protocol's version; both ends refuse another one.
 const Version = 1
@@ -123,10 +127,18 @@ type Engine struct {
 }
 
 // OwnOptions are those of dockerd that are hyve's alone: another value would cut the
-// machine off from its engine, or open the engine to the network. The guest leaves them out.
+// machine off from its engine or from its published ports, or open the engine to the
+// network. Whoever asks for one is refused; the guest leaves them out.
 var OwnOptions = []string{
 	"host", "H", "hosts", "tls", "tlsverify", "tlscacert", "tlscert", "tlskey",
-	"containerd", "config-file", "pidfile", "userland-proxy-path", "group", "G",
+	"containerd", "config-file", "pidfile", "userland-proxy", "userland-proxy-path", "group", "G",
+}
+
+// OwnedOption tells whether an option of dockerd, "name" or "name=value" with or without
+// dashes, is one of OwnOptions, and which.
+func OwnedOption(option string) (name string, owned bool) {
+	name, _, _ = strings.Cut(strings.TrimLeft(option, "-"), "=")
+	return name, slices.Contains(OwnOptions, name)
 }
 
 // PortAck answers an EventPortOpened. Until it arrives `docker run` waits.

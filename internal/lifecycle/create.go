@@ -15,7 +15,6 @@ import (
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/disk"
 	"github.com/hyve-vm/hyve/internal/dockerenv"
-	"github.com/hyve-vm/hyve/internal/hypervisor/qemu"
 	"github.com/hyve-vm/hyve/internal/image"
 	"github.com/hyve-vm/hyve/internal/image/build"
 	"github.com/hyve-vm/hyve/internal/machine"
@@ -61,7 +60,7 @@ func Create(ctx context.Context, home machine.Home, options CreateOptions, follo
 	if err != nil {
 		return nil, err
 	}
-	q, err := qemu.Find(ctx, m.QEMU, home.CacheDir())
+	q, err := findQEMU(ctx, m.QEMU, home)
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +139,7 @@ func Check(ctx context.Context, home machine.Home, options CreateOptions) error 
 			return err
 		}
 	}
-	_, err = qemu.Find(ctx, m.QEMU, home.CacheDir())
+	_, err = findQEMU(ctx, m.QEMU, home)
 	return err
 }
 

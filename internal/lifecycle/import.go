@@ -11,7 +11,6 @@ import (
 
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/disk"
-	"github.com/hyve-vm/hyve/internal/hypervisor/qemu"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
@@ -29,7 +28,7 @@ func Import(ctx context.Context, home machine.Home, options CreateOptions, from 
 	if err != nil {
 		return nil, control.Status{}, err
 	}
-	if _, err := qemu.Find(ctx, m.QEMU, home.CacheDir()); err != nil {
+	if _, err := findQEMU(ctx, m.QEMU, home); err != nil {
 		return nil, control.Status{}, err
 	}
 	img, err := ensureImage(ctx, home, options, follow)

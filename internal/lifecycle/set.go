@@ -23,7 +23,7 @@ func Set(ctx context.Context, m *machine.Machine, settings machine.Settings) err
 		return err
 	}
 	if settings.QEMU != nil {
-		if _, err := qemu.Find(ctx, *settings.QEMU, m.Home().CacheDir()); err != nil {
+		if _, err := findQEMU(ctx, *settings.QEMU, m.Home()); err != nil {
 			return err
 		}
 	}
@@ -37,6 +37,16 @@ func Set(ctx context.Context, m *machine.Machine, settings machine.Settings) err
 		return ErrAlready
 	}
 	return err
+}
+
+// findQEMU finds the one that is asked for, else the host's. What is wrong with one that is
+// asked for is the asker's mistake.
+func findQEMU(ctx context.Context, asked string, home machine.Home) (*qemu.QEMU, error) {
+	q, err := qemu.Find(ctx, asked, home.CacheDir())
+	if asked != "" && ctx.Err() == nil {
+		err = machine.InvalidValue(err)
+	}
+	return q, err
 }
 
 // reload has the supervisor of a machine, if it runs, read its file.

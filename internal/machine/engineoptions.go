@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
 // storageDrivers are those that a dockerd can have, with containerd's. Which of them it has,
@@ -32,6 +34,20 @@ func checkEngineOption(option string) error {
 		return checkInsecure(value)
 	case "registry-mirror":
 		return checkMirror(value)
+	}
+	return nil
+}
+
+// checkNotOwned returns which of the options no machine can be given. One that has them
+// all the same, made by an older hyve, goes on without.
+func checkNotOwned(options []string) error {
+	for _, option := range options {
+		if name, owned := guestapi.OwnedOption(option); owned {
+			return &hintedError{
+				fmt.Errorf("the engine option %q belongs to hyve, which keeps the engine reachable and private", name),
+				"clients find the engine by hyve env, a docker context and hyve url; --tls-san adds names to its certificate",
+			}
+		}
 	}
 	return nil
 }

@@ -101,6 +101,11 @@ func (c *Settings) check(m *Machine, host Host) error {
 			return err
 		}
 	}
+	if c.EngineOptions != nil {
+		if err := checkNotOwned(*c.EngineOptions); err != nil {
+			return err
+		}
+	}
 	if c.Disk == nil {
 		return nil
 	}
@@ -122,16 +127,16 @@ func (c *Settings) check(m *Machine, host Host) error {
 
 // Set changes settings of a machine on a host, all of them or none, and keeps that. What
 // it has from one boot to the next waits in Next. It tells whether anything is another
-// than before.
+// than before. The error is a *ValueError where the machine cannot have what was asked for.
 func (m *Machine) Set(settings Settings, host Host) (changed bool, err error) {
 	err = m.update(func(m *Machine) error {
 		if err := settings.check(m, host); err != nil {
-			return err
+			return InvalidValue(err)
 		}
 		wanted := m.Wanted()
 		settings.apply(&wanted)
 		if err := wanted.checkWords(); err != nil {
-			return err
+			return InvalidValue(err)
 		}
 		before := m.Spec
 		m.want(wanted)

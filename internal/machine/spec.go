@@ -115,11 +115,29 @@ func (s *Spec) Defaults(h Host) {
 	}
 }
 
-// Check returns what is wrong with a Spec on a host, nil if nothing is.
+// A ValueError says that a machine cannot have what was asked for.
+type ValueError struct{ error }
+
+// InvalidValue makes an error a *ValueError, nil if there is none.
+func InvalidValue(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &ValueError{err}
+}
+
+func (e *ValueError) Unwrap() error { return e.error }
+
+// Check returns what is wrong with a Spec on a host, nil if nothing is. The error is a
+// *ValueError.
 func (s *Spec) Check(h Host) error {
 	if err := CheckName(s.Name); err != nil {
 		return err
 	}
+	return InvalidValue(s.check(h))
+}
+
+func (s *Spec) check(h Host) error {
 	if err := checkCPUs(s.CPUs, h); err != nil {
 		return err
 	}
@@ -127,6 +145,9 @@ func (s *Spec) Check(h Host) error {
 		return err
 	}
 	if err := checkSize("disk", s.Disk, MinDisk, h.Disk); err != nil {
+		return err
+	}
+	if err := checkNotOwned(s.EngineOptions); err != nil {
 		return err
 	}
 	return s.checkWords()
@@ -261,8 +282,11 @@ func checkSize(what string, size, least, most int64) error {
 var namePattern = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?$`)
 
 // CheckName returns what is wrong with a machine's name, nil if nothing is. A
-// name is also a host name, a directory and part of a docker context's name.
-func CheckName(name string) error {
+// name is also a host name, a directory and part of a docker context's name. The error is
+// a *ValueError.
+func CheckName(name string) error { return InvalidValue(checkName(name)) }
+
+func checkName(name string) error {
 	switch {
 	case name == "":
 		return fmt.Errorf("a machine's name is empty")
