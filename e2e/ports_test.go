@@ -257,6 +257,26 @@ func TestHostNetwork(t *testing.T) {
 	eventually(t, "the port shuts with its program", func() bool { return !connects("127.0.0.1:18088") })
 }
 
+// What a swarm's ingress publishes is reachable like a published port, and gone with its service.
+func TestSwarmIngress(t *testing.T) {
+	takesLong(t)
+	ip := strings.TrimSpace(hyve(t, "ip", shared))
+	dock(t, shared, "run", "--rm", "busybox", "true") // the image is there
+	dock(t, shared, "swarm", "init")
+	t.Cleanup(func() { dock(t, shared, "swarm", "leave", "--force") })
+	dock(t, shared, "service", "create", "--name", "web", "--no-resolve-image", "--publish", "18091:80", "busybox", "sh", "-c",
+		"mkdir -p /www && echo swarm > /www/index.html && exec httpd -f -p 80 -h /www")
+	for _, address := range []string{"127.0.0.1:18091", ip + ":18091", "[::1]:18091"} {
+		if text := get(t, address); text != "swarm" {
+			t.Errorf("%s serves %q", address, text)
+		}
+	}
+	dock(t, shared, "service", "rm", "web")
+	for _, address := range []string{"127.0.0.1:18091", ip + ":18091", "[::1]:18091"} {
+		eventually(t, address+" shuts with its service", func() bool { return !connects(address) })
+	}
+}
+
 // A container reaches the machine's address as the host does.
 func TestMachineAddressFromInside(t *testing.T) {
 	ip := strings.TrimSpace(hyve(t, "ip", shared))

@@ -180,7 +180,7 @@ func (g *guest) setUpSystem() error {
 	if err := errors.Join(delegateCgroups(), loopbackUp()); err != nil {
 		return err
 	}
-	g.note(g.hostAddress.attach(cgroupRoot))
+	g.note(errors.Join(g.hostAddress.attach(cgroupRoot), keepOffDoors(cgroupHyve+"/dockerd")))
 	return nil
 }
 

@@ -71,6 +71,16 @@ func TestInGroup(t *testing.T) {
 		_, err := net.Listen("tcp", address)
 		fmt.Println(err)
 		wait()
+	case "address":
+		network := "tcp4" // Go listens on both otherwise
+		if strings.HasPrefix(address, "[") {
+			network = "tcp6"
+		}
+		if l, err := net.Listen(network, address); err != nil {
+			fmt.Println(err)
+		} else {
+			fmt.Println(l.Addr())
+		}
 	case "bind":
 		_, err := net.ListenPacket("udp", address)
 		fmt.Println(err)
@@ -147,6 +157,35 @@ func TestBell(t *testing.T) {
 	stop = inGroup(t, group, "listen [::1]:0")
 	rung("TCP listens on IPv6")
 	stop()
+}
+
+// A program that is kept off the doors binds them although somebody has them, and nothing
+// else is another than it asks for.
+func TestKeepOffDoors(t *testing.T) {
+	group := testGroup(t)
+	if err := keepOffDoors(group); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := net.Listen("tcp", ":2376"); err == nil {
+		defer l.Close()
+	}
+	for _, test := range []struct{ asked, from string }{
+		{"0.0.0.0:2376", "127.0.0.1:"}, {"127.0.0.1:22", "127.0.0.1:"}, {"[::]:2376", "[::1]:"}, {"[::]:22", "[::1]:"}, {"[::1]:2376", "[::1]:"},
+	} {
+		got := inGroup(t, group, "address "+test.asked)()
+		_, port, _ := net.SplitHostPort(got)
+		if !strings.HasPrefix(got, test.from) || port == "2376" || port == "22" {
+			t.Errorf("bound to %s, a program has %q, want a free port of %s", test.asked, got, test.from)
+		}
+	}
+	for _, asked := range []string{"127.0.0.1:23761", "[::1]:23761"} {
+		if got := inGroup(t, group, "address "+asked)(); got != asked {
+			t.Errorf("bound to %s, a program has %q", asked, got)
+		}
+	}
+	if got := inGroup(t, group, "bind 127.0.0.1:2376")(); got != "<nil>" {
+		t.Errorf("UDP: %s", got)
+	}
 }
 
 // The machine's address leads to its alias, by whatever call.
