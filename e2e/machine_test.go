@@ -98,6 +98,22 @@ func TestDockerMachine(t *testing.T) {
 	t.Run("logs in", func(t *testing.T) { logIn(t, name, dm, machine) })
 	t.Run("mounts", func(t *testing.T) { mountDirectory(t, name, machine) })
 	t.Run("renews certificates", func(t *testing.T) { renewCertificates(t, name, machine) })
+	t.Run("says that its engine is down", func(t *testing.T) {
+		inGuest(t, name, "sudo /etc/init.d/docker stop")
+		const down = "the engine of this machine is not running"
+		eventually(t, "the engine is said to be down", func() bool {
+			return machine("ls", "-f", "{{.State}} {{.DockerVersion}} {{.Error}}", "--filter", "name="+name) == "Running Unknown "+down+"\n"
+		})
+		fails(1, "Unable to query docker version: "+down, "version", name)
+		if out := hyve(t, "ls", "--format", "{{.Name}} {{.Engine}} {{.Error}}", "--filter", "name="+name); out != name+"  "+down+"\n" {
+			t.Errorf("hyve ls: %q", out)
+		}
+		inGuest(t, name, "sudo /etc/init.d/docker start")
+		eventually(t, "the engine is said to be up", func() bool {
+			out, _, code := result(t, dm, "version", name)
+			return code == 0 && strings.HasPrefix(out, "2")
+		})
+	})
 	t.Run("starts and stops", func(t *testing.T) {
 		inOrder(t, machine("stop", name), `Stopping "`+name+`"...`, `Machine "`+name+`" was stopped.`)
 		fails(1, `Machine "`+name+`" is already stopped.`, "stop", name)

@@ -311,7 +311,7 @@ func TestRealDockerMachineKilled(t *testing.T) {
 			what := fmt.Sprintf("%q whose %s was killed", words, victim)
 			c.tear(t, victim, append(words, "torn")...)
 			// Of a restart, which the client makes of a stop and a start, half can be missing.
-			mayRest := slices.Contains([]string{"stop", "kill", "restart"}, words[0])
+			mayRest := slices.Contains([]string{"stop", "kill", "restart", "start"}, words[0])
 			eventually(t, "the machine has come to rest after "+what, func() bool {
 				state := statusOf(t, "torn").State
 				return state == "Running" || mayRest && state == "Stopped"
@@ -332,17 +332,27 @@ func TestRealDockerMachineKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, words := range [][]string{{"ssh", "torn", "sleep 60"}, {"scp", big, "torn:big"}} {
-		cmd := c.begin(t, words...)
-		if !kill(t, cmd, "client", time.Second) {
-			t.Errorf("%q ended before it was killed", words)
-		}
-		if out := c.run(t, "ssh", "torn", "echo still here"); out != "still here\n" {
-			t.Errorf("ssh after a killed %s: %q", words[0], out)
+		for _, victim := range []string{"client", "plugin"} {
+			cmd := c.begin(t, words...)
+			if !kill(t, cmd, victim, time.Second) {
+				t.Errorf("%q ended before its %s was killed", words, victim)
+			}
+			if out := c.run(t, "ssh", "torn", "echo still here"); out != "still here\n" {
+				t.Errorf("ssh after a %s whose %s was killed: %q", words[0], victim, out)
+			}
 		}
 	}
-	kill(t, c.begin(t, "rm", "-y", "torn"), "client", 100*time.Millisecond)
-	c.result(t, "rm", "-f", "torn")
-	eventually(t, "it is removed after a killed rm", func() bool { return !hasMachine(t, "torn") })
+	for _, victim := range []string{"client", "plugin"} {
+		if !hasMachine(t, "torn") {
+			c.remove(t, "torn")
+			c.run(t, append([]string{"create", "torn"}, hyveFlags...)...)
+		}
+		kill(t, c.begin(t, "rm", "-y", "torn"), victim, 50*time.Millisecond)
+		if out, errText, code := c.result(t, "rm", "-f", "torn"); code != 0 && !strings.Contains(errText, "does not exist") {
+			t.Errorf("rm -f after an rm whose %s was killed: %d\n%s%s", victim, code, out, errText)
+		}
+		eventually(t, "it is removed after a killed rm", func() bool { return !hasMachine(t, "torn") })
+	}
 }
 
 // A restart that is interrupted, whenever that is, starts the machine all the same.
@@ -390,12 +400,15 @@ func (c *machineClient) tear(t *testing.T, victim string, words ...string) {
 	for attempt := range 10 {
 		// Whatever moment that is; those that are over before are killed as they begin.
 		moment := 500 * time.Millisecond >> (2 * attempt)
+		if words[0] == "start" {
+			try(limit, binary, "stop", words[len(words)-1]) // or there is nothing to start
+		}
 		if kill(t, c.begin(t, words...), victim, moment) {
 			return
 		}
 	}
 	said := t.Logf // these change nothing, and are over in no time
-	if slices.Contains([]string{"stop", "restart", "kill", "regenerate-certs", "provision"}, words[0]) {
+	if slices.Contains([]string{"start", "stop", "restart", "kill", "regenerate-certs", "provision"}, words[0]) {
 		said = t.Fatalf
 	}
 	said("the %s of %q always ended before it was killed", victim, words)

@@ -147,6 +147,9 @@ func listedOf(o lifecycle.Overview) listed {
 	if o.Err != nil {
 		l.Error = o.Err.Error()
 	}
+	if o.Status.State == control.Running && o.Status.Failure != nil {
+		l.Error = o.Status.Failure.Cause
+	}
 	if m := o.Machine; m != nil {
 		l.Address = m.Address.String()
 		spec := m.Spec

@@ -63,6 +63,9 @@ func (c *client) createWord() *word {
 			c.wordHelp(w)
 			return message("Error: No machine name specified")
 		}
+		if c.misplaced != nil {
+			return c.misplaced
+		}
 		return c.create(ctx, names[0], r)
 	}
 	return w

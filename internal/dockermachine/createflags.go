@@ -1,6 +1,7 @@
 package dockermachine
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"strconv"
@@ -132,7 +133,10 @@ const maxNumber = 1 << 40
 
 func number(flag, value string) (int, error) {
 	n, err := strconv.Atoi(value)
-	if err != nil || n > maxNumber || n < -maxNumber {
+	switch {
+	case errors.Is(err, strconv.ErrRange) || n > maxNumber || n < -maxNumber:
+		return 0, fmt.Errorf("invalid value %q for flag -%s: it is out of range", value, flag)
+	case err != nil:
 		return 0, fmt.Errorf("invalid value %q for flag -%s: it is not a number", value, flag)
 	}
 	return n, nil

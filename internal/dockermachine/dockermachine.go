@@ -50,6 +50,8 @@ type client struct {
 
 	home  machine.Home
 	store machinestore.Store // docker-machine's own
+	// misplaced is why there is no home: words that want one say so.
+	misplaced error
 	globals
 }
 
@@ -159,9 +161,7 @@ func (c *client) run(ctx context.Context) error {
 	if w == nil {
 		return c.unknown(rest[0])
 	}
-	if c.home, c.store, err = places(c.storage, flags.Changed("storage-path"), c.getenv); err != nil {
-		return err
-	}
+	c.home, c.store, c.misplaced = places(c.storage, flags.Changed("storage-path"), c.getenv)
 	return c.obey(ctx, w, rest[1:])
 }
 
@@ -177,6 +177,9 @@ func (c *client) obey(ctx context.Context, w *word, args []string) error {
 	}
 	if err != nil {
 		return c.misuse(err, func() { c.wordHelp(w) })
+	}
+	if !w.homeless && c.misplaced != nil {
+		return c.misplaced
 	}
 	return w.run(ctx, args)
 }

@@ -81,7 +81,7 @@ func (c *client) activeWord() *word {
 }
 
 func (c *client) versionWord() *word {
-	return &word{name: "version", usage: "Show the Docker Machine version or a machine docker version", flags: newFlags(),
+	return &word{name: "version", usage: "Show the Docker Machine version or a machine docker version", flags: newFlags(), homeless: true,
 		run: func(ctx context.Context, args []string) error {
 			switch len(args) {
 			case 0:
@@ -89,6 +89,9 @@ func (c *client) versionWord() *word {
 			case 1:
 			default:
 				return errExpectedOne
+			}
+			if c.misplaced != nil {
+				return c.misplaced
 			}
 			h, err := c.load(args[0])
 			if err != nil {

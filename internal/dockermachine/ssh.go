@@ -22,6 +22,9 @@ func (c *client) sshWord() *word {
 			c.wordHelp(w)
 			return nil
 		}
+		if c.misplaced != nil {
+			return c.misplaced
+		}
 		h, err := c.target(args)
 		if err != nil {
 			return err

@@ -16,7 +16,8 @@ type flagSet = *pflag.FlagSet
 type word struct {
 	name, usage, description string
 	flags                    flagSet
-	raw                      bool // it reads its arguments itself
+	raw                      bool // it reads its arguments itself, and looks for the home
+	homeless                 bool // it looks for the home only if it wants it
 	run                      func(ctx context.Context, args []string) error
 }
 
@@ -205,7 +206,7 @@ func repeatable(f *pflag.Flag) bool { return f.Value.Type() == "stringArray" }
 
 func (c *client) helpWord() *word {
 	return &word{
-		name: "help", usage: "Shows a list of commands or help for one command", flags: newFlags(),
+		name: "help", usage: "Shows a list of commands or help for one command", flags: newFlags(), homeless: true,
 		run: func(_ context.Context, args []string) error {
 			if len(args) == 0 {
 				c.help()

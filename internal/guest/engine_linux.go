@@ -91,6 +91,7 @@ func newEngine(r *reaper, f *front, out *outbox, phase func(string), fail func(s
 			return slices.Concat([]string{"dockerd"}, l.flags), slices.Concat(dockerdEnv, l.env), nil
 		},
 		onReady: e.dockerdReady, hopeless: refused,
+		onEnd: func() { out.put(guestapi.Event{EngineEnded: &guestapi.EngineEnded{}}) },
 	}
 	return e
 }
@@ -293,7 +294,7 @@ func (e *engine) dockerdReady() {
 	if err := e.restartContainers(); err != nil { // of a freeze that was not thawed
 		e.out.logf("%v", err)
 	}
-	e.out.put(guestapi.Event{EngineReady: &guestapi.EngineReady{}})
+	e.repeat() // unless it has ended meanwhile
 }
 
 // rehearse asks the engine before anybody else does, and forgets the answer. Under

@@ -50,6 +50,8 @@ type service struct {
 	command func() (argv, env []string, err error)
 	// onReady is called, in a goroutine of its own, each time that it is ready.
 	onReady func()
+	// onEnd is called each time that it has ended; nil is not.
+	onEnd func()
 	// hopeless tells of the line that says why the service ended whether another attempt
 	// would be the same; nil never does.
 	hopeless func(cause string) bool
@@ -160,6 +162,9 @@ func (s *service) once() (ready bool, cause, why string) {
 		told, ready = st.current != p, st.ready
 		st.current, st.ready = nil, false
 	})
+	if s.onEnd != nil {
+		s.onEnd()
+	}
 	if told {
 		return ready, "", ""
 	}

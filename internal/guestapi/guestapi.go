@@ -184,6 +184,7 @@ type Event struct {
 	Reply       *Reply       `json:"reply,omitempty"`
 	Phase       *Phase       `json:"phase,omitempty"`
 	EngineReady *EngineReady `json:"engineReady,omitempty"`
+	EngineEnded *EngineEnded `json:"engineEnded,omitempty"`
 	Failed      *Failed      `json:"failed,omitempty"`
 	Log         *Log         `json:"log,omitempty"`
 	PortOpened  *PortOpened  `json:"portOpened,omitempty"`
@@ -235,6 +236,9 @@ const (
 
 // EngineReady says that the engine answers on EnginePort.
 type EngineReady struct{}
+
+// EngineEnded says that it does not any more, whether or not somebody wanted that.
+type EngineEnded struct{}
 
 // Failed says which step failed and why. Fatal: the machine will power off.
 type Failed struct {

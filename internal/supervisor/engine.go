@@ -215,7 +215,9 @@ func (s *supervisor) engineReady(ctx context.Context) {
 		if st.State == control.Starting {
 			st.State, st.Activity = control.Running, ""
 		}
-		st.EngineVersion = guestapi.NewText(version).String()
+		if s.guest.engineUp.Load() { // or it has ended meanwhile
+			st.EngineVersion, st.Failure = guestapi.NewText(version).String(), nil
+		}
 	})
 	go func() {
 		if err := s.catchUp(context.WithoutCancel(ctx)); err != nil {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hyve-vm/hyve/internal/control"
@@ -42,6 +43,7 @@ type guest struct {
 	hushed   bool               // nothing is to be said to it
 	poweroff *guestapi.PowerOff // the guest's last word
 	failed   *guestapi.Failed   // the last fatal failure
+	engineUp atomic.Bool        // as the guest has said last
 	ready    *flight            // of engineReady, as often as the guest says so
 	warm     *flight            // of rehearse
 	lastID   uint64             // of a request
@@ -229,8 +231,12 @@ func (g *guest) handle(event guestapi.Event) {
 		thawing := g.thawing
 		g.mu.Unlock()
 		if !thawing { // it answers as somebody else
+			g.engineUp.Store(true)
 			g.ready.start(g.engineReady)
 		}
+	case event.EngineEnded != nil:
+		g.engineUp.Store(false)
+		g.engineless(&control.Failure{Phase: guestapi.PhaseEngine, Cause: "the engine of this machine is not running", Hint: "hyve logs says why; hyve restart starts it"})
 	case event.Failed != nil:
 		g.fail(event.Failed)
 	case event.PortOpened != nil:
@@ -279,6 +285,7 @@ func (g *guest) replied(reply guestapi.Reply) {
 	case waiting != nil:
 		waiting <- reply
 	case woken && reply.Error.String() == "":
+		g.engineUp.Store(true)
 		g.ready.start(g.engineReady)
 	case woken:
 		g.log.Error("the thawed guest cannot be this machine", "cause", reply.Error)
@@ -332,6 +339,9 @@ func (g *guest) fail(failed *guestapi.Failed) {
 	status, _ := g.board.get()
 	if !failed.Fatal && status.State != control.Starting {
 		g.board.complaint(failureOf(failed).Error())
+		if failed.Phase.String() == guestapi.PhaseEngine && !g.engineUp.Load() {
+			g.engineless(failureOf(failed))
+		}
 		return
 	}
 	// A machine that starts without an engine is of no use to anybody.
@@ -341,6 +351,15 @@ func (g *guest) fail(failed *guestapi.Failed) {
 	if !failed.Fatal { // otherwise the guest is on its way out
 		g.giveUp()
 	}
+}
+
+// engineless publishes that a machine runs on without its engine, and why.
+func (g *guest) engineless(why *control.Failure) {
+	g.board.set(func(s *control.Status) {
+		if s.State == control.Running {
+			s.EngineVersion, s.Failure = "", why.Bounded()
+		}
+	})
 }
 
 // failureOf is what a guest reports, of which the second line is a way out.
