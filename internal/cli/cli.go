@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -191,13 +192,34 @@ func (a *app) unknownWord(cmd *cobra.Command, args []string) error {
 	}
 }
 
-// flagError names the flag that was meant.
+// flagError names the flag that was meant, or says what is wrong with its value.
 func flagError(cmd *cobra.Command, err error) error {
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) {
+		return &usageError{badValue("--"+invalid.GetFlag().Name, invalid), "see " + cmd.CommandPath() + " --help"}
+	}
 	var near []string
 	if _, flag, ok := strings.Cut(err.Error(), "unknown flag: --"); ok {
 		near = similarFlags(cmd, flag)
 	}
 	return &usageError{err, suggestion(near, "--", cmd.CommandPath()+" --help")}
+}
+
+// badValue says what is wrong with the value of what is called name. Numbers and truth
+// values are parsed by strconv, whose words are for programmers.
+func badValue(name string, invalid *pflag.InvalidValueError) error {
+	var syntax *strconv.NumError
+	if !errors.As(invalid, &syntax) {
+		return fmt.Errorf("%s: %w", name, invalid.Unwrap())
+	}
+	value := invalid.GetValue()
+	switch {
+	case errors.Is(syntax, strconv.ErrRange):
+		return fmt.Errorf("%s: %s is out of range", name, value)
+	case invalid.GetFlag().Value.Type() == "bool":
+		return fmt.Errorf("%s: %q is neither true nor false", name, value)
+	}
+	return fmt.Errorf("%s: %q is not a whole number", name, value)
 }
 
 // similarFlags lets cobra find similar words among a command's flags.

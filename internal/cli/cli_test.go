@@ -33,3 +33,27 @@ func TestUsageErrors(t *testing.T) {
 		}
 	}
 }
+
+// What is wrong with a value is said in words, whichever flag and way of giving it.
+func TestBadValues(t *testing.T) {
+	for _, tt := range []struct{ line, want string }{
+		{"create x --cpus two", `--cpus: "two" is not a whole number`},
+		{"create x --cpus=1.5", `--cpus: "1.5" is not a whole number`},
+		{"create x --cpus 99999999999999999999", "--cpus: 99999999999999999999 is out of range"},
+		{"create x --cold=maybe", `--cold: "maybe" is neither true nor false`},
+		{"logs x -n many", `--tail: "many" is not a whole number`},
+		{"set x --cpus two", `--cpus: "two" is not a whole number`},
+		{"set x cpus=two", `cpus: "two" is not a whole number`},
+		{"set x memory=lots", `memory: size "lots" is not a number with a unit`},
+		{"create x --disk lots", `--disk: size "lots" is not a number with a unit`},
+	} {
+		a := &app{getenv: func(string) string { return "" }, stdout: io.Discard, stderr: io.Discard}
+		root := a.root()
+		root.SetArgs(strings.Fields(tt.line))
+		err := root.Execute()
+		var usage *usageError
+		if !errors.As(err, &usage) || !strings.HasPrefix(err.Error(), tt.want) || strings.Contains(err.Error(), "strconv") || usage.hint == "" {
+			t.Errorf("hyve %s: %v", tt.line, err)
+		}
+	}
+}

@@ -114,7 +114,10 @@ func (c *settingFlags) settings(f *pflag.FlagSet, words []string) (s machine.Set
 			return s, &usageError{fmt.Errorf("%q is no setting with its value", word), "what can be set: hyve set --help"}
 		}
 		if err := f.Set(setting, value); err != nil {
-			return s, &usageError{fmt.Errorf("setting %s: %w", setting, err), "see hyve set --help"}
+			if invalid := (*pflag.InvalidValueError)(nil); errors.As(err, &invalid) {
+				err = badValue(setting, invalid)
+			}
+			return s, &usageError{err, "see hyve set --help"}
 		}
 	}
 	for name, instead := range unsettable {
