@@ -74,19 +74,20 @@ func TestSpecBounds(t *testing.T) {
 		t.Errorf("defaults are %d CPUs, %s, %s", good.CPUs, FormatSize(good.Memory), FormatSize(good.Disk))
 	}
 	for name, change := range map[string]func(*Spec){
-		"no CPU":            func(s *Spec) { s.CPUs = -1 },
-		"too many CPUs":     func(s *Spec) { s.CPUs = 3 },
-		"too little memory": func(s *Spec) { s.Memory = 1 << 20 },
-		"too much memory":   func(s *Spec) { s.Memory = 25 << 30 },
-		"too small a disk":  func(s *Spec) { s.Disk = 1 << 30 },
-		"too big a disk":    func(s *Spec) { s.Disk = 1 << 50 },
-		"label":             func(s *Spec) { s.Labels = []string{"x"} },
-		"empty label":       func(s *Spec) { s.Labels = []string{"=x"} },
-		"option":            func(s *Spec) { s.EngineOptions = []string{"--debug"} },
-		"two options":       func(s *Spec) { s.EngineOptions = []string{"debug\nhost=tcp://0.0.0.0:2375"} },
-		"storage driver":    func(s *Spec) { s.EngineOptions = []string{"storage-driver=foo"} },
-		"insecure":          func(s *Spec) { s.InsecureRegistries = []string{"a b"} },
-		"mirror":            func(s *Spec) { s.RegistryMirrors = []string{"mirror"} },
+		"no CPU":             func(s *Spec) { s.CPUs = -1 },
+		"too many CPUs":      func(s *Spec) { s.CPUs = 3 },
+		"too little memory":  func(s *Spec) { s.Memory = 1 << 20 },
+		"too much memory":    func(s *Spec) { s.Memory = 25 << 30 },
+		"too small a disk":   func(s *Spec) { s.Disk = 1 << 30 },
+		"too big a disk":     func(s *Spec) { s.Disk = 1 << 50 },
+		"label":              func(s *Spec) { s.Labels = []string{"x"} },
+		"labels that differ": func(s *Spec) { s.Labels = []string{"x=1", "y=1", "x=2"} },
+		"empty label":        func(s *Spec) { s.Labels = []string{"=x"} },
+		"option":             func(s *Spec) { s.EngineOptions = []string{"--debug"} },
+		"two options":        func(s *Spec) { s.EngineOptions = []string{"debug\nhost=tcp://0.0.0.0:2375"} },
+		"storage driver":     func(s *Spec) { s.EngineOptions = []string{"storage-driver=foo"} },
+		"insecure":           func(s *Spec) { s.InsecureRegistries = []string{"a b"} },
+		"mirror":             func(s *Spec) { s.RegistryMirrors = []string{"mirror"} },
 	} {
 		bad := good
 		change(&bad)

@@ -160,6 +160,22 @@ func checkCPUs(n int, h Host) error {
 	return nil
 }
 
+// checkLabels refuses what dockerd does, which would not start.
+func checkLabels(labels []string) error {
+	values := map[string]string{}
+	for _, label := range labels {
+		key, value, ok := strings.Cut(label, "=")
+		if !ok || key == "" {
+			return fmt.Errorf("label %q is not of the form KEY=VALUE", label)
+		}
+		if other, twice := values[key]; twice && other != value {
+			return fmt.Errorf("labels %q and %q conflict: a key has one value", key+"="+other, label)
+		}
+		values[key] = value
+	}
+	return nil
+}
+
 // checkWords is Check for what has nothing to do with the host.
 func (s *Spec) checkWords() error {
 	if err := checkIdle(s.Idle); err != nil {
@@ -171,10 +187,8 @@ func (s *Spec) checkWords() error {
 	if err := checkFromHost(s.FromHost); err != nil {
 		return err
 	}
-	for _, label := range s.Labels {
-		if key, _, ok := strings.Cut(label, "="); !ok || key == "" {
-			return fmt.Errorf("label %q is not of the form KEY=VALUE", label)
-		}
+	if err := checkLabels(s.Labels); err != nil {
+		return err
 	}
 	for _, option := range s.EngineOptions {
 		if err := checkEngineOption(option); err != nil {
