@@ -236,7 +236,7 @@ func (g *guest) handle(event guestapi.Event) {
 		}
 	case event.EngineEnded != nil:
 		g.engineUp.Store(false)
-		g.engineless(&control.Failure{Phase: guestapi.PhaseEngine, Cause: "the engine of this machine is not running", Hint: "hyve logs says why; hyve restart starts it"})
+		g.engineless(&control.Failure{Cause: "the engine of this machine is not running", Hint: "hyve logs says why; hyve restart starts it"})
 	case event.Failed != nil:
 		g.fail(event.Failed)
 	case event.PortOpened != nil:
