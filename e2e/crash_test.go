@@ -102,6 +102,21 @@ func TestEarlyCrash(t *testing.T) {
 	}
 }
 
+// A kernel that panics while it boots, as it does once in many boots under emulation, is
+// booted again.
+func TestEarlyPanic(t *testing.T) {
+	takesLong(t)
+	create(t, "unsteady")
+	inGuest(t, "unsteady", `printf '#!/bin/sh\ncd /var/lib/boot2docker\ntest -e panicked && exit\n: >panicked\nsync\necho c >/proc/sysrq-trigger\n' |
+		sudo tee /var/lib/boot2docker/bootsync.sh >/dev/null && sudo chmod 755 /var/lib/boot2docker/bootsync.sh`)
+	hyve(t, "stop", "--cold", "unsteady")
+	hyve(t, "start", "unsteady")
+	if log := hyve(t, "logs", "unsteady", "--service", "supervisor"); !strings.Contains(log, "booting again") || !strings.Contains(log, "kernel panic") {
+		t.Errorf("the log has no second boot: %s", log)
+	}
+	inGuest(t, "unsteady", "test -e /var/lib/boot2docker/panicked")
+}
+
 // A container's own handler of SIGTERM is let to finish at a stop.
 func TestStopIsOrderly(t *testing.T) {
 	create(t, "orderly")

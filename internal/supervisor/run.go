@@ -196,9 +196,9 @@ func (s *supervisor) tellIdentity() error {
 	return s.guest.send(guestapi.Request{Identity: &identity})
 }
 
-// errEarlyEnd says that a VM ended, or QEMU crashed, before its guest had said a word.
-// Under emulation a kernel does that once in many boots, before it has a console to say
-// why; nothing is lost by booting it again.
+// errEarlyEnd says that a VM ended, or QEMU crashed, before its guest was up. Under
+// emulation a kernel does that once in many boots: before it has a console to say why, or
+// by a panic over an instruction that it is patching. Nothing is lost by booting it again.
 var errEarlyEnd = errors.New("the VM ended before its guest came up")
 
 // earlyEnds is how often that is taken for bad luck.
@@ -344,7 +344,8 @@ func (s *supervisor) attend(ctx context.Context, vm *qemu.VM, opening func() (gu
 		return false, talkErr
 	}
 	words := lastWords(s.logs.console.last())
-	if !s.guest.met() {
+	// A thawed guest has a memory to lose, which a boot would pass over in silence.
+	if status, _ := s.board.get(); !s.guest.met() || status.State == control.Starting && !status.Thawed {
 		return false, fmt.Errorf("%w: %s", errEarlyEnd, words)
 	}
 	return false, &control.Failure{Cause: "the VM ended by itself: " + words}
