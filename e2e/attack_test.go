@@ -304,3 +304,59 @@ func TestAttackOtherUser(t *testing.T) {
 		}
 	}
 }
+
+// From a container no address leads to what is only the host's: clouds' metadata, the
+// host's links, its loopback by other names; and host-access shuts its loopback, at once,
+// and opens it.
+func TestAttackHostAddresses(t *testing.T) {
+	l, err := net.Listen("tcp", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conn.Write([]byte("reached\n"))
+			conn.Close()
+		}
+	}()
+	port := fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
+	reached := func(address, port string) bool {
+		t.Helper()
+		out, _, _ := result(t, docker, "--context", "hyve-"+shared, "run", "--rm", "busybox", "sh", "-c",
+			"timeout 5 nc -w 3 "+address+" "+port+" </dev/null")
+		return strings.Contains(out, "reached")
+	}
+	if !reached("host.docker.internal", port) {
+		t.Fatal("the host is not reached at all")
+	}
+	out := dock(t, shared, "run", "--rm", "--privileged", "--network", "host", "busybox", "sh", "-c",
+		`for a in 169.254.169.254 169.254.170.2 169.254.1.1 100.100.100.200 168.63.129.16 192.0.0.192 192.168.127.1 0.0.0.1; do
+			for p in 80 `+port+`; do timeout 3 nc -w 2 $a $p </dev/null >/dev/null 2>&1 && echo $a:$p; done; done; :`)
+	if out != "" {
+		t.Errorf("reached: %s", out)
+	}
+	hyve(t, "set", shared, "host-access=off")
+	defer hyve(t, "set", shared, "host-access=on")
+	shut := []string{"host.docker.internal"}
+	if cards, err := net.InterfaceAddrs(); err == nil {
+		for _, card := range cards {
+			if p, ok := card.(*net.IPNet); ok && p.IP.To4() != nil && !p.IP.IsLoopback() {
+				shut = append(shut, p.IP.String())
+			}
+		}
+	}
+	for _, address := range shut {
+		if reached(address, port) {
+			t.Errorf("with host-access=off %s is reached", address)
+		}
+	}
+	hyve(t, "set", shared, "host-access="+port)
+	if !reached("host.docker.internal", port) {
+		t.Error("the port that is let through is not reached")
+	}
+}
