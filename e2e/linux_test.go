@@ -54,6 +54,14 @@ func TestCommandsThatCannotRun(t *testing.T) {
 			t.Errorf("%s: exit status %d, want %d: %s", command, code, want, errText)
 		}
 	}
+	// docker exec is another matter: whatever the runtime says, the engine ends it with 126
+	// (ContainerExecStart in moby's daemon/exec.go).
+	id := strings.TrimSpace(dock(t, shared, "run", "-d", "--rm", "busybox", "sleep", "1000"))
+	defer dock(t, shared, "kill", id)
+	out, errText, code := result(t, docker, "--context", "hyve-"+shared, "exec", id, "nosuch")
+	if code != 126 || !strings.Contains(out+errText, `"nosuch"`) {
+		t.Errorf("docker exec of no command: exit status %d: %s%s", code, out, errText)
+	}
 }
 
 // What is there on any Linux, and what loads when it is asked for.
