@@ -33,7 +33,8 @@ type Streams struct {
 
 // Run runs a shell's command line, or a login shell if it is empty, in a machine that
 // runs, and returns its exit status: 128 and the signal's number if a signal ended it. It
-// gets a terminal of its own if In and Out are one.
+// gets a terminal of its own if In and Out are one. A deadline of ctx bounds all of it; being
+// called off otherwise, only what comes before the command.
 func Run(ctx context.Context, m *machine.Machine, command string, streams Streams) (status int, err error) {
 	client, err := dial(ctx, m)
 	if err != nil {
@@ -110,6 +111,11 @@ func dial(ctx context.Context, m *machine.Machine) (*ssh.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reaching machine %q: %w", m.Name, err)
 	}
+	if deadline, ok := ctx.Deadline(); ok {
+		conn.SetDeadline(deadline)
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
 	c, channels, requests, err := ssh.NewClientConn(conn, m.Name, &ssh.ClientConfig{
 		User:            User,
 		Auth:            []ssh.AuthMethod{ssh.PublicKeys(key.Signer)},
@@ -119,6 +125,9 @@ func dial(ctx context.Context, m *machine.Machine) (*ssh.Client, error) {
 	})
 	if err != nil {
 		conn.Close()
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
 		return nil, fmt.Errorf("logging in to machine %q: %w", m.Name, err)
 	}
 	return ssh.NewClient(c, channels, requests), nil
