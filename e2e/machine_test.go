@@ -3,8 +3,10 @@ package e2e
 import (
 	"context"
 	"crypto/ecdsa"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"net"
 	"os"
 	"os/exec"
@@ -12,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // asMachine gives the tests hyve under the name of docker-machine, on the PATH of shells
@@ -98,6 +101,15 @@ func TestDockerMachine(t *testing.T) {
 	t.Run("logs in", func(t *testing.T) { logIn(t, name, dm, machine) })
 	t.Run("mounts", func(t *testing.T) { mountDirectory(t, name, machine) })
 	t.Run("renews certificates", func(t *testing.T) { renewCertificates(t, name, machine) })
+	t.Run("renews what has expired", func(t *testing.T) {
+		expire(t, filepath.Join(home, "pki", "cert.pem"), filepath.Join(home, "machines", name, "cert.pem"))
+		fails(1, "has expired", "env", name)
+		fails(1, "docker-machine regenerate-certs [name]", "env", name)
+		machine("regenerate-certs", "-f", name)
+		if out := sh(`eval "$(docker-machine env ` + name + `)"; docker version -f '{{.Server.Os}}'`); out != "linux\n" {
+			t.Errorf("docker version: %q", out)
+		}
+	})
 	t.Run("says that its engine is down", func(t *testing.T) {
 		inGuest(t, name, "sudo /etc/init.d/docker stop")
 		const down = "the engine of this machine is not running"
@@ -294,6 +306,31 @@ func freePort(t *testing.T) string {
 	defer l.Close()
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	return port
+}
+
+// expire puts a client's certificate of the user's own CA at paths whose time was over
+// yesterday.
+func expire(t *testing.T, paths ...string) {
+	t.Helper()
+	pair := func(cert, key string) tls.Certificate {
+		p, err := tls.LoadX509KeyPair(filepath.Join(home, "pki", cert), filepath.Join(home, "pki", key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	ca, client := pair("ca.pem", "ca-key.pem"), pair("cert.pem", "key.pem")
+	old := *client.Leaf
+	old.NotBefore, old.NotAfter = time.Now().AddDate(-1, 0, 0), time.Now().AddDate(0, 0, -1)
+	der, err := x509.CreateCertificate(rand.Reader, &old, ca.Leaf, client.Leaf.PublicKey, ca.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range paths {
+		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func renewCertificates(t *testing.T, name string, machine func(...string) string) {

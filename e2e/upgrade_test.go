@@ -2,14 +2,22 @@ package e2e
 
 import (
 	"context"
+	"errors"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/hyve-vm/hyve/e2e/testimage"
+	"github.com/hyve-vm/hyve/internal/image"
 	"github.com/hyve-vm/hyve/internal/image/build"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
@@ -31,6 +39,67 @@ func engineVersion(t *testing.T, name string) string {
 	t.Helper()
 	version, _, _ := strings.Cut(dock(t, name, "version", "-f", "{{.Server.Version}}"), "+")
 	return strings.TrimSpace(version)
+}
+
+// imageOf returns the image with an engine.
+func imageOf(t *testing.T, engine build.Engine) *image.Image {
+	t.Helper()
+	img, err := testimage.Make(t.Context(), machine.Home(home), engine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// putAside hides files until the test ends.
+func putAside(t *testing.T, paths ...string) {
+	t.Helper()
+	for _, path := range paths {
+		if err := os.Rename(path, path+".aside"); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := errors.Join(os.RemoveAll(path), os.Rename(path+".aside", path)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// cutOff returns the URL of an HTTP proxy that hangs up for good at the fourth package.
+func cutOff(t *testing.T) string {
+	t.Helper()
+	var packages atomic.Int32
+	proxy := &httputil.ReverseProxy{Rewrite: func(*httputil.ProxyRequest) {}, ErrorLog: log.New(io.Discard, "", 0)}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "/pool/") {
+			packages.Add(1)
+		}
+		if packages.Load() >= 4 {
+			panic(http.ErrAbortHandler)
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	t.Cleanup(func() {
+		if packages.Load() < 4 {
+			t.Errorf("%d packages were asked for: nothing was cut off", packages.Load())
+		}
+	})
+	return server.URL
+}
+
+// upgradeCutOff upgrades a machine to an image that is not there yet, and whose download
+// ends in the middle.
+func upgradeCutOff(t *testing.T, name string) {
+	putAside(t, filepath.Join(home, "cache", "sha256"), imageOf(t, build.Stable).Dir)
+	cut := cutOff(t)
+	cmd := command(t.Context(), binary, "upgrade", name, "--engine", "stable")
+	cmd.Env = append(cmd.Env, "http_proxy="+cut)
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "\nhyve: ") || !strings.Contains(string(out), "EOF") {
+		t.Errorf("%v: %s", err, out)
+	}
 }
 
 // upgradeLimit is how long an upgrade may take, which boots a machine up to three times.
@@ -83,6 +152,9 @@ func TestUpgrade(t *testing.T) {
 	if out, err := try(limit, binary, "upgrade", "old"); err != nil || !strings.Contains(out, "up to date: docker "+newest) {
 		t.Errorf("again: %s, %v", out, err)
 	}
+	t.Run("the network ends", func(t *testing.T) { upgradeCutOff(t, "old") })
+	check(newest)
+
 	// What is suspended has containers of the engine that it has.
 	if statusOf(t, "old").Accelerator == "tcg" {
 		hyve(t, "suspend", "old")
