@@ -91,3 +91,64 @@ func TestLinuxAsContainersExpectIt(t *testing.T) {
 		t.Errorf("printed %q", out)
 	}
 }
+
+// A container mounts a file system by FUSE with what it takes on any Debian: the device,
+// which everybody may open, and CAP_SYS_ADMIN. Without the latter nobody mounts.
+func TestFUSEInAContainer(t *testing.T) {
+	const script = `mkdir -p /mnt/fs
+		echo nobody:x:65534:65534::/:/hellofs >>/etc/passwd
+		su -s /hellofs nobody /mnt/fs
+		/hellofs /mnt/fs & for i in $(seq 50); do
+			grep -q ' /mnt/fs fuse' /proc/mounts && break; kill -0 $! || exit 1; sleep 0.1
+		done
+		cat /mnt/fs/hello && umount /mnt/fs && wait $! && echo unmounted`
+	id := strings.TrimSpace(dock(t, shared, "create", "--device", "/dev/fuse", "--cap-add", "SYS_ADMIN", "busybox", "sh", "-c", script))
+	defer dock(t, shared, "rm", "-f", id)
+	dock(t, shared, "cp", buildForGuest(t, "hellofs"), id+":/hellofs")
+	out, errText, code := result(t, docker, "--context", "hyve-"+shared, "start", "-a", id)
+	if code != 0 || out != "ready\nhello by FUSE\nunmounted\n" || errText != "hellofs: mounting: operation not permitted\n" {
+		t.Errorf("exit status %d: %q, %q", code, out, errText)
+	}
+}
+
+// A privileged container that has the guest's modules loads one; others do not.
+func TestModprobeInAContainer(t *testing.T) {
+	const script = `module=nlmon # for which nobody else asks
+		run() { docker run --rm -v /lib/modules:/lib/modules:ro "$@" busybox modprobe $module; }
+		sudo modprobe -r $module
+		run 2>&1 | grep -c 'not permitted'; grep -c "^$module " /proc/modules
+		run --privileged; grep -c "^$module " /proc/modules
+		sudo modprobe -r $module; grep -c "^$module " /proc/modules; :`
+	if out := inGuest(t, shared, script); out != "1\n0\n1\n0\n" {
+		t.Errorf("printed %q", out)
+	}
+}
+
+// Programs for other processors run whatever way a machine was stopped. What a container
+// has registered besides lasts until the machine boots.
+func TestForeignProgramsAfterStop(t *testing.T) {
+	takesLong(t)
+	needsFreezing(t)
+	create(t, "foreign")
+	image := foreignImage(t, "foreign", "arm64")
+	dock(t, "foreign", "run", "--rm", "--privileged", "busybox", "sh", "-c",
+		"mount -t binfmt_misc x /proc/sys/fs/binfmt_misc && echo ':e2e:E::e2e::/bin/true:' >/proc/sys/fs/binfmt_misc/register")
+	handlers := func() string { return inGuest(t, "foreign", "ls /proc/sys/fs/binfmt_misc") }
+	before := handlers()
+	for _, tt := range []struct {
+		stop []string
+		want string
+	}{
+		{[]string{"stop", "foreign"}, before},
+		{[]string{"stop", "--cold", "foreign"}, strings.Replace(before, "e2e\n", "", 1)},
+	} {
+		hyve(t, tt.stop...)
+		hyve(t, "start", "foreign")
+		if got := handlers(); got != tt.want || !strings.Contains(got, "qemu-aarch64") {
+			t.Errorf("after %q the handlers are %q, want %q", tt.stop, got, tt.want)
+		}
+		if out := dock(t, "foreign", "run", "--rm", image); out != "arm64\n" {
+			t.Errorf("after %q it printed %q", tt.stop, out)
+		}
+	}
+}
