@@ -3,9 +3,11 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -78,16 +80,22 @@ func deafListener(t *testing.T) (port int) {
 // what it wants.
 func attackFrom(t *testing.T, machine string, flags []string, words ...string) (id string, connections int) {
 	t.Helper()
-	args := append(append([]string{"create"}, flags...), "busybox", "/attacker")
+	return attackWith(t, machine, "attacker", flags, words...)
+}
+
+// attackWith is attackFrom with another program, which says how much it has done.
+func attackWith(t *testing.T, machine, program string, flags []string, words ...string) (id string, done int) {
+	t.Helper()
+	args := append(append([]string{"create"}, flags...), "busybox", "/"+program)
 	id = strings.TrimSpace(dock(t, machine, append(args, words...)...))
 	t.Cleanup(func() { try(limit, docker, "--context", "hyve-"+machine, "rm", "-f", id) })
-	dock(t, machine, "cp", buildForGuest(t, "attacker"), id+":/attacker")
+	dock(t, machine, "cp", buildForGuest(t, program), id+":/"+program)
 	dock(t, machine, "start", id)
-	eventually(t, "the attacker has its connections", func() bool {
-		n, err := fmt.Sscanf(dock(t, machine, "logs", id), "ready %d", &connections)
+	eventually(t, "the "+program+" is ready", func() bool {
+		n, err := fmt.Sscanf(dock(t, machine, "logs", id), "ready %d", &done)
 		return n == 1 && err == nil
 	})
-	return id, connections
+	return id, done
 }
 
 // asNobody runs the attacker on the host as a user that hyve does not know.
@@ -180,11 +188,7 @@ func TestAttackDescriptors(t *testing.T) {
 	port := deafListener(t)
 	id, n := attackFrom(t, shared, nil, "hold", fmt.Sprintf("host.docker.internal:%d", port), "3000")
 	t.Logf("%d connections", n)
-	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	bounded(t, "attack-descriptors", float64(len(fds)), "descriptors", 4096)
+	bounded(t, "attack-descriptors", float64(descriptorsOf(t, pid)), "descriptors", 4096)
 	serves(t, shared)
 	if out := dock(t, shared, "run", "--rm", "busybox", "echo", "another"); out != "another\n" {
 		t.Errorf("another container said %q", out)
@@ -359,4 +363,81 @@ func TestAttackHostAddresses(t *testing.T) {
 	if !reached("host.docker.internal", port) {
 		t.Error("the port that is let through is not reached")
 	}
+}
+
+// The guest's root says to the supervisor, in the place of PID 1, what he likes. It is heard,
+// and costs nothing; what addresses he asks for are not the machine's, and stay the host's.
+func TestAttackEvents(t *testing.T) {
+	s := statusOf(t, shared)
+	log := filepath.Join(home, "machines", shared, "logs", "supervisor.log")
+	long := strings.Repeat("x", 20_000)
+	lines := []string{
+		`{"outOfMemory":{"process":"usurper-%d` + long + `"}}`,
+		`{"failed":{"phase":"disk","cause":"usurper-%d` + long + `"}}`,
+		`{"log":{"service":"init","line":"usurper-%d"}}`,
+		`{"engineReady":{}}`, `{"portClosed":{"id":%d}}`, `{damaged-%d`, "[" + long,
+	}
+	own, err := netip.ParseAddr(strings.TrimSpace(hyve(t, "ip", shared)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign := []string{own.Next().String(), "127.0.0.2", "10.9.8.7", "8.8.8.8", "169.254.169.254", "255.255.255.255", "::ffff:127.0.0.1", "fe80::1"}
+	cards, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, card := range cards {
+		if p, ok := card.(*net.IPNet); ok && !p.IP.IsLoopback() {
+			foreign = append(foreign, p.IP.String())
+		}
+	}
+	const first = 18900 // of the ports
+	for i, address := range foreign {
+		lines = append(lines, fmt.Sprintf(`{"portOpened":{"id":%%d,"protocol":"tcp","hostIP":%q,"port":%d}}`, address, first+i))
+	}
+	before, fds := residentMiB(t, s.PID), descriptorsOf(t, s.PID)
+	id, n := attackWith(t, shared, "usurper", []string{"--privileged", "--pid", "host"}, append([]string{"5"}, lines...)...)
+	bounded(t, "attack-events", residentMiB(t, s.PID)-before, "MiB", 32)
+	bounded(t, "attack-events-descriptors", float64(descriptorsOf(t, s.PID)-fds), "descriptors", 16)
+	dock(t, shared, "rm", "-f", id)
+	text := readFile(t, log)
+	t.Logf("%d said, %d heard", n, strings.Count(text, "usurper-"))
+	after := statusOf(t, shared)
+	problems := strings.Join(after.Problems, "\n")
+	if !strings.Contains(problems, "usurper-") && !strings.Contains(problems, "is not this machine's") || strings.Count(text, "usurper-") < 20 {
+		t.Errorf("it is not heard: %.500s", problems)
+	}
+	if len(after.Problems) > 20 || len(problems) > 20*512 {
+		t.Errorf("%d problems of %d bytes", len(after.Problems), len(problems))
+	}
+	for i, address := range foreign {
+		port := fmt.Sprint(first + i)
+		if refused := fmt.Sprintf("the host's address %q is not this machine's", address); !strings.Contains(strings.ReplaceAll(text, `\"`, `"`), refused) {
+			t.Errorf("nothing says that %s is refused", address)
+		}
+		if l, err := net.Listen("tcp", net.JoinHostPort(address, port)); err == nil {
+			l.Close() // it is the host's, and free
+		} else if errors.Is(err, syscall.EADDRINUSE) {
+			t.Errorf("%s:%s: %v", address, port, err)
+		}
+		for _, p := range after.Ports {
+			if p.Port == first+i {
+				t.Errorf("port %d is published on %s", p.Port, p.Address)
+			}
+		}
+	}
+	_, said, code := result(t, docker, "--context", "hyve-"+shared, "run", "--rm", "-p", foreign[0]+":18899:80", "busybox", "true")
+	if code == 0 || !strings.Contains(said, "is not this machine's") {
+		t.Errorf("published on %s: %s", foreign[0], said)
+	}
+	serves(t, shared)
+}
+
+func descriptorsOf(t *testing.T, pid int) int {
+	t.Helper()
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
 }
