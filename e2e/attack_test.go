@@ -433,6 +433,70 @@ func TestAttackEvents(t *testing.T) {
 	serves(t, shared)
 }
 
+// silentListener is a port of the host that answers nobody: its queue is full.
+func silentListener(t *testing.T) (port int) {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	raw, err := l.(*net.TCPListener).SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) { syscall.Listen(int(fd), 0) })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		conn, err := net.DialTimeout("tcp4", l.Addr().String(), 200*time.Millisecond)
+		if err != nil {
+			return l.Addr().(*net.TCPAddr).Port
+		}
+		t.Cleanup(func() { conn.Close() })
+	}
+	t.Skip("this system answers beyond the queue")
+	return 0
+}
+
+// unanswered counts the host's connections to a port that are still being made
+// (proc_pid_net(5): TCP_SYN_SENT).
+func unanswered(t *testing.T, port int) (n int) {
+	t.Helper()
+	to := fmt.Sprintf("0100007F:%04X", port)
+	for line := range strings.Lines(readFile(t, "/proc/net/tcp")) {
+		if fields := strings.Fields(line); fields[2] == to && fields[3] == "02" {
+			n++
+		}
+	}
+	return n
+}
+
+// A container dials a peer that does not answer, more often than there may be dials at one
+// time: those are bounded, and another container's are made.
+func TestAttackUnansweredDials(t *testing.T) {
+	const limit = 1024
+	pid := statusOf(t, shared).PID
+	before := descriptorsOf(t, pid)
+	silent, open := silentListener(t), deafListener(t)
+	id, _ := attackFrom(t, shared, nil, "dial", fmt.Sprintf("host.docker.internal:%d", silent), "3000")
+	eventually(t, "there are as many dials as there may be", func() bool { return unanswered(t, silent) >= limit*95/100 })
+	out := dock(t, shared, "run", "--rm", "busybox", "sh", "-c",
+		fmt.Sprintf("s=$(date +%%s); nc -w 20 host.docker.internal %d -e true || exit; echo $(($(date +%%s) - s))", open))
+	var seconds float64
+	if _, err := fmt.Sscan(out, &seconds); err != nil {
+		t.Fatalf("another container's dial: %q", out)
+	}
+	bounded(t, "attack-dials-other", seconds, "s", 5)
+	if n := unanswered(t, silent); n < limit*9/10 {
+		t.Errorf("only %d dials are left: it was no attack", n)
+	}
+	// A connection may be listed twice while others come and go, a descriptor may not.
+	bounded(t, "attack-dials", float64(descriptorsOf(t, pid)-before), "descriptors", limit+32)
+	serves(t, shared)
+	dock(t, shared, "rm", "-f", id)
+}
+
 func descriptorsOf(t *testing.T, pid int) int {
 	t.Helper()
 	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))

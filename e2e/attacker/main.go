@@ -4,6 +4,7 @@
 //	attacker hold ADDRESS N     N connections on which it says nothing
 //	attacker fill ADDRESS N     N connections into which it writes all they take, for
 //	                            20 seconds at most
+//	attacker dial ADDRESS N     N connections that it begins, and waits for
 //	attacker listen ADDRESS     accepts connections, and never reads
 //
 // It prints "ready K", with the number of connections that it has, and keeps them until it
@@ -33,6 +34,9 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	if deed == "dial" {
+		dial(address, n)
+	}
 	conns := connect(address, n, deed == "fill")
 	fmt.Println("ready", len(conns))
 	for {
@@ -57,6 +61,22 @@ func listen(address string) error {
 		kept = append(kept, conn)
 		runtime.KeepAlive(kept)
 	}
+}
+
+// dial begins n connections, all at once, and says so.
+func dial(address string, n int) {
+	for range n {
+		go func() {
+			for {
+				conn, err := net.Dial("tcp", address)
+				if err == nil {
+					conn.Close()
+				}
+			}
+		}()
+	}
+	fmt.Println("ready 0")
+	select {}
 }
 
 // connect makes n connections, a hundred at a time, and returns those that there are.
