@@ -17,7 +17,7 @@ import (
 )
 
 func (a *app) startCommand() *cobra.Command {
-	var timing bool
+	var timing, cold bool
 	cmd := &cobra.Command{
 		Use:               "start [NAME...]",
 		Aliases:           []string{"resume"},
@@ -25,15 +25,16 @@ func (a *app) startCommand() *cobra.Command {
 		ValidArgsFunction: a.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.each(args, func(home machine.Home, name string) error {
-				return a.start(cmd.Context(), home, name, timing)
+				return a.start(cmd.Context(), home, name, timing, cold)
 			})
 		},
 	}
 	cmd.Flags().BoolVar(&timing, "timing", false, "print where the time went")
+	cmd.Flags().BoolVar(&cold, "cold", false, "boot the machine, even where it could be thawed; what runs in a suspended one is lost")
 	return cmd
 }
 
-func (a *app) start(ctx context.Context, home machine.Home, name string, timing bool) error {
+func (a *app) start(ctx context.Context, home machine.Home, name string, timing, cold bool) error {
 	m, err := home.Load(name)
 	if err != nil {
 		return err
@@ -44,7 +45,11 @@ func (a *app) start(ctx context.Context, home machine.Home, name string, timing 
 	}
 	show := a.newDisplay(timing)
 	defer show.close()
-	_, err = lifecycle.Start(ctx, m, show.follow("Starting "+name))
+	start := lifecycle.Start
+	if cold {
+		start = lifecycle.StartCold
+	}
+	_, err = start(ctx, m, show.follow("Starting "+name))
 	if errors.Is(err, lifecycle.ErrAlready) {
 		return a.say("machine %q is already running", name)
 	}
@@ -136,7 +141,7 @@ func (a *app) restartCommand() *cobra.Command {
 				if err != nil && !errors.Is(err, lifecycle.ErrAlready) {
 					return cmp.Or(err, done())
 				}
-				return cmp.Or(a.start(through, home, name, timing), done())
+				return cmp.Or(a.start(through, home, name, timing, false), done())
 			})
 		},
 	}

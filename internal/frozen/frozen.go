@@ -38,8 +38,10 @@ type manifest struct {
 	Shape  string `json:"shape"` // of the VM
 	Disk   stamp  `json:"disk"`
 	// Suspended says that containers run in it.
-	Suspended bool    `json:"suspended"`
-	Content   content `json:"content"`
+	Suspended bool `json:"suspended"`
+	// Accelerator is what ran the VM. States that do not say were made in emulation.
+	Accelerator string  `json:"accelerator,omitempty"`
+	Content     content `json:"content"`
 }
 
 // content is the size and the checksum of each file of a state.
@@ -63,7 +65,8 @@ func (e *MisfitError) Error() string { return "the frozen state does not fit: " 
 
 // A Draft is a state in the making.
 type Draft struct {
-	Suspended bool // containers run in it
+	Suspended   bool   // containers run in it
+	Accelerator string // what ran the VM
 
 	dir    string         // its final place
 	memory *sparse.Writer // of New
@@ -116,7 +119,7 @@ func Link(dir, disk, from, fromDisk string) error {
 		return err
 	}
 	defer d.Discard()
-	d.Suspended = m.Suspended
+	d.Suspended, d.Accelerator = m.Suspended, m.Accelerator
 	if err := errors.Join(os.Link(devicesPath(from), d.Devices()), os.Link(memoryPath(from), memoryPath(d.path()))); err != nil {
 		return fmt.Errorf("linking a frozen state: %w", err)
 	}
@@ -165,7 +168,7 @@ func (d *Draft) commit(shape, disk string, content content) error {
 	if err != nil {
 		return fmt.Errorf("keeping a frozen state: %w", err)
 	}
-	data, err := json.Marshal(manifest{format, shape, stamp, d.Suspended, content})
+	data, err := json.Marshal(manifest{format, shape, stamp, d.Suspended, d.Accelerator, content})
 	if err != nil {
 		return err
 	}
@@ -203,6 +206,12 @@ func (d *Draft) Discard() {
 func Exists(dir string) (exists, suspended bool) {
 	m, err := read(dir)
 	return err == nil, m.Suspended
+}
+
+// Accelerator is what ran the VM of a state, good or not: empty if the state does not say.
+func Accelerator(dir string) string {
+	m, _ := read(dir)
+	return m.Accelerator
 }
 
 func read(dir string) (m manifest, err error) {

@@ -62,6 +62,23 @@ func Start(ctx context.Context, m *machine.Machine, follow func(control.Status))
 	return start(ctx, m, false, follow)
 }
 
+// StartCold is Start of a machine that is to boot: a frozen state is dropped, also that of
+// a suspended one with all that ran in it. The error is a *BusyError if the machine is not
+// stopped.
+func StartCold(ctx context.Context, m *machine.Machine, follow func(control.Status)) (control.Status, error) {
+	status, err := ask(ctx, m.Dir())
+	if err == nil && status.State == control.Running {
+		return status, ErrAlready
+	}
+	if err := settle(m); err != nil {
+		return control.Status{}, err
+	}
+	if err := dropFrozen(m.Dir(), m.Name, true); err != nil {
+		return control.Status{}, err
+	}
+	return start(ctx, m, false, follow)
+}
+
 // Through returns a context for words of several steps of which the last is not to be
 // missing, as the start of a restart: ctx does not end it. interrupted is called if ctx ends
 // before done is called, which returns ctx's cause then.

@@ -19,15 +19,16 @@ import (
 func Stop(ctx context.Context, dir machine.Dir, name string, cold bool, follow func(control.Status)) error {
 	err := stop(ctx, dir, name, control.StopRequest{Freeze: !cold}, follow)
 	if cold && errors.Is(err, ErrAlready) {
-		if err := dropFrozen(dir, name); err != nil {
+		if err := dropFrozen(dir, name, false); err != nil {
 			return err
 		}
 	}
 	return err
 }
 
-// dropFrozen drops the state of a machine that is frozen with nothing in it.
-func dropFrozen(dir machine.Dir, name string) error {
+// dropFrozen drops the state of a machine that is frozen with nothing in it; suspended, also
+// one with containers that run.
+func dropFrozen(dir machine.Dir, name string, suspended bool) error {
 	lock, err := dir.Acquire()
 	if errors.Is(err, machine.ErrLocked) {
 		return &BusyError{name}
@@ -36,7 +37,7 @@ func dropFrozen(dir machine.Dir, name string) error {
 		return err
 	}
 	defer lock.Release()
-	if _, suspended := frozen.Exists(dir.Frozen()); suspended {
+	if _, runs := frozen.Exists(dir.Frozen()); runs && !suspended {
 		return &SuspendedError{name}
 	}
 	return frozen.Drop(dir.Frozen())

@@ -37,6 +37,42 @@ func (s *supervisor) shape() string {
 	return hex.EncodeToString(sum[:])
 }
 
+// keepSuspended sees to it that a suspended machine goes on with the accelerator that it
+// was suspended with, and is an error where that cannot be had: what runs in the machine
+// would be lost by a boot.
+func (s *supervisor) keepSuspended() error {
+	dir := s.machine.Dir().Frozen()
+	if _, suspended := frozen.Exists(dir); !suspended {
+		return nil
+	}
+	accel, err := s.parts.accel.ForState(frozen.Accelerator(dir))
+	if err != nil {
+		return &suspendedError{s.machine.Name, s.parts.accel.Hint, err}
+	}
+	s.parts.accel = accel
+	return nil
+}
+
+// A suspendedError says why a suspended machine cannot go on, and so is left alone.
+type suspendedError struct {
+	name, hint string
+	cause      error
+}
+
+func (e *suspendedError) Error() string {
+	return "it stays suspended: " + e.cause.Error()
+}
+func (e *suspendedError) Unwrap() error { return e.cause }
+
+// Hint says how to go on, with the machine's memory and without.
+func (e *suspendedError) Hint() string {
+	text := "hyve doctor tries again; hyve start --cold " + e.name + " boots it from its disk, without what ran in its memory"
+	if e.hint != "" {
+		text = e.hint + "; " + text
+	}
+	return text
+}
+
 // powerOn starts the VM: from the machine's frozen state if that fits, otherwise
 // by booting. opening is what the guest is then to be told first.
 func (s *supervisor) powerOn(ctx context.Context, lock *machine.Lock) (vm *qemu.VM, opening func() (guestapi.Request, error), err error) {
@@ -190,7 +226,7 @@ func (s *supervisor) capture(ctx context.Context, vm *qemu.VM, dir machine.Dir, 
 	s.guest.hush(true)
 	draft, err := frozen.New(dir.Frozen(), s.parts.current.Load().Memory)
 	if err == nil {
-		draft.Suspended = suspended
+		draft.Suspended, draft.Accelerator = suspended, s.parts.accel.Name
 		if err = vm.Freeze(ctx, draft.Devices(), draft.Memory()); err != nil {
 			draft.Discard()
 		}

@@ -152,9 +152,12 @@ func (s *supervisor) live(ctx context.Context, lock *machine.Lock) error {
 		return err
 	}
 	s.parts = *parts
+	if err := s.keepSuspended(); err != nil {
+		return err
+	}
 	s.board.set(func(st *control.Status) {
 		st.Hypervisor = "QEMU " + parts.qemu.Version.String()
-		st.Accelerator, st.AcceleratorReason = parts.accel.Name, parts.accel.Reason
+		st.Accelerator, st.AcceleratorReason = s.parts.accel.Name, s.parts.accel.Reason
 	})
 	if err := s.reread(); err != nil { // what was set while nobody could be told
 		return err

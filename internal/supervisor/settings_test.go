@@ -5,11 +5,13 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/frozen"
 	"github.com/hyve-vm/hyve/internal/guestapi"
+	"github.com/hyve-vm/hyve/internal/hypervisor/qemu"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
@@ -51,6 +53,48 @@ func TestTakeNext(t *testing.T) {
 			}
 			if exists, _ := frozen.Exists(m.Dir().Frozen()); exists != test.suspended {
 				t.Errorf("there is a frozen state: %t", exists)
+			}
+		})
+	}
+}
+
+// A suspended machine whose accelerator is missing is kept and not started; one that is
+// stopped boots.
+func TestKeepSuspended(t *testing.T) {
+	for name, test := range map[string]struct {
+		accelerator string
+		suspended   bool
+		kept        bool
+	}{
+		"suspended, and it is missing": {accelerator: "kvm", suspended: true, kept: true},
+		"suspended, and it is there":   {accelerator: "tcg", suspended: true},
+		"stopped, and it is missing":   {accelerator: "kvm"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := testMachine(t)
+			if err := os.WriteFile(m.Dir().Disk(), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			draft, err := frozen.New(m.Dir().Frozen(), 1<<20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			draft.Suspended, draft.Accelerator = test.suspended, test.accelerator
+			if err := errors.Join(os.WriteFile(draft.Devices(), nil, 0o600), draft.Commit("shape", m.Dir().Disk())); err != nil {
+				t.Fatal(err)
+			}
+			s := &supervisor{machine: m, parts: parts{accel: qemu.Verdict{Name: "tcg", Reason: "/dev/kvm does not exist", Hint: "load it"}}}
+			err = s.keepSuspended()
+			if (err != nil) != test.kept {
+				t.Fatal(err)
+			}
+			if exists, _ := frozen.Exists(m.Dir().Frozen()); !exists {
+				t.Error("its state is gone")
+			}
+			var kept *suspendedError
+			if test.kept && (!errors.As(err, &kept) || !strings.Contains(err.Error(), "kvm") || !strings.Contains(err.Error(), "/dev/kvm does not exist") ||
+				!strings.Contains(kept.Hint(), "load it") || !strings.Contains(kept.Hint(), "start --cold "+m.Name)) {
+				t.Errorf("%v", err)
 			}
 		})
 	}

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -21,7 +22,9 @@ type Verdict struct {
 	Reason string        // why not the host's own; empty unless Name is "tcg"
 	Hint   string        // the way out of Reason; may be empty
 	Took   time.Duration // of this call
-	Cached bool          // the hardware was tested earlier since the host's boot
+	Rate   float64       // instructions a second in the test of the hardware; 0 if it did not get that far
+	Tested time.Time     // when the hardware was tested; zero if it did not come to that
+	Cached bool          // that was earlier, since the host's boot
 
 	// NoFreeze is why VMs cannot be frozen and thawed; empty if they can.
 	NoFreeze string
@@ -37,12 +40,40 @@ func (v Verdict) String() string {
 	return fmt.Sprintf("%s (%s)", v.Name, v.Reason)
 }
 
+// ForState is what is to run a state that was frozen with an accelerator ("" is
+// emulation). Emulation can be had anywhere, hardware only where it works; the error is an
+// *AcceleratorError then, and also where no state can be thawed.
+func (v Verdict) ForState(accel string) (Verdict, error) {
+	if accel = cmp.Or(accel, accelTCG); accel == accelTCG && v.Name != accelTCG {
+		v = Verdict{Name: accelTCG, Reason: "its frozen state is of software emulation", NoFreeze: memoryHidden()}
+	}
+	if v.Name != accel || !v.Freezes() {
+		return v, &AcceleratorError{Wanted: accel, Now: v}
+	}
+	return v, nil
+}
+
+// An AcceleratorError says why a state cannot go on here, today.
+type AcceleratorError struct {
+	Wanted string  // with which it was frozen
+	Now    Verdict // what there is instead
+}
+
+func (e *AcceleratorError) Error() string {
+	if e.Wanted == e.Now.Name {
+		return "a frozen state cannot be thawed: " + e.Now.NoFreeze
+	}
+	return fmt.Sprintf("its frozen state is of %s, which does not work now: %s", e.Wanted, e.Now.Reason)
+}
+
 // hostVerdict is what the platform's test says about its accelerator.
 type hostVerdict struct {
 	Works  bool          `json:"works"`
 	Reason string        `json:"reason,omitempty"`
 	Hint   string        `json:"hint,omitempty"`
 	Took   time.Duration `json:"took"`
+	Rate   float64       `json:"rate,omitempty"` // instructions a second
+	Tested time.Time     `json:"tested"`
 
 	// final is set by a test that ran to its end. Whatever else stands in the
 	// way (a permission, a module not loaded, a busy host) may be gone the next
@@ -50,9 +81,20 @@ type hostVerdict struct {
 	final bool
 }
 
+// RefusalAge is how long a no of the hardware's test is believed. It costs half a second
+// to see again, and may have been the bad luck of a moment.
+const RefusalAge = time.Hour
+
 // Accelerator says which accelerator really works, by trying it. The outcome of
-// the try is kept until the host boots anew or QEMU changes.
+// the try is kept until the host boots anew or QEMU changes; a no for RefusalAge at most.
 func (q *QEMU) Accelerator(ctx context.Context) Verdict {
+	return q.accelerator(ctx, RefusalAge)
+}
+
+// TryAgain is Accelerator for which no earlier no counts.
+func (q *QEMU) TryAgain(ctx context.Context) Verdict { return q.accelerator(ctx, 0) }
+
+func (q *QEMU) accelerator(ctx context.Context, believed time.Duration) Verdict {
 	began := time.Now()
 	v := Verdict{Name: accelTCG}
 	switch {
@@ -63,20 +105,25 @@ func (q *QEMU) Accelerator(ctx context.Context) Verdict {
 		v.Hint = installHint()
 	default:
 		var h hostVerdict
-		h, v.Cached = testHost(ctx, q)
+		h, v.Cached = testHost(ctx, q, believed)
+		v.Rate, v.Tested = h.Rate, h.Tested
 		if h.Works {
 			v.Name = hostAccel
 		} else {
 			v.Reason, v.Hint = h.Reason, h.Hint
 		}
 	}
-	if v.NoFreeze = memoryHidden(); v.Name != accelTCG {
+	if v.NoFreeze = memoryHidden(); v.Name != accelTCG && v.Name != alsoFreezes {
 		// Hardware has clocks and processor features of its own.
 		v.NoFreeze = "freezing is not verified with " + v.Name + " yet"
 	}
 	v.Took = time.Since(began)
 	return v
 }
+
+// alsoFreezes is an accelerator with which VMs are frozen though that is not verified. It
+// is set when the tests are linked that are to verify it, and nowhere else.
+var alsoFreezes string
 
 // KernelCmdline is what belongs on the guest's kernel command line because of
 // the accelerator; the rest is the image's and the machine's.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,7 +14,7 @@ const hostAccel = accelHVF
 // testHost asks the kernel whether Hypervisor.framework may be used. Unlike
 // KVM's device, the answer is about the processor: inside a VM without nested
 // virtualization it is no. It costs microseconds, so nothing is kept.
-func testHost(context.Context, *QEMU) (hostVerdict, bool) {
+func testHost(context.Context, *QEMU, time.Duration) (hostVerdict, bool) {
 	support, err := unix.SysctlUint32("kern.hv_support")
 	switch {
 	case errors.Is(err, unix.ENOENT):

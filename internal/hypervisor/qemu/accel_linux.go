@@ -14,8 +14,9 @@ import (
 const hostAccel = accelKVM
 
 // testHost opens /dev/kvm, which is cheap and may change at any time, and then
-// has a guest run, unless that was done since the host booted.
-func testHost(ctx context.Context, q *QEMU) (hostVerdict, bool) {
+// has a guest run, unless that was done since the host booted; if it was in vain, unless
+// that was less than believed ago.
+func testHost(ctx context.Context, q *QEMU, believed time.Duration) (hostVerdict, bool) {
 	dev, v := openKVM("/dev/kvm")
 	if dev == nil {
 		return v, false
@@ -23,17 +24,23 @@ func testHost(ctx context.Context, q *QEMU) (hostVerdict, bool) {
 	defer dev.Close()
 	key := kvmKey(dev, q)
 	if key != "" {
-		if v, ok := loadCached[hostVerdict](q.cacheDir, "accel.json", key); ok {
+		if v, ok := loadCached[hostVerdict](q.cacheDir, "accel.json", key); ok && (v.Works || fresh(v.Tested, believed)) {
 			return v, true
 		}
 	}
 	began := time.Now()
 	v = testKVM(ctx, dev)
-	v.Took = time.Since(began)
+	v.Took, v.Tested = time.Since(began), began.Round(0)
 	if v.final && key != "" {
 		storeCached(q.cacheDir, "accel.json", key, v)
 	}
 	return v, false
+}
+
+// fresh says that t was less than age ago, and not in the future.
+func fresh(t time.Time, age time.Duration) bool {
+	since := time.Since(t)
+	return since >= 0 && since < age
 }
 
 // kvmKey names the state that was tested: this boot, this device (its inode is

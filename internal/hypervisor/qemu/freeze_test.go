@@ -41,7 +41,7 @@ func TestFreezeAndThaw(t *testing.T) {
 			return state
 		}
 		vm := start(t, q, cfg, Options{})
-		time.Sleep(200 * time.Millisecond) // to where it listens
+		time.Sleep(settle()) // to where it listens
 		state := freeze(vm, "first")
 		before := sumOf(t, state)
 
@@ -91,6 +91,15 @@ func TestFreezeAndThaw(t *testing.T) {
 			t.Errorf("a state that is cut off: %v", err)
 		}
 	})
+}
+
+// settle is how long a guest of these tests takes to its first instruction, with some to
+// spare: where KVM is tested it is on a processor that is itself emulated.
+func settle() time.Duration {
+	if os.Getenv("HYVE_TEST_ACCEL") != "" {
+		return 5 * time.Second
+	}
+	return 200 * time.Millisecond
 }
 
 // A VM that goes on after a freeze has nothing of what was frozen open.
@@ -161,5 +170,34 @@ func TestShape(t *testing.T) {
 	newer.key = "another binary"
 	if newer.Shape(cfg, accelTCG) == shape {
 		t.Error("the binary is not in the shape")
+	}
+}
+
+// TestForState: a state goes on with what it was frozen with, or not at all.
+func TestForState(t *testing.T) {
+	const hidden = "nobody may read memory"
+	tcg, kvm := Verdict{Name: accelTCG, Reason: "no KVM"}, Verdict{Name: accelKVM}
+	for _, tt := range []struct {
+		now        Verdict
+		of         string
+		runs, says string
+	}{
+		{tcg, "tcg", "tcg", ""},
+		{tcg, "", "tcg", ""}, // as states were that do not say
+		{tcg, "kvm", "", "no KVM"},
+		{kvm, "kvm", "kvm", ""},
+		{kvm, "hvf", "", "hvf"},
+		{Verdict{Name: accelTCG, NoFreeze: hidden}, "tcg", "", hidden},
+		{Verdict{Name: accelKVM, NoFreeze: hidden}, "kvm", "", hidden},
+	} {
+		got, err := tt.now.ForState(tt.of)
+		if err == nil && got.Name != tt.runs || err != nil && (tt.runs != "" || !strings.Contains(err.Error(), tt.says)) || (err == nil) != (tt.runs != "") {
+			t.Errorf("%v for a state of %q: %v, %v", tt.now, tt.of, got, err)
+		}
+	}
+	// One of emulation stays so where KVM works, and says why it is not faster.
+	got, err := kvm.ForState("tcg")
+	if memoryHidden() == "" && (err != nil || got.Name != accelTCG || got.Reason == "") {
+		t.Errorf("%v, %v", got, err)
 	}
 }

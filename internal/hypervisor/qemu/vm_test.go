@@ -112,8 +112,12 @@ func listen(t *testing.T, path string) string {
 	return path
 }
 
+// start starts a VM, with the accelerator that HYVE_TEST_ACCEL names.
 func start(t *testing.T, q *QEMU, cfg hypervisor.Config, o Options) *VM {
 	t.Helper()
+	if o.Accel == "" {
+		o.Accel = os.Getenv("HYVE_TEST_ACCEL")
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	began := time.Now()
