@@ -86,6 +86,7 @@ var layers = map[string][]string{
 	"e2e/keeper":         {},
 	"e2e/attacker":       {},
 	"e2e/reaper":         {},
+	"e2e/outer":          {},
 	// Measures VMs as hyve makes them, and one on QEMU's own network.
 	"e2e/bench": {"e2e/testregistry", "e2e/testimage", "internal/machine", "internal/control", "internal/guestapi", "internal/image", "internal/image/build", "internal/pki",
 		"internal/hypervisor", "internal/hypervisor/qemu"},

@@ -6,6 +6,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +40,13 @@ var (
 var engine = flag.String("engine", "", "the engine of the machines: stable, newest or a version (default: hyve's own)")
 
 var long = flag.Bool("long", false, "run those tests, too, that take long for how seldom it is what they are about")
+
+// What e2e/outer says, in whose VM these tests run as well.
+var (
+	accel    = flag.String("accel", "", "fail where anything else than this accelerator (kvm, tcg) runs a machine")
+	prebuilt = flag.String("prebuilt", "", "directory of the tests' own programs, if there is no go command")
+	reboot   = flag.String("reboot", "", "before, after or without: the half of TestHostReboots before the host reboots, the one after, and what is left to do if it has lost its accelerator; machines stay")
+)
 
 // takesLong skips a test that not every commit has to pass.
 func takesLong(t *testing.T) {
@@ -86,6 +95,9 @@ func run(m *testing.M) (status int, err error) {
 		return 0, err
 	}
 	defer stop()
+	if *reboot != "" {
+		return m.Run(), nil
+	}
 	removeMachines()
 	defer removeMachines()
 	if *engine != "" {
@@ -101,7 +113,40 @@ func run(m *testing.M) (status int, err error) {
 		return 0, fmt.Errorf("creating the shared machine: %w", err)
 	}
 	fmt.Printf("shared machine after %.1fs\n%s", time.Since(began).Seconds(), out)
+	if err := wantedAccelerator(shared); err != nil {
+		return 0, err
+	}
 	return m.Run(), nil
+}
+
+// wantedAccelerator looks at what runs a machine's processors, if it matters.
+func wantedAccelerator(name string) error {
+	if *accel == "" {
+		return nil
+	}
+	out, err := try(time.Minute, binary, "status", "--format", "json", name)
+	if err != nil {
+		return err
+	}
+	var s status
+	if err := json.Unmarshal([]byte(out), &s); err != nil {
+		return err
+	}
+	// What hyve says is one thing, what QEMU has open is another.
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", s.HypervisorPid))
+	if err != nil {
+		return err
+	}
+	ran := "tcg"
+	for _, file := range files {
+		if target, _ := os.Readlink(file); strings.HasPrefix(target, "anon_inode:kvm-vcpu") {
+			ran = "kvm"
+		}
+	}
+	if s.HypervisorPid == 0 || s.Accelerator != *accel || ran != *accel {
+		return fmt.Errorf("it is not %s that ran machine %s: hyve says %s (%s), its processors are of %s", *accel, name, s.Accelerator, s.AcceleratorReason, ran)
+	}
+	return nil
 }
 
 func serveRegistry() (stop func(), err error) {
@@ -205,6 +250,12 @@ func create(t *testing.T, name string, args ...string) {
 		try(time.Minute, binary, "rm", "-f", name)
 	})
 	hyve(t, append([]string{"create", name, "--registry-mirror", registry, "--memory", "1GiB", "--cpus", "2"}, args...)...)
+	if slices.Contains(args, "--no-start") {
+		return
+	}
+	if err := wantedAccelerator(name); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // eventually waits for something that is told to nobody, such as a process' end.

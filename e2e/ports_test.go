@@ -19,18 +19,20 @@ import (
 
 // status is what tests read of hyve status --format json.
 type status struct {
-	State         string
-	Accelerator   string
-	PID           int
-	HypervisorPid int
-	Problems      []string
-	Asleep        bool
-	Thawed        bool
-	MemoryShared  bool
-	Frozen        bool
-	BootReason    string
-	Endpoints     struct{ SSH, TCP string }
-	Ports         []struct {
+	State       string
+	Accelerator string
+	// why it is not the host's own
+	AcceleratorReason string
+	PID               int
+	HypervisorPid     int
+	Problems          []string
+	Asleep            bool
+	Thawed            bool
+	MemoryShared      bool
+	Frozen            bool
+	BootReason        string
+	Endpoints         struct{ SSH, TCP string }
+	Ports             []struct {
 		Protocol, Address string
 		Port              int
 	}

@@ -16,6 +16,9 @@ var soakRounds = flag.Int("soak", 4, "how often TestSoak freezes and thaws its m
 // buildForGuest builds one of the tests' programs.
 func buildForGuest(t *testing.T, name string) (path string) {
 	t.Helper()
+	if *prebuilt != "" {
+		return filepath.Join(*prebuilt, name)
+	}
 	path = filepath.Join(t.TempDir(), name)
 	build := exec.Command("go", "build", "-o", path, "./e2e/"+name)
 	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")

@@ -12,6 +12,8 @@ case $kind in
 '') packages='qemu-system-x86 e2fsprogs openssh-client' programs='qemu-system-x86_64 e2fsck ssh scp ssh-keyscan' ;;
 clients) packages='docker-compose docker-buildx runc' programs='docker-compose docker-buildx' ;;
 node) packages='nodejs npm' programs='node npm' ;;
+outer) programs=depmod packages='base-files base-passwd bash busybox-static ca-certificates coreutils dash diffutils docker-cli e2fsprogs findutils
+    grep iproute2 kmod libc-bin linux-image-cloud-amd64 mount openssh-client procps qemu-system-x86 sed util-linux' ;;
 *) echo "unpack: there is no kind $kind" >&2; exit 2 ;;
 esac
 dir=$PWD/.deps/$release${kind:+-$kind}

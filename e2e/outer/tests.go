@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// core are the end-to-end tests that are about what KVM changes: processors, memory,
+// clocks, frozen states. The others are the same with any accelerator, or want what the
+// outer VM has not (a go command, npm, Debian's archive).
+var core = []string{
+	"Run", "PublishedTCP", "PublishedUDP", "ClockFollowsTheHost", "DataSurvives", "StopIsOrderly", "StopAndThaw", "SuspendAndResume",
+	"StaleStates", "KilledFreeze", "TwinsOfOneTemplate", "SharedMemory", "Clone", "Snapshots", "Idle",
+}
+
+// more are those of which a run of -long has time.
+var more = []string{"KernelPanic", "EarlyCrash", "FrozenForAMonth", "FullDiskWhileFreezing", "KilledTemplate", "TemplateBeforehand", "Throwaway", "TwentyAtOnce",
+	"Reboot", "EngineCrash", "Stats", "Identity", "Set", "PowerCutsDuringRun", "Soak", "PublishedDoors", "TwoMachinesOnePort", "SSH", "Doctor"}
+
+// A step is a boot of the outer VM and what runs in it.
+type step struct {
+	name, cpu, script string
+}
+
+// runTests runs the tests in the outer VM, which is switched off in the midst of them: as
+// the host's power fails, and once more to come back without KVM.
+func (o *outer) runTests(ctx context.Context) error {
+	began := time.Now()
+	var r results
+	var errs []error
+	for _, s := range o.steps() {
+		at := time.Now()
+		lines, err := o.boot(ctx, s.cpu, s.script, os.Stdout)
+		r.read(lines)
+		fmt.Printf("outer: %s: %.0f s\n", s.name, time.Since(at).Seconds())
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", s.name, err))
+		}
+	}
+	all, err := o.allTests(ctx)
+	if err != nil {
+		return err
+	}
+	r.print(all)
+	if r.passed == 0 {
+		errs = append(errs, errors.New("no test has passed"))
+	}
+	fmt.Printf("outer: %d passed, %d failed in %.0f s\n", r.passed, len(r.failed), time.Since(began).Seconds())
+	return errors.Join(errs...)
+}
+
+func (o *outer) steps() []step {
+	selected := core
+	if o.long {
+		selected = slices.Concat(core, more)
+	}
+	pattern := "^Test(" + strings.Join(selected, "|") + ")$"
+	if o.tests != "" {
+		pattern = o.tests
+	}
+	const setting = "export HYVE_TEST_ACCEL=kvm; status=0\n"
+	path := ""
+	if o.inner != "trixie" {
+		path = "export PATH=" + filepath.Join(o.root, ".deps", o.inner, "bin") + ":$PATH\n"
+	}
+	half := func(name, accel string) string {
+		return path + setting + e2eCommand("^TestHostReboots$", "-accel "+accel+" -reboot "+name)
+	}
+	args := "-accel kvm"
+	if o.long {
+		args += " -long"
+	}
+	first := path + setting + "qemu-system-x86_64 --version | head -n 1; cat /proc/uptime\n"
+	if o.tests == "" {
+		first += "(cd " + hypervisor + " && ./qemu.test -test.v -test.timeout 5m -test.skip '^TestTakenOver$') || status=1\n"
+	}
+	first += e2eCommand(pattern, args)
+	if o.tests != "" {
+		return []step{{"tests", o.cpu, first + "exit $status\n"}}
+	}
+	return []step{
+		{"tests", o.cpu, first + e2eCommand("^TestHostReboots$", "-accel kvm -reboot before") + "exit $status\n"},
+		{"after a reboot", o.cpu, half("after", "kvm") + "exit $status\n"},
+		{"without KVM", o.cpu + ",-svm", half("without", "tcg") + "exit $status\n"},
+	}
+}
+
+// e2eCommand is a line of a script that runs end-to-end tests.
+func e2eCommand(pattern, args string) string {
+	return fmt.Sprintf("(cd e2e && ./e2e.test -test.v -test.timeout 60m -test.run '%s' -prebuilt \"$PWD/../bin/e2e\" %s) || status=1\n", pattern, args)
+}
+
+// allTests are the names of the end-to-end tests.
+func (o *outer) allTests(ctx context.Context) ([]string, error) {
+	list, err := filepath.Glob(filepath.Join(o.root, "e2e", "*_test.go"))
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, path := range list {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range testFunction.FindAllStringSubmatch(string(text), -1) {
+			names = append(names, m[1])
+		}
+	}
+	slices.Sort(names)
+	return names, ctx.Err()
+}
+
+var testFunction = regexp.MustCompile(`(?m)^func (Test[A-Z]\w*)\(t \*testing\.T\)`)
+
+// results are what tests printed of themselves.
+type results struct {
+	passed          int
+	failed, skipped []string
+	ran             map[string]bool
+}
+
+var outcome = regexp.MustCompile(`^\s*--- (PASS|FAIL|SKIP): (\S+) \(`)
+
+func (r *results) read(lines []string) {
+	if r.ran == nil {
+		r.ran = map[string]bool{}
+	}
+	for i, line := range lines {
+		m := outcome.FindStringSubmatch(line)
+		if m == nil {
+			continue
+		}
+		r.ran[m[2]] = true
+		switch m[1] {
+		case "PASS":
+			r.passed++
+		case "FAIL":
+			r.failed = append(r.failed, m[2])
+		case "SKIP":
+			why := ""
+			if i > 0 {
+				why = strings.TrimSpace(lines[i-1])
+			}
+			r.skipped = append(r.skipped, m[2]+": "+why)
+		}
+	}
+}
+
+// print says what all of it proves nothing about.
+func (r *results) print(all []string) {
+	for _, name := range r.skipped {
+		fmt.Println("outer: skipped", name)
+	}
+	var left []string
+	for _, name := range all {
+		if !r.ran[name] && name != "TestMain" {
+			left = append(left, name)
+		}
+	}
+	fmt.Println("outer: not run here:", strings.Join(left, " "))
+	for _, name := range r.failed {
+		fmt.Println("outer: FAILED", name)
+	}
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// What the outer VM has. Two processors and half the memory of a CI machine; more of
+// either buys little, since every one is emulated.
+const (
+	cpus   = 2
+	memory = "8G"
+)
+
+// ended begins the last line of a script's output.
+const ended = "outer: ended with "
+
+// boot boots the outer VM, has it run a script, which begins in the checkout's directory,
+// passes on what that prints, and returns it. What the scripts of earlier boots left on
+// the disk is there. It is an error if the script ends with another status than 0, or if
+// the VM ends before it.
+func (o *outer) boot(ctx context.Context, cpu, script string, to io.Writer) ([]string, error) {
+	if err := o.write("script", script); err != nil {
+		return nil, err
+	}
+	console := filepath.Join(o.dir, "console.log")
+	_ = os.Remove(console)
+	cmd := exec.CommandContext(ctx, o.qemu, o.args(cpu, console)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		_ = cmd.Process.Kill() // if it has not ended
+		_ = cmd.Wait()
+	}()
+	var lines []string
+	status := "never"
+	for in := bufio.NewScanner(out); in.Scan(); {
+		line := in.Text()
+		if s, last := strings.CutPrefix(line, ended); last {
+			status = s
+			continue
+		}
+		lines = append(lines, line)
+		fmt.Fprintln(to, line)
+	}
+	if status == "never" {
+		return lines, fmt.Errorf("the outer VM ended before its script; its kernel's messages are in %s", console)
+	}
+	if status != "0" {
+		return lines, fmt.Errorf("the script ended with status %s", status)
+	}
+	return lines, nil
+}
+
+func (o *outer) args(cpu, console string) []string {
+	disk := func(name, options string) []string {
+		return []string{"-drive", "if=none,format=raw,cache=unsafe,id=" + name + ",file=" + filepath.Join(o.dir, name+".img") + options,
+			"-device", "virtio-blk-pci,drive=" + name}
+	}
+	args := []string{
+		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+		"-machine", "q35,usb=off,vmport=off,hpet=off,graphics=off",
+		"-accel", "tcg,thread=multi,tb-size=1024", "-cpu", cpu, "-smp", fmt.Sprint(cpus), "-m", memory,
+		"-kernel", filepath.Join(o.dir, "vmlinuz"), "-initrd", filepath.Join(o.dir, "initrd"),
+		"-append", "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable random.trust_cpu=on cryptomgr.notests work=" + o.root,
+		"-chardev", "file,id=console,path=" + console, "-serial", "chardev:console",
+		"-device", "virtio-serial", "-chardev", "file,id=output,path=/dev/stdout", "-device", "virtserialport,chardev=output",
+	}
+	args = append(args, disk("root", ",snapshot=on")...)
+	return append(args, disk("work", "")...)
+}
+
+// write puts a file into the checkout of the outer VM, which is not running.
+func (o *outer) write(name, content string) error {
+	path := filepath.Join(o.dir, name)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		return err
+	}
+	work := filepath.Join(o.dir, "work.img")
+	cmd := exec.Command("debugfs", "-w", "-f", "-", work)
+	cmd.Stdin = strings.NewReader(fmt.Sprintf("rm %s\nwrite %q %s\n", name, path, name))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("writing %s to %s: %w: %s", name, work, err, out)
+	}
+	return nil
+}
