@@ -108,7 +108,7 @@ func run(m *testing.M) (status int, err error) {
 		fmt.Printf("with docker.io %s of %s\n", img.Manifest.Docker, img.Manifest.EngineSuite)
 	}
 	began := time.Now()
-	out, err := try(5*time.Minute, binary, "create", shared, "--registry-mirror", registry, "--memory", "2GiB", "--timing")
+	out, err := try(max(5*time.Minute, limit), binary, "create", shared, "--registry-mirror", registry, "--memory", "2GiB", "--timing")
 	if err != nil {
 		return 0, fmt.Errorf("creating the shared machine: %w", err)
 	}
@@ -198,7 +198,11 @@ func try(timeout time.Duration, name string, args ...string) (string, error) {
 
 // limit is how long one command of a test may take. It is generous: it is there
 // to end a hang, not to time.
-const limit = 2 * time.Minute
+var limit time.Duration
+
+func init() {
+	flag.DurationVar(&limit, "limit", 2*time.Minute, "how long one command of a test may take")
+}
 
 // hyve runs hyve and returns its standard output.
 func hyve(t *testing.T, args ...string) string {

@@ -17,6 +17,10 @@ $b mount -t proc proc /root/proc
 $b mount -t sysfs sys /root/sys
 $b mount -t devtmpfs dev /root/dev
 $b mkdir -p /root/dev/pts /root/dev/shm
+$b ln -s /proc/self/fd /root/dev/fd
+for n in 0:stdin 1:stdout 2:stderr; do
+    $b ln -s "/proc/self/fd/${n%:*}" "/root/dev/${n#*:}"
+done
 $b mount -t devpts devpts /root/dev/pts
 $b mount -t tmpfs -o mode=1777 tmp /root/dev/shm
 $b mount -t tmpfs -o mode=755 run /root/run

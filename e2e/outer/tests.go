@@ -79,10 +79,10 @@ func (o *outer) steps() []step {
 	}
 	first := path + setting + "qemu-system-x86_64 --version | head -n 1; cat /proc/uptime\n"
 	if o.tests == "" {
-		first += "(cd " + hypervisor + " && ./qemu.test -test.v -test.timeout 5m -test.skip '^TestTakenOver$') || status=1\n"
+		first += "(cd " + hypervisor + " && ./qemu.test -test.v -test.timeout 10m -test.skip '^TestTakenOver$') || status=1\n"
 	}
 	first += e2eCommand(pattern, args)
-	if o.tests != "" {
+	if o.tests != "" && !strings.Contains(o.tests, "HostReboots") {
 		return []step{{"tests", o.cpu, first + "exit $status\n"}}
 	}
 	return []step{
@@ -94,7 +94,7 @@ func (o *outer) steps() []step {
 
 // e2eCommand is a line of a script that runs end-to-end tests.
 func e2eCommand(pattern, args string) string {
-	return fmt.Sprintf("(cd e2e && ./e2e.test -test.v -test.timeout 60m -test.run '%s' -prebuilt \"$PWD/../bin/e2e\" %s) || status=1\n", pattern, args)
+	return fmt.Sprintf("(cd e2e && ./e2e.test -test.v -test.timeout 60m -test.run '%s' -prebuilt \"$PWD/../bin/e2e\" -limit 10m %s) || status=1\n", pattern, args)
 }
 
 // allTests are the names of the end-to-end tests.
