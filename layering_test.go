@@ -85,6 +85,8 @@ var layers = map[string][]string{
 	"e2e/udp-echo":       {},
 	"e2e/keeper":         {},
 	"e2e/attacker":       {},
+	"e2e/hellofs":        {},
+	"e2e/usurper":        {},
 	"e2e/reaper":         {},
 	"e2e/outer":          {},
 	// Measures VMs as hyve makes them, and one on QEMU's own network.
