@@ -65,14 +65,15 @@ func TestEngineCrash(t *testing.T) {
 	create(t, "crashing")
 	id := strings.TrimSpace(dock(t, "crashing", "run", "-d", "--restart", "always", "busybox", "sleep", "100000"))
 	inGuest(t, "crashing", "sudo kill -9 $(cat /var/run/docker.pid)")
-	eventually(t, "the status names the cause", func() bool {
-		return strings.Contains(problems(t, "crashing"), "dockerd killed by signal 9")
+	eventually(t, "the log names the cause", func() bool {
+		return strings.Contains(hyve(t, "logs", "crashing", "--service", "supervisor"), "dockerd killed by signal 9")
 	})
 	up := func() bool {
 		out, err := try(limit, docker, "--context", "hyve-crashing", "inspect", "-f", "{{.State.Running}}", id)
 		return err == nil && out == "true\n"
 	}
 	eventually(t, "the container runs", up)
+	eventually(t, "it is no problem any more", func() bool { return !strings.Contains(problems(t, "crashing"), "dockerd") })
 	inGuest(t, "crashing", "sudo kill -9 $(busybox pidof containerd)")
 	eventually(t, "the container runs again", up)
 	inGuest(t, "crashing", "sudo /etc/init.d/docker restart")

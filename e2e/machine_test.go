@@ -120,7 +120,13 @@ func TestDockerMachine(t *testing.T) {
 		if out := hyve(t, "ls", "--format", "{{.Name}} {{.Engine}} {{.Error}}", "--filter", "name="+name); out != name+"  "+down+"\n" {
 			t.Errorf("hyve ls: %q", out)
 		}
-		inGuest(t, name, "sudo /etc/init.d/docker start")
+		// A machine that stops then has not failed.
+		if _, errText, code := result(t, binary, "stop", name); code != 0 || strings.Contains(errText, "failed") {
+			t.Errorf("stop: %d, %s", code, errText)
+		}
+		hyve(t, "start", name)
+		inGuest(t, name, "sudo /etc/init.d/docker stop")
+		machine("provision", name)
 		eventually(t, "the engine is said to be up", func() bool {
 			out, _, code := result(t, dm, "version", name)
 			return code == 0 && strings.HasPrefix(out, "2")

@@ -176,6 +176,11 @@ func testRealDockerMachine(t *testing.T, c *machineClient) {
 	if out := c.run(t, "status", "dockerhost"); out != "Saved\n" {
 		t.Errorf("status of a suspended machine: %q", out)
 	}
+	for _, word := range []string{"stop", "kill"} { // at once, and not after three minutes
+		if _, errText, code := c.result(t, word, "dockerhost"); code != 1 || !strings.Contains(errText, "hyve resume dockerhost") {
+			t.Errorf("%s of a suspended machine: %d, %q", word, code, errText)
+		}
+	}
 	c.run(t, "start", "dockerhost")
 	usable("suspend and resume")
 	c.run(t, "kill", "dockerhost")

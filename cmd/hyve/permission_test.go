@@ -91,6 +91,23 @@ func TestNoPermission(t *testing.T) {
 	}
 }
 
+// A data directory of the user's own in which nothing can be written any more.
+func TestReadOnlyHome(t *testing.T) {
+	dir, run := asNobody(t)
+	home := filepath.Join(dir, "home")
+	own(t, home)
+	if err := os.Chmod(home, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	for _, words := range [][]string{{"create", "x"}, {"image", "ls"}, {"image", "build"}} {
+		out, errText, status := run("hyve", []string{"HYVE_HOME=" + home, "HOME=" + dir}, words...)
+		lines := strings.Split(strings.TrimSpace(errText), "\n")
+		if status != 1 || out != "" || len(lines) != 2 || !strings.HasSuffix(lines[0], "permission denied") || !strings.Contains(lines[1], "set HYVE_HOME") {
+			t.Errorf("hyve %s: %d\n%s%s", strings.Join(words, " "), status, out, errText)
+		}
+	}
+}
+
 // A data directory that cannot be made is found before anything is: status 3, a line, and
 // what to do.
 func TestPreCreateWithoutDataDirectory(t *testing.T) {

@@ -209,13 +209,14 @@ func (a *app) importMachine(cmd *cobra.Command, store machinestore.Store, name s
 	if err != nil {
 		return err
 	}
-	options.Spec = importSpec(host, vm, options.Spec, bounds)
+	asked := options.Spec
+	options.Spec = importSpec(host, vm, asked, bounds)
 	if flags.as != "" {
 		options.Spec.Name = flags.as
 	}
 	show := a.newDisplay(false)
 	defer show.close()
-	for _, note := range importNotes(host, vm) {
+	for _, note := range slices.Concat(importNotes(host, vm), boundNotes(vm, options.Spec, asked)) {
 		show.warn(errors.New(note))
 	}
 	stage := "Copying the disk of " + name
@@ -310,6 +311,26 @@ func importNotes(host *machinestore.Host, vm *machinestore.VM) []string {
 	}
 	if host.HostOptions.SwarmOptions.IsSwarm {
 		notes = append(notes, "the machine was part of a stand-alone Swarm, which does not come along")
+	}
+	return notes
+}
+
+// boundNotes are the sizes of a machine that this host cannot give it, one line each.
+func boundNotes(vm *machinestore.VM, spec, asked machine.Spec) []string {
+	var notes []string
+	for _, size := range []struct {
+		what            string
+		had, has, asked int64
+	}{
+		{"memory", vm.Memory, spec.Memory, asked.Memory},
+		{"disk", vm.Disk, spec.Disk, asked.Disk},
+	} {
+		if had := wholeMiB(size.had); size.asked == 0 && had != size.has {
+			notes = append(notes, fmt.Sprintf("its %s of %s is not what this host allows: it gets %s", size.what, machine.FormatSize(had), machine.FormatSize(size.has)))
+		}
+	}
+	if asked.CPUs == 0 && vm.CPUs > spec.CPUs && spec.CPUs > 0 {
+		notes = append(notes, fmt.Sprintf("its %d CPUs are more than this host has: it gets %d", vm.CPUs, spec.CPUs))
 	}
 	return notes
 }

@@ -34,6 +34,10 @@ again. One whose engine does not come up goes back to what it was.`,
 			if _, err := build.ParseEngine(options.Engine); err != nil {
 				return &usageError{err, hintOf(err)}
 			}
+			// Every name is looked at before anything is done.
+			if err := a.each(args, mustExist); err != nil {
+				return err
+			}
 			return a.each(args, func(home machine.Home, name string) error {
 				return a.upgrade(cmd.Context(), home, name, options)
 			})
@@ -64,6 +68,9 @@ func (a *app) upgrade(ctx context.Context, home machine.Home, name string, optio
 	if errors.Is(err, lifecycle.ErrAlready) {
 		show.close()
 		return a.say("machine %q is up to date: docker %s", name, done.To)
+	}
+	if failed := (*lifecycle.UpgradeError)(nil); errors.As(err, &failed) && failed.Back == nil {
+		show.done("") // the way back has succeeded
 	}
 	if err != nil {
 		return err

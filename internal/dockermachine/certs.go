@@ -10,6 +10,7 @@ import (
 	"github.com/hyve-vm/hyve/internal/lifecycle"
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/pki"
+	"github.com/hyve-vm/hyve/internal/sshclient"
 )
 
 func (c *client) provisionWord() *word {
@@ -39,7 +40,22 @@ func (c *client) provision(ctx context.Context, h *host, give func(context.Conte
 	if errors.Is(err, control.ErrNoAnswer) {
 		return errNotRunning
 	}
-	return err
+	if err != nil || h.look(ctx).version != "" {
+		return err
+	}
+	return c.startEngine(ctx, h)
+}
+
+// startEngine starts the engine of a machine that runs without one.
+func (c *client) startEngine(ctx context.Context, h *host) error {
+	status, err := sshclient.Run(ctx, h.machine, "sudo /etc/init.d/docker start", sshclient.Streams{})
+	if err == nil && status != 0 {
+		err = h.look(ctx).err // says more than the status
+	}
+	if err != nil {
+		return message("Error starting the engine: %w", err)
+	}
+	return nil
 }
 
 func (c *client) regenerateWord() *word {

@@ -340,6 +340,14 @@ func (h *host) ask(ctx context.Context, c condition) condition {
 	return c
 }
 
+// query is ask for a machine of hyve's, whose supervisor knows what the engine said last.
+func (h *host) query(ctx context.Context, c condition) condition {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	c.version, c.err = dockerenv.Ping(ctx, h.machine.Dir().DockerSocket())
+	return c
+}
+
 // certs is the directory of ca.pem, cert.pem and key.pem for docker clients.
 func (h *host) certs() string {
 	if h.engine != nil {

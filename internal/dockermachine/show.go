@@ -101,6 +101,9 @@ func (c *client) versionWord() *word {
 				return errForeign(h)
 			}
 			now := h.look(ctx)
+			if now.version != "" && h.machine != nil {
+				now = h.query(ctx, now)
+			}
 			if now.version == "" {
 				if now.err == nil {
 					now.err = errNotRunning

@@ -207,7 +207,7 @@ func fsck(device string, r *reaper, logf func(string, ...any)) error {
 	}
 	const corrected, reboot = 1, 2 // bits of its status; more are failures
 	if !status.Exited() || status.ExitStatus()&^(corrected|reboot) != 0 {
-		return fmt.Errorf("checking the data disk: e2fsck %s: %s", describeStatus(status), lastLines(out, 5))
+		return &damagedError{fmt.Errorf("checking the data disk: e2fsck %s: %s", describeStatus(status), strings.ReplaceAll(lastLines(out, 5), "\n", "; "))}
 	}
 	return nil
 }
@@ -223,9 +223,22 @@ func mountExt4(device string, r *reaper, logf func(string, ...any)) error {
 	}
 	logf("%v; checking the disk", err)
 	if checked := fsck(device, r, logf); checked != nil {
-		return errors.Join(err, checked)
+		return fmt.Errorf("%w; %w", err, checked)
 	}
-	return m.mount()
+	if err := m.mount(); err != nil {
+		return &damagedError{err}
+	}
+	return nil
+}
+
+// A damagedError says that the data disk's file system is beyond what a boot mends.
+type damagedError struct{ error }
+
+func (e *damagedError) Unwrap() error { return e.error }
+
+// Hint says how to go on.
+func (*damagedError) Hint() string {
+	return "its file system is damaged: hyve rollback goes back to a snapshot; or repair a copy of the machine's disk with e2fsck -fy"
 }
 
 // deviceSize is a disk's or a partition's size in bytes.

@@ -24,6 +24,14 @@ var ErrNotFound = errors.New("no such image")
 // MinPrefix is the shortest abbreviation of a digest, in hex digits.
 const MinPrefix = 4
 
+// An unmadeError says why there is no place for images.
+type unmadeError struct{ error }
+
+func (e *unmadeError) Unwrap() error { return e.error }
+
+// Hint says how to go on.
+func (*unmadeError) Hint() string { return "set HYVE_HOME to a directory that you may write" }
+
 // A Store is a directory of images. Any number of processes may use it at once.
 type Store struct {
 	dir string
@@ -34,7 +42,7 @@ type Store struct {
 func Open(dir string) (*Store, error) {
 	s := &Store{dir: dir}
 	if err := os.MkdirAll(s.images(), 0o700); err != nil {
-		return nil, fmt.Errorf("making the image store: %w", err)
+		return nil, &unmadeError{fmt.Errorf("making the image store: %w", err)}
 	}
 	unlock, err := s.lock()
 	if err != nil {

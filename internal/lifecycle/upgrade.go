@@ -199,9 +199,10 @@ func try(ctx context.Context, m *machine.Machine, img *image.Image, follow Follo
 // resume starts a machine again that ran before an upgrade that came to nothing, unless
 // its user wants no more of it.
 func resume(ctx context.Context, m *machine.Machine, ran bool, options UpgradeOptions, follow Follower) error {
-	if !ran || ctx.Err() != nil {
+	if !ran {
 		return nil
 	}
+	ctx = context.WithoutCancel(ctx) // who interrupts an upgrade wants the machine as it was
 	options.Phase("Starting " + m.Name + " as it was")
 	_, err := Start(ctx, m, follow.Machine)
 	if errors.Is(err, ErrAlready) {

@@ -110,6 +110,7 @@ func TestSettingsRefused(t *testing.T) {
 		"is smaller than the machine's of 2GiB, and": {Disk: p(int64(MinDisk - 1<<20))},
 		"disk of 1PiB is out of range":               {Disk: p(int64(1 << 50)), Labels: &[]string{"kept=no"}},
 		`label "x" is not of the form`:               {Labels: &[]string{"x"}},
+		`label "a\x1b[31m=b\n" has control`:          {Labels: &[]string{"a\x1b[31m=b\n"}},
 		"not an http:// or https:// address":         {RegistryMirrors: &[]string{"mirror.example"}},
 		"more than a host and a port":                {RegistryMirrors: &[]string{"https://mirror.example/path"}},
 		"idle time":                                  {Idle: p("soon")},

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/docker/go-units"
 )
@@ -167,6 +168,9 @@ func checkLabels(labels []string) error {
 		key, value, ok := strings.Cut(label, "=")
 		if !ok || key == "" {
 			return fmt.Errorf("label %q is not of the form KEY=VALUE", label)
+		}
+		if strings.ContainsFunc(label, unicode.IsControl) {
+			return fmt.Errorf("label %q has control characters in it", label)
 		}
 		if other, twice := values[key]; twice && other != value {
 			return fmt.Errorf("labels %q and %q conflict: a key has one value", key+"="+other, label)

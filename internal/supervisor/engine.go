@@ -210,6 +210,7 @@ func (s *supervisor) engineReady(ctx context.Context) {
 		s.guest.rehearse()
 		time.AfterFunc(rehearsalKept, s.rehearsal.forget)
 	}()
+	s.board.recovered(guestapi.PhaseEngine)
 	s.board.step("ready", "")
 	s.board.set(func(st *control.Status) {
 		if st.State == control.Starting {

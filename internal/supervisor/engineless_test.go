@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 
@@ -34,6 +35,14 @@ func TestEngineEnded(t *testing.T) {
 	check("", "is not running")
 	g.handle(died)
 	check("", "killed by signal 9")
+	if s, _ := g.board.get(); len(s.Problems) != 1 {
+		t.Errorf("problems %q", s.Problems)
+	}
+	g.board.complaint("disk: something else")
+	g.board.recovered(guestapi.PhaseEngine)
+	if s, _ := g.board.get(); !slices.Equal(s.Problems, []string{"disk: something else"}) {
+		t.Errorf("problems %q of an engine that has recovered", s.Problems)
+	}
 	as(control.Stopping)
 	g.handle(ended)
 	check("26", "")

@@ -492,7 +492,7 @@ func (s *supervisor) end(err error) {
 		}
 	}
 	s.board.set(func(st *control.Status) {
-		st.State, st.Activity = control.Stopped, ""
+		st.State, st.Activity, st.Failure = control.Stopped, "", nil // what broke while it ran is over
 		if failure != nil {
 			st.Failure = failure.Bounded()
 		}

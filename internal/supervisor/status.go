@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -114,6 +115,17 @@ func (b *board) add(line string, complaint bool) {
 // solved takes a problem back.
 func (b *board) solved(line string) {
 	b.set(func(*control.Status) { b.drop(line) })
+}
+
+// recovered takes back what the guest complained of in a phase.
+func (b *board) recovered(phase string) {
+	b.set(func(*control.Status) {
+		for _, line := range slices.Clone(b.complaints) {
+			if strings.HasPrefix(line, phase+": ") {
+				b.drop(line)
+			}
+		}
+	})
 }
 
 // drop forgets a problem. b.mu is held.

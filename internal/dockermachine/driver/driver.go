@@ -287,7 +287,7 @@ func (d *driver) kill(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return done(lifecycle.Kill(ctx, m.Dir(), m.Name))
+	return ended(ctx, m, lifecycle.Kill(ctx, m.Dir(), m.Name))
 }
 
 // end stops the machine; cold, its next start is a boot.
@@ -297,7 +297,7 @@ func (d *driver) end(ctx context.Context, cold bool) error {
 		return err
 	}
 	step := d.steps()
-	return done(lifecycle.Stop(ctx, m.Dir(), m.Name, cold, func(s control.Status) { step(s.Activity) }))
+	return ended(ctx, m, lifecycle.Stop(ctx, m.Dir(), m.Name, cold, func(s control.Status) { step(s.Activity) }))
 }
 
 func (d *driver) restart(ctx context.Context) error {
@@ -323,6 +323,17 @@ func (d *driver) remove(ctx context.Context) error {
 		return withHint(err)
 	}
 	return contexts.Remove(name)
+}
+
+// ended is done for what is to make a machine a stopped one, which a suspended one is not:
+// docker-machine would wait for that for minutes.
+func ended(ctx context.Context, m *machine.Machine, err error) error {
+	if errors.Is(err, lifecycle.ErrAlready) {
+		if status, _ := lifecycle.Status(ctx, m.Dir()); status.State == control.Suspended {
+			err = &lifecycle.SuspendedError{Name: m.Name}
+		}
+	}
+	return done(err)
 }
 
 // done is err, unless that says that there was nothing to do.
