@@ -50,13 +50,15 @@ func (a *app) start(ctx context.Context, home machine.Home, name string, timing,
 		start = lifecycle.StartCold
 	}
 	_, err = start(ctx, m, show.follow("Starting "+name))
-	if errors.Is(err, lifecycle.ErrAlready) {
-		return a.say("machine %q is already running", name)
-	}
-	if err != nil {
+	runs := errors.Is(err, lifecycle.ErrAlready)
+	if err != nil && !runs {
 		return err
 	}
-	return lifecycle.OfferContext(contexts, m)
+	// One that runs may lack it, too: of a creation that was killed just before.
+	if err := lifecycle.OfferContext(contexts, m); err != nil || !runs {
+		return err
+	}
+	return a.say("machine %q is already running", name)
 }
 
 // contexts opens the docker client's directory. A verb does it before it acts: where

@@ -90,16 +90,17 @@ func (c *client) start(ctx context.Context, h *host) error {
 		return err
 	}
 	_, err := lifecycle.Start(ctx, h.machine, silent)
-	if errors.Is(err, lifecycle.ErrAlready) {
-		return message("Machine %q is already running.", h.name)
-	}
-	if err != nil {
+	runs := errors.Is(err, lifecycle.ErrAlready)
+	if err != nil && !runs {
 		return err
 	}
-	c.inform("Machine %q was started.", h.name)
-	if err := lifecycle.OfferContext(c.contexts(), h.machine); err != nil {
+	if err := lifecycle.OfferContext(c.contexts(), h.machine); err != nil { // or there is none yet, of a killed creation
 		c.warn(err)
 	}
+	if runs {
+		return message("Machine %q is already running.", h.name)
+	}
+	c.inform("Machine %q was started.", h.name)
 	return c.greet(ctx, h)
 }
 
