@@ -32,7 +32,7 @@ func sumFile(name string) string { return filepath.Join(home, name+".sum") }
 // keepUp makes a machine that stays when the test is over.
 func keepUp(t *testing.T, name string) {
 	t.Helper()
-	if out, err := try(limit, binary, "create", name, "--registry-mirror", registry, "--memory", "1GiB", "--cpus", "2"); err != nil {
+	if out, err := try(limit, binary, "create", name, "--registry-mirror", registry, "--memory", "2GiB"); err != nil {
 		t.Fatal(err, out)
 	}
 	if err := wantedAccelerator(name); err != nil {

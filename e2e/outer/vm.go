@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -82,6 +83,16 @@ func (o *outer) args(cpu, console string) []string {
 	return append(args, disk("work", "")...)
 }
 
+// repaired is e2fsck's exit status after errors that it has mended.
+const repaired = 1
+
+func exitCode(err error) int {
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	return -1
+}
+
 // write puts a file into the checkout of the outer VM, which is not running.
 func (o *outer) write(name, content string) error {
 	path := filepath.Join(o.dir, name)
@@ -89,6 +100,10 @@ func (o *outer) write(name, content string) error {
 		return err
 	}
 	work := filepath.Join(o.dir, "work.img")
+	// What a power cut has left in its journal would be written over it.
+	if out, err := exec.Command("e2fsck", "-p", work).CombinedOutput(); err != nil && exitCode(err) != repaired {
+		return fmt.Errorf("repairing %s: %w: %s", work, err, out)
+	}
 	cmd := exec.Command("debugfs", "-w", "-f", "-", work)
 	cmd.Stdin = strings.NewReader(fmt.Sprintf("rm %s\nwrite %q %s\n", name, path, name))
 	if out, err := cmd.CombinedOutput(); err != nil {
