@@ -64,8 +64,6 @@ long: E2E := -long
 long: e2e
 	$(GO) test -count=1 -timeout 15m -v -run TestMemory ./internal/network
 	HYVE_TEST_CACHE_DIR=$(CURDIR)/.e2e/cache $(GO) test -count=1 -timeout 30m -v -run TestBuildFromMirror ./internal/image/build
-	$(MAKE) e2e-kvm QEMU=10 OUTER=-long
-	$(MAKE) e2e-kvm QEMU=7
 
 # A container that writes, over a hundred freezes and thaws.
 soak: build
