@@ -119,7 +119,7 @@ func TestSet(t *testing.T) {
 	hyve(t, "rollback", "-y", "settable", "then")
 	goesOn("settable", "rolled back")
 	eventually(t, "the disk of a snapshot grows, too", func() bool { return roomOf(t, "settable")-room > gib*19/10 })
-	if _, text, code := result(t, binary, "set", "settable", "--disk", fmt.Sprint(size>>20)); code != 1 || !strings.Contains(text, "only grows") {
+	if _, text, code := result(t, binary, "set", "settable", "--disk", fmt.Sprint(size>>20)); code != 2 || !strings.Contains(text, "only grows") {
 		t.Errorf("smaller: exit status %d, %s", code, text)
 	}
 	if _, text, code := result(t, binary, "set", "settable", "--label", "set=1"); code != 0 || !strings.Contains(text, "already") {
