@@ -59,7 +59,7 @@ e2e: build
 e2e-kvm: build
 	GO='$(GO)' $(GO) run ./e2e/outer $(if $(filter 7,$(QEMU)),-qemu bookworm) $(OUTER)
 
-# And what is seldom, or takes long; real images for both architectures, each twice.
+# With the rare cases and the slow ones; real images for both architectures, each twice.
 long: E2E := -long
 long: e2e
 	$(GO) test -count=1 -timeout 15m -v -run TestMemory ./internal/network

@@ -24,7 +24,7 @@ var layers = map[string][]string{
 
 	// The words. They call the verbs; supervisor is here for the one hidden word
 	// that is the supervisor's process, and for --dry-run.
-	"internal/cli": {"internal/lifecycle", "internal/guestapi", "internal/sshclient", "internal/listing", "internal/supervisor", "internal/machine", "internal/image",
+	"internal/cli": {"internal/lifecycle", "internal/sshclient", "internal/listing", "internal/supervisor", "internal/machine", "internal/image",
 		"internal/image/build", "internal/pki", "internal/control", "internal/dockerenv", "internal/machinestore", "internal/migrate",
 		"internal/progress", "internal/terminal", "internal/bounded", "internal/guestapi", "internal/hypervisor/qemu", "internal/confine"},
 

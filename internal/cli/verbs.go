@@ -54,7 +54,7 @@ func (a *app) start(ctx context.Context, home machine.Home, name string, timing,
 	if err != nil && !runs {
 		return err
 	}
-	// One that runs may lack it, too: of a creation that was killed just before.
+	// A machine that runs may lack its context: its creation was killed before it made one.
 	if err := lifecycle.OfferContext(contexts, m); err != nil || !runs {
 		return err
 	}

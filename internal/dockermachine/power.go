@@ -94,7 +94,8 @@ func (c *client) start(ctx context.Context, h *host) error {
 	if err != nil && !runs {
 		return err
 	}
-	if err := lifecycle.OfferContext(c.contexts(), h.machine); err != nil { // or there is none yet, of a killed creation
+	// A machine that runs may lack its context: its creation was killed before it made one.
+	if err := lifecycle.OfferContext(c.contexts(), h.machine); err != nil {
 		c.warn(err)
 	}
 	if runs {

@@ -294,7 +294,7 @@ func (e *engine) dockerdReady() {
 	if err := e.restartContainers(); err != nil { // of a freeze that was not thawed
 		e.out.logf("%v", err)
 	}
-	e.repeat() // unless it has ended meanwhile
+	e.repeat()
 }
 
 // rehearse asks the engine before anybody else does, and forgets the answer. Under
@@ -311,7 +311,8 @@ func (e *engine) rehearse(path string) {
 // too, and that is at the same address each time.
 func (e *engine) rehearseStart() { e.reaper.run(nil, "docker-init", "--version") }
 
-// repeat tells a new host that the engine is ready, if it is.
+// repeat tells the host that the engine is ready, if it still is. Whoever is new there has
+// not heard it.
 func (e *engine) repeat() {
 	if state, _ := e.dockerd.watch(); state.ready {
 		e.out.put(guestapi.Event{EngineReady: &guestapi.EngineReady{}})

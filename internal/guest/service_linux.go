@@ -50,7 +50,7 @@ type service struct {
 	command func() (argv, env []string, err error)
 	// onReady is called, in a goroutine of its own, each time that it is ready.
 	onReady func()
-	// onEnd is called each time that it has ended; nil is not.
+	// onEnd is called each time that it has ended; it may be nil.
 	onEnd func()
 	// hopeless tells of the line that says why the service ended whether another attempt
 	// would be the same; nil never does.

@@ -196,15 +196,14 @@ func try(ctx context.Context, m *machine.Machine, img *image.Image, follow Follo
 	return err
 }
 
-// resume starts a machine again that ran before an upgrade that came to nothing, unless
-// its user wants no more of it.
+// resume starts a machine again that ran before an upgrade that came to nothing. The end of
+// ctx does not keep it from that: who interrupts an upgrade wants the machine as it was.
 func resume(ctx context.Context, m *machine.Machine, ran bool, options UpgradeOptions, follow Follower) error {
 	if !ran {
 		return nil
 	}
-	ctx = context.WithoutCancel(ctx) // who interrupts an upgrade wants the machine as it was
 	options.Phase("Starting " + m.Name + " as it was")
-	_, err := Start(ctx, m, follow.Machine)
+	_, err := Start(context.WithoutCancel(ctx), m, follow.Machine)
 	if errors.Is(err, ErrAlready) {
 		return nil
 	}
