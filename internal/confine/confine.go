@@ -18,8 +18,9 @@
 //     mounts: a tree of one's own is Landlock's work, and would need a program in between.
 //   - no capabilities, also for root, and no_new_privs: nothing it executes gets more.
 //
-// Nothing of it is imposed on the caller, and no second program is executed for it: the
-// thread that starts the program is confined, and ends.
+// Nothing of it is imposed on the caller but that neither of the two dumps core, and no
+// second program is executed for it: the thread that starts the program is confined, and
+// ends.
 package confine
 
 import (

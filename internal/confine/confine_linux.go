@@ -25,20 +25,20 @@ func (l Level) namespaces() uintptr {
 }
 
 // Start starts the program. With an error it was not started.
+//
+// The caller dumps no core from then on, either: a child has its parent's limit from its
+// first instruction, and a limit set later leaves a moment in between.
 func (p Plan) Start() (cmd *exec.Cmd, level Level, err error) {
 	closeOnExec()
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return nil, level, fmt.Errorf("confining a program: %w", os.NewSyscallError("setrlimit", err))
+	}
 	// os tries once in a process' life whether it can signal by descriptors; not on a
 	// thread that may not.
 	_, _ = os.FindProcess(os.Getpid())
 	OnThread(func() { cmd, level, err = p.start() })
 	if err != nil {
 		return nil, level, err
-	}
-	// The thread cannot: neither to another process nor, with a limit of its own, at all.
-	if err := unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil); err != nil {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		return nil, level, fmt.Errorf("confining a program: %w", os.NewSyscallError("prlimit", err))
 	}
 	return cmd, level, nil
 }
