@@ -120,11 +120,20 @@ func TestDockerMachine(t *testing.T) {
 		if out := hyve(t, "ls", "--format", "{{.Name}} {{.Engine}} {{.Error}}", "--filter", "name="+name); out != name+"  "+down+"\n" {
 			t.Errorf("hyve ls: %q", out)
 		}
+		if out := hyve(t, "status", name); !strings.Contains(out, "hyve restart starts it") {
+			t.Errorf("hyve status: %q", out)
+		}
+		if _, errText, code := result(t, binary, "start", name); code != 1 || !strings.Contains(errText, down) {
+			t.Errorf("hyve start: %d, %s", code, errText)
+		}
 		// A machine that stops then has not failed.
 		if _, errText, code := result(t, binary, "stop", name); code != 0 || strings.Contains(errText, "failed") {
 			t.Errorf("stop: %d, %s", code, errText)
 		}
 		hyve(t, "start", name)
+		inGuest(t, name, "sudo kill -STOP $(cat /var/run/docker.pid)")
+		fails(1, "Unable to query docker version: ", "version", name)
+		inGuest(t, name, "sudo kill -CONT $(cat /var/run/docker.pid)")
 		inGuest(t, name, "sudo /etc/init.d/docker stop")
 		machine("provision", name)
 		eventually(t, "the engine is said to be up", func() bool {

@@ -241,9 +241,10 @@ func (a *app) printStatus(m *machine.Machine, s control.Status) error {
 	row("doing", s.Activity)
 	if s.Failure != nil {
 		row("failed", s.Failure.Error())
+		row("what to do", s.Failure.Hint)
 	}
 	if s.Asleep {
-		row("asleep", "until somebody has something for it")
+		row("asleep", "until a client connects")
 	}
 	if s.Frozen {
 		row("frozen", "the next start is a thaw")

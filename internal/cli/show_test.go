@@ -30,6 +30,21 @@ func TestStatusWithoutAnswer(t *testing.T) {
 	}
 }
 
+// What went wrong is told with the way out.
+func TestStatusOfFailure(t *testing.T) {
+	m := makeMachine(t, machine.Home(t.TempDir()), "m")
+	var out strings.Builder
+	status := control.Status{State: control.Running, Failure: &control.Failure{Cause: "the engine is down", Hint: "hyve restart starts it"}}
+	if err := newApp(nil, &out, nil).printStatus(m, status); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"the engine is down", "hyve restart starts it"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("printed %q, without %q", out.String(), want)
+		}
+	}
+}
+
 // Why a machine is broken is told of one whose file is good as well.
 func TestBrokenInTable(t *testing.T) {
 	var out strings.Builder

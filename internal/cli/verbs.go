@@ -49,7 +49,7 @@ func (a *app) start(ctx context.Context, home machine.Home, name string, timing,
 	if cold {
 		start = lifecycle.StartCold
 	}
-	_, err = start(ctx, m, show.follow("Starting "+name))
+	status, err := start(ctx, m, show.follow("Starting "+name))
 	runs := errors.Is(err, lifecycle.ErrAlready)
 	if err != nil && !runs {
 		return err
@@ -57,6 +57,9 @@ func (a *app) start(ctx context.Context, home machine.Home, name string, timing,
 	// A machine that runs may lack its context: its creation was killed before it made one.
 	if err := lifecycle.OfferContext(contexts, m); err != nil || !runs {
 		return err
+	}
+	if status.Failure != nil {
+		return &lifecycle.StartError{Name: name, Failure: *status.Failure}
 	}
 	return a.say("machine %q is already running", name)
 }
