@@ -39,7 +39,7 @@ var (
 
 var engine = flag.String("engine", "", "the engine of the machines: stable, newest or a version (default: hyve's own)")
 
-var long = flag.Bool("long", false, "run those tests, too, that take long for how seldom it is what they are about")
+var long = flag.Bool("long", false, "also run slow tests of rare cases")
 
 // What e2e/outer says, in whose VM these tests run as well.
 var (

@@ -625,5 +625,12 @@ func TestSuspendAndResume(t *testing.T) {
 	}
 	hyve(t, "start", "sleepy")
 	thaws(t, "sleepy")
-	dock(t, "sleepy", "start", "sink")
+
+	// Its user may give up what runs in it.
+	hyve(t, "suspend", "sleepy")
+	hyve(t, "start", "--cold", "sleepy")
+	boots(t, "sleepy", "")
+	if out := dock(t, "sleepy", "ps", "-q"); out != "" {
+		t.Errorf("there run %s", out)
+	}
 }
