@@ -47,6 +47,10 @@ func TestMigrate(t *testing.T) {
 		_, _, code := result(t, docker, "--context", "hyve-"+shared, "exec", "mig-web", "ls", "/anon/file")
 		return code == 0
 	})
+	if _, errText, code := result(t, binary, "migrate", "--from", "unix:///nowhere.sock", to); code != 1 ||
+		!strings.Contains(errText, "docker --context unix:///nowhere.sock version") {
+		t.Errorf("from nowhere: %d, %s", code, errText)
+	}
 	migrate := func(args ...string) (string, string, int) {
 		t.Helper()
 		return result(t, binary, append([]string{"migrate", "--from", "hyve-" + shared, to, "--containers", "mig-*"}, args...)...)

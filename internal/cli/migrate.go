@@ -89,8 +89,14 @@ func (a *app) migrate(cmd *cobra.Command, args []string, options migration) erro
 	from, to := endpoint.Open(), dockerenv.Endpoint{Host: "unix://" + m.Dir().DockerSocket()}.Open()
 	defer from.Close()
 	defer to.Close()
+	looking := progress.New(a.stderr)
+	looking.Stage("Looking at what " + options.from + " has")
 	plan, err := migrate.Prepare(cmd.Context(), from, to, m.Dir().Migrations(), what)
+	looking.Close()
 	if err != nil {
+		if source := (*migrate.SourceError)(nil); errors.As(err, &source) {
+			return &sourceError{options.from, err}
+		}
 		return fmt.Errorf("migrating from %s: %w", options.from, err)
 	}
 	defer plan.Close()
@@ -116,6 +122,20 @@ func (a *app) migrate(cmd *cobra.Command, args []string, options migration) erro
 		return &failedError{result.Failed}
 	}
 	return nil
+}
+
+// sourceError says why nothing can be copied from a context.
+type sourceError struct {
+	from  string
+	cause error
+}
+
+func (e *sourceError) Error() string { return fmt.Sprintf("migrating from %s: %v", e.from, e.cause) }
+
+func (e *sourceError) Unwrap() error { return e.cause }
+
+func (e *sourceError) Hint() string {
+	return "docker --context " + quoteWords([]string{e.from}) + " version tells whether its engine answers"
 }
 
 // failedError says that not everything was copied.

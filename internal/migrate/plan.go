@@ -104,11 +104,12 @@ type network struct {
 }
 
 // Prepare looks at both engines and makes a plan. The journal, in dir, is the machine's; a
-// plan has to be closed.
+// plan has to be closed. The error is a *SourceError if the engine to copy from does not
+// answer, or with an error.
 func Prepare(ctx context.Context, from, to *dockerenv.Engine, dir string, what Selection) (*Plan, error) {
 	there, err := look(ctx, from, silence)
 	if err != nil {
-		return nil, fmt.Errorf("looking at the engine to copy from: %w", err)
+		return nil, &SourceError{err}
 	}
 	here, err := look(ctx, to, silence)
 	if err != nil {
@@ -124,10 +125,17 @@ func Prepare(ctx context.Context, from, to *dockerenv.Engine, dir string, what S
 	p := &Plan{Items: []Item{}, Left: []Leftover{}, from: there, to: here, journal: j}
 	if err := p.choose(ctx, what.settle()); err != nil {
 		p.Close()
-		return nil, fmt.Errorf("looking at the engine to copy from: %w", err)
+		return nil, &SourceError{err}
 	}
 	return p, nil
 }
+
+// A SourceError says why the engine to copy from could not be looked at.
+type SourceError struct{ cause error }
+
+func (e *SourceError) Error() string { return "looking at the engine to copy from: " + e.cause.Error() }
+
+func (e *SourceError) Unwrap() error { return e.cause }
 
 // Close lets others migrate.
 func (p *Plan) Close() { p.journal.close() }
