@@ -54,7 +54,7 @@ func (a *app) logsCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on as lines come")
-	cmd.Flags().IntVarP(&tail, "tail", "n", -1, "print only so many of each part's last lines")
+	cmd.Flags().IntVarP(&tail, "tail", "n", -1, "print only the last `N` lines of each part")
 	cmd.Flags().StringSliceVar(&only, "service", services, "print only these parts")
 	return cmd
 }
