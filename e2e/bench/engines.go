@@ -10,7 +10,7 @@ import (
 	"github.com/hyve-vm/hyve/internal/image/build"
 )
 
-// engines measures what depends on the engine with each, side by side: what is seldom once
+// engines measures what depends on the engine with each, side by side: rare things once
 // a round, what people wait for every day several times by turns.
 func (b *bench) engines() error {
 	usual := b.engine

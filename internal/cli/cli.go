@@ -36,8 +36,8 @@ type app struct {
 	stderr io.Writer
 }
 
-// exitError ends hyve with the status of a program that it ran; it has been
-// heard already.
+// exitError ends hyve with the status of a program that it ran; its output
+// has been printed already.
 type exitError int
 
 func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }

@@ -224,7 +224,7 @@ func (a *app) introduce(ctx context.Context, m *machine.Machine, options lifecyc
 			}
 			return a.say("docker uses machine %q now: docker run …", m.Name)
 		}
-		if err := a.say("docker goes on with what it uses: %s", why); err != nil {
+		if err := a.say("docker keeps its current context: %s", why); err != nil {
 			return err
 		}
 	}

@@ -160,8 +160,7 @@ func (s Store) shouldAdopt(ctx context.Context, getenv func(string) string, sock
 	return true, ""
 }
 
-// Overruled names the variable for whose sake docker does not mind the current context,
-// "" if none is set.
+// Overruled names the variable that overrides docker's current context, "" if none is set.
 func Overruled(getenv func(string) string) string {
 	for _, name := range []string{"DOCKER_HOST", "DOCKER_CONTEXT"} {
 		if getenv(name) != "" {

@@ -93,8 +93,8 @@ func (s sums) set(offset int64, sum uint32) {
 func (s sums) sum() uint32 { return crc32.Checksum(s, castagnoli) }
 
 // Sum returns a file's size and a checksum of its content, CRC-32C of those of its
-// pieces. It does not matter which zeros are holes. It is there for disks that forget,
-// not against anybody: who can write the file can write the sum.
+// pieces. It does not matter which zeros are holes. It finds writes that a disk has
+// lost. It is no protection against people: whoever can write the file can write the sum.
 func Sum(path string) (size int64, sum uint32, err error) {
 	file, err := os.Open(path)
 	if err != nil {

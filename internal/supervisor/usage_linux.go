@@ -32,7 +32,7 @@ func usageOf(pid int) (u processUsage, err error) {
 func cpuTime(stat string) (time.Duration, error) {
 	words := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
 	if len(words) < 13 {
-		return 0, errors.New("its processor time is not to be read")
+		return 0, errors.New("its processor time cannot be read")
 	}
 	var ticks int64
 	for _, word := range words[11:13] {
