@@ -51,7 +51,7 @@ func TestIntroduction(t *testing.T) {
 		says   string
 		silent string
 	}{
-		"the first, DOCKER_HOST set": {false, map[string]string{"DOCKER_HOST": "tcp://x"}, "goes on with what it uses: DOCKER_HOST is set", "uses machine"},
+		"the first, DOCKER_HOST set": {false, map[string]string{"DOCKER_HOST": "tcp://x"}, "keeps its current context: DOCKER_HOST is set", "uses machine"},
 		"not the first":              {true, nil, "use it with: docker --context hyve-m", "docker uses"},
 	} {
 		t.Run(name, func(t *testing.T) {
