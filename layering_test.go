@@ -62,7 +62,7 @@ var layers = map[string][]string{
 	"internal/terminal":        {},
 	"internal/bounded":         {},
 	"internal/private":         {},
-	"internal/hostenv":         {"internal/guestapi"},
+	"internal/hostenv":         {"internal/guestapi", "internal/bounded"},
 	"internal/network":         {"internal/accept", "internal/bounded"},
 	"internal/accept":          {},
 	"internal/hypervisor":      {},

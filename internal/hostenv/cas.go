@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/crypto/x509roots/fallback/bundle"
 
+	"github.com/hyve-vm/hyve/internal/bounded"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -46,7 +47,7 @@ type collector struct {
 func (h *Host) cas() (string, error) {
 	c := &collector{seen: map[[sha256.Size]byte]bool{}, now: time.Now()}
 	for _, path := range h.Bundles {
-		if text, err := readSome(path, maxBundle); err == nil {
+		if text, err := bounded.ReadFile(path, maxBundle); err == nil {
 			c.add(text)
 			break
 		}
@@ -72,7 +73,7 @@ func (c *collector) addDir(dir string) {
 		if target, err := os.Readlink(path); err == nil && !strings.Contains(target, "/") {
 			continue
 		}
-		if text, err := readSome(path, maxBundle); err == nil {
+		if text, err := bounded.ReadFile(path, maxBundle); err == nil {
 			c.add(text)
 		}
 	}
@@ -116,7 +117,7 @@ func (h *Host) registries() ([]guestapi.RegistryFile, error) {
 					continue
 				}
 				var err error
-				f.Data, err = readSome(filepath.Join(dir, f.Registry, f.Name), guestapi.MaxRegistryFile)
+				f.Data, err = bounded.ReadFile(filepath.Join(dir, f.Registry, f.Name), guestapi.MaxRegistryFile)
 				if err != nil {
 					left++
 					continue

@@ -4,13 +4,12 @@
 package hostenv
 
 import (
-	"cmp"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/hyve-vm/hyve/internal/bounded"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -101,28 +100,11 @@ func (h *Host) Paths() []string {
 	return slices.Concat([]string{h.ResolvConf, h.Localtime}, h.Bundles, h.CADirs, h.CertsD)
 }
 
-// readSome reads at most limit bytes of a file, and fails if there are more.
-func readSome(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, cmp.Or(err, error(&os.PathError{Op: "reading", Path: path, Err: os.ErrInvalid}))
-	}
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = &os.PathError{Op: "reading", Path: path, Err: io.ErrShortBuffer}
-	}
-	return b, err
-}
-
 // maxResolvConf bounds what is read of resolv.conf, in bytes.
 const maxResolvConf = 64 << 10
 
 func (h *Host) resolver() (search, options []string) {
-	text, err := readSome(h.ResolvConf, maxResolvConf)
+	text, err := bounded.ReadFile(h.ResolvConf, maxResolvConf)
 	if err != nil {
 		return nil, nil
 	}

@@ -14,6 +14,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -165,6 +166,34 @@ func TestRegistries(t *testing.T) {
 	}
 	if s, _ := h.Read([]string{}); !reflect.DeepEqual(s, guestapi.Surroundings{}) {
 		t.Errorf("of nothing: %+v", s)
+	}
+}
+
+// Nobody waits for the other end of a pipe, and devices are not read.
+func TestPipesAreLeftOut(t *testing.T) {
+	h, dir := testHost(t, nil)
+	write(t, filepath.Join(dir, "certs.d/a.test/client.key"), "key")
+	write(t, filepath.Join(dir, "certs/none"), "")
+	for _, path := range []string{h.ResolvConf, h.Bundles[0], filepath.Join(dir, "certs/a.pem"), filepath.Join(dir, "certs.d/a.test/ca.crt")} {
+		os.Remove(path)
+		if err := syscall.Mkfifo(path, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	os.Remove(h.Localtime)
+	os.Symlink("/dev/zero", h.Localtime)
+	read := make(chan guestapi.Surroundings, 1)
+	go func() {
+		s, _ := h.Read(nil)
+		read <- s
+	}()
+	select {
+	case s := <-read:
+		if len(s.Registries) != 1 || s.Registries[0].Name != "client.key" {
+			t.Errorf("%+v", s.Registries)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("waits for a pipe")
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/hyve-vm/hyve/internal/bounded"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -28,7 +29,7 @@ func (h *Host) zone() (*guestapi.Zone, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the time zone: %w", err)
 	}
-	data, err := readSome(target, guestapi.MaxZone)
+	data, err := bounded.ReadFile(target, guestapi.MaxZone)
 	if err != nil {
 		return nil, fmt.Errorf("reading the time zone: %w", err)
 	}
@@ -84,7 +85,7 @@ func (h *Host) findZone(data []byte) (name string) {
 			if info, err := d.Info(); err != nil || info.Size() != int64(len(data)) {
 				return nil
 			}
-			if same, err := readSome(path, guestapi.MaxZone); err != nil || !bytes.Equal(same, data) {
+			if same, err := bounded.ReadFile(path, guestapi.MaxZone); err != nil || !bytes.Equal(same, data) {
 				return nil
 			}
 			name = zoneNameOf(path)
