@@ -3,6 +3,7 @@ package qemu
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -103,6 +104,12 @@ var attempts = []attempt{
 	{"truncate", seccomp, func(l loot) error { return os.Truncate(l.Key, 1) }},
 	{"change a mode", seccomp, func(l loot) error { return os.Chmod(l.Key, 0o644) }},
 	{"change a time", seccomp, func(l loot) error { return os.Chtimes(l.Key, time.Unix(1, 0), time.Unix(1, 0)) }},
+	{"change a file's flags", seccomp, func(l loot) error {
+		path, err := unix.BytePtrFromString(l.Key)
+		var attr [24]byte // struct file_attr, all of it 0
+		here := unix.AT_FDCWD
+		return cmp.Or(err, calling(unix.SYS_FILE_SETATTR, uintptr(here), uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr)))
+	}},
 	{"watch a directory", seccomp, func(l loot) error { _, err := unix.InotifyInit1(0); return err }},
 	{"reach an agent", seccomp, func(l loot) error { return dialing("unix", l.Sockets[0]) }},
 	{"reach Docker", seccomp, func(l loot) error { return dialing("unix", l.Sockets[1]) }},
