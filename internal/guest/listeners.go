@@ -10,6 +10,7 @@ type listener struct {
 	protocol string // "tcp", "udp"
 	address  netip.AddrPort
 	only6    bool // of "::", not for IPv4
+	twin     bool // there is one of "0.0.0.0" with the same port
 }
 
 // Layout of struct inet_diag_msg and of the attribute that says whether a socket of IPv6
@@ -53,6 +54,25 @@ func parseListener(protocol string, b []byte) (l listener, ok bool) {
 	return l, port != 0
 }
 
+// withTwins notes of listeners which have one of IPv4 beside them: a service that opens a
+// socket for each family. The host reaches the guest by IPv4 alone.
+func withTwins(all []listener) []listener {
+	type served struct {
+		protocol string
+		port     uint16
+	}
+	ipv4 := map[served]bool{}
+	for _, l := range all {
+		if l.address.Addr() == netip.IPv4Unspecified() {
+			ipv4[served{l.protocol, l.address.Port()}] = true
+		}
+	}
+	for i, l := range all {
+		all[i].twin = l.only6 && ipv4[served{l.protocol, l.address.Port()}]
+	}
+	return all
+}
+
 // wanted is how a listener is published, if it is: on all addresses of the host where it
 // has all of the guest's, or that of its card. One of the guest's loopback, or of a network
 // of containers, is nobody's but the guest's.
@@ -61,6 +81,8 @@ func (l listener) wanted(card netip.Addr) (publication, bool) {
 	switch ip := l.address.Addr().Unmap(); {
 	case ip == netip.IPv6Unspecified() && !l.only6:
 		p.hostIP = "" // both families
+	case ip == netip.IPv6Unspecified() && l.twin:
+		p.hostIP = "::"
 	case ip == netip.IPv4Unspecified(), ip == card:
 		p.hostIP = "0.0.0.0"
 	default:

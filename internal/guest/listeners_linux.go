@@ -72,7 +72,7 @@ func (g *guest) publishListeners() (udp bool, err error) {
 	}
 	ephemeral := ephemeralPorts()
 	var wanted []publication
-	for _, l := range all {
+	for _, l := range withTwins(all) {
 		p, ok := l.wanted(card)
 		switch {
 		case !ok, isDoor(p.protocol, p.port), p.protocol == "tcp" && p.port == g.front.otherPort():

@@ -3,6 +3,7 @@ package guest
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/hyve-vm/hyve/internal/guestapi"
@@ -60,6 +61,29 @@ func TestListeners(t *testing.T) {
 		if ok != test.ok || ok && (p != publication{protocol: "tcp", hostIP: test.want, port: 80}) {
 			t.Errorf("%x: %+v, %t; want %q, %t", test.answer, p, ok, test.want, test.ok)
 		}
+	}
+}
+
+// A service with one socket for each family, as nginx has them, is published on both.
+func TestTwins(t *testing.T) {
+	all := []listener{
+		{protocol: "tcp", address: netip.MustParseAddrPort("[::]:80"), only6: true},
+		{protocol: "tcp", address: netip.MustParseAddrPort("0.0.0.0:80")},
+		{protocol: "udp", address: netip.MustParseAddrPort("[::]:80"), only6: true},
+		{protocol: "tcp", address: netip.MustParseAddrPort("[::]:81"), only6: true},
+		{protocol: "tcp", address: netip.MustParseAddrPort("127.0.0.1:81")},
+		{protocol: "tcp", address: netip.MustParseAddrPort("[::1]:82"), only6: true},
+		{protocol: "tcp", address: netip.MustParseAddrPort("192.168.127.2:82")},
+	}
+	var got []publication
+	for _, l := range withTwins(all) {
+		if p, ok := l.wanted(netip.MustParseAddr("192.168.127.2")); ok {
+			got = append(got, p)
+		}
+	}
+	want := []publication{{protocol: "tcp", hostIP: "::", port: 80}, {protocol: "tcp", hostIP: "0.0.0.0", port: 80}, {protocol: "tcp", hostIP: "0.0.0.0", port: 82}}
+	if !slices.Equal(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
 	}
 }
 
