@@ -101,7 +101,7 @@ func newGuest() (g *guest, ctx context.Context, end context.CancelFunc) {
 		front:      newFront(dockerSocket, out.logf),
 		ports:      newPorts(out),
 	}
-	g.engine = newEngine(r, g.front, out, g.phase, g.fail)
+	g.engine = newEngine(r, g.front, g.ports, out, g.phase, g.fail)
 	g.ssh = &sshServer{reaper: r, cgroup: cgroupHyve + "/users", logf: out.logf, door: newDoor(sshHandshake, out.logf), environment: func() []string {
 		id, _ := g.identity.now.get()
 		return proxyEnvironment(id.Proxies)

@@ -81,6 +81,20 @@ func TestInGroup(t *testing.T) {
 		} else {
 			fmt.Println(l.Addr())
 		}
+	case "child":
+		cmd := exec.Command(os.Args[0], "-test.run=^TestInGroup$")
+		cmd.Env = append(os.Environ(), "HYVE_IN_GROUP="+address)
+		out, _ := cmd.Output()
+		os.Stdout.Write(out)
+	case "two":
+		first, second, _ := strings.Cut(address, " ")
+		result := make(chan error)
+		go func() {
+			_, err := net.Listen("tcp4", first)
+			result <- err
+		}()
+		_, err := net.Listen("tcp4", second)
+		fmt.Println(<-result, err)
 	case "bind":
 		_, err := net.ListenPacket("udp", address)
 		fmt.Println(err)

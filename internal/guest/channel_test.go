@@ -113,7 +113,7 @@ func TestOutboxDropsLogs(t *testing.T) {
 // guest that is asked for is 4000.
 func testPorts(out *outbox) *ports {
 	p := newPorts(out)
-	p.chosen = func(uint16) bool { return false }
+	p.origin = func(uint16) origin { return named }
 	p.free = func(_ string, wanted uint16) (uint16, error) { return max(wanted, 4000), nil }
 	return p
 }

@@ -67,7 +67,7 @@ func (a launchState) equal(b launchState) bool {
 	return a.cas == b.cas && maps.Equal(a.proxies, b.proxies)
 }
 
-func newEngine(r *reaper, f *front, out *outbox, phase func(string), fail func(string, error)) *engine {
+func newEngine(r *reaper, f *front, published *ports, out *outbox, phase func(string), fail func(string, error)) *engine {
 	e := &engine{reaper: r, front: f, out: out, phase: phase, fail: fail}
 	env := []string{servicePath, "HOME=/root", "LANG=C.UTF-8"}
 	if known, ok := os.LookupEnv("GODEBUG"); ok {
@@ -86,7 +86,9 @@ func newEngine(r *reaper, f *front, out *outbox, phase func(string), fail func(s
 	e.dockerd = &service{
 		name: guestapi.ServiceDockerd, phase: guestapi.PhaseEngine, runDir: runDir,
 		cgroup: cgroupHyve + "/dockerd", score: -500, policy: defaultPolicy, reaper: r, out: out,
+		gate: &bindGate{taken: published.taken, logf: out.logf},
 		command: func() ([]string, []string, error) {
+			published.unreserve(func(*openPort) bool { return true }) // of one that has ended
 			l, _ := e.launch.get()
 			return slices.Concat([]string{"dockerd"}, l.flags), slices.Concat(dockerdEnv, l.env), nil
 		},

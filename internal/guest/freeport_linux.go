@@ -62,15 +62,29 @@ func ephemeralPorts() portRange {
 	return r
 }
 
-// chosenByDocker tells whether docker has chosen a port for a container, and its user
-// named none.
-func chosenByDocker(port uint16) bool {
-	return ephemeralPorts().has(port) && !namedByUser(containersDir, port)
+// An origin is who has chosen a published port.
+type origin int
+
+const (
+	unknown origin = iota // no container's, as far as can be told
+	chosen                // docker has, of all
+	ranged                // docker has, of a range that the user gave
+	named                 // the user has
+)
+
+// originOf tells who has chosen a port of a container.
+func originOf(port uint16) origin {
+	o := givenByUser(containersDir, port)
+	if o == unknown && ephemeralPorts().has(port) {
+		return chosen
+	}
+	return o
 }
 
-// namedByUser tells whether a container was given the port by its number, or a range of
-// ports that has it.
-func namedByUser(dir string, port uint16) bool {
+// givenByUser tells whether a container was given the port by its number, or else a range
+// of ports that has it.
+func givenByUser(dir string, port uint16) origin {
+	given := unknown
 	files, _ := filepath.Glob(filepath.Join(dir, "*", "hostconfig.json"))
 	for _, file := range files {
 		b, err := os.ReadFile(file)
@@ -85,22 +99,31 @@ func namedByUser(dir string, port uint16) bool {
 		}
 		for _, bindings := range config.PortBindings {
 			for _, binding := range bindings {
-				if inRange(binding.HostPort, port) {
-					return true
+				switch inRange(binding.HostPort, port) {
+				case named:
+					return named
+				case ranged:
+					given = ranged
 				}
 			}
 		}
 	}
-	return false
+	return given
 }
 
 // inRange tells whether a port is the one that text names, or of the range.
-func inRange(text string, port uint16) bool {
-	from, to, ranged := strings.Cut(text, "-")
-	if !ranged {
+func inRange(text string, port uint16) origin {
+	from, to, ok := strings.Cut(text, "-")
+	if !ok {
 		to = from
 	}
 	first, err := strconv.ParseUint(from, 10, 16)
 	last, err2 := strconv.ParseUint(to, 10, 16)
-	return err == nil && err2 == nil && first <= uint64(port) && uint64(port) <= last
+	switch {
+	case err != nil, err2 != nil, uint64(port) < first, uint64(port) > last:
+		return unknown
+	case first == last:
+		return named
+	}
+	return ranged
 }

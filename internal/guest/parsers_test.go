@@ -227,20 +227,21 @@ func TestGrant(t *testing.T) {
 	}
 }
 
-func TestNamedByUser(t *testing.T) {
+func TestGivenByUser(t *testing.T) {
 	dir := t.TempDir()
 	for id, config := range map[string]string{
 		"a": `{"PortBindings":{"80/tcp":[{"HostIp":"","HostPort":"40080"}],"81/tcp":[{"HostIp":"","HostPort":""}]}}`,
 		"b": `{"PortBindings":{"80/tcp":[{"HostPort":"41000-41010"}]}}`,
 		"c": `{`,
 		"d": `{"PortBindings":null}`,
+		"e": `{"PortBindings":{"80/tcp":[{"HostPort":"41005"}],"81/tcp":[{"HostPort":"42000-42000"}]}}`,
 	} {
 		os.MkdirAll(filepath.Join(dir, id), 0o700)
 		os.WriteFile(filepath.Join(dir, id, "hostconfig.json"), []byte(config), 0o600)
 	}
-	for port, want := range map[uint16]bool{40080: true, 40081: false, 41000: true, 41010: true, 41011: false, 80: false} {
-		if namedByUser(dir, port) != want {
-			t.Errorf("port %d: %t", port, !want)
+	for port, want := range map[uint16]origin{40080: named, 40081: unknown, 41000: ranged, 41005: named, 41010: ranged, 41011: unknown, 42000: named, 80: unknown} {
+		if got := givenByUser(dir, port); got != want {
+			t.Errorf("port %d: %d, want %d", port, got, want)
 		}
 	}
 }

@@ -16,13 +16,14 @@ type ports struct {
 	out *outbox
 	// free returns a port of the guest that nobody has, wanted if it can be.
 	free func(protocol string, wanted uint16) (uint16, error)
-	// chosen tells whether docker has chosen a port, not its user.
-	chosen func(port uint16) bool
+	// origin tells who has chosen a port.
+	origin func(port uint16) origin
 
 	mu       sync.Mutex
 	last     uint64
 	open     map[uint64]*openPort
 	followed map[publication]*openPort // those of open that no proxy stands for
+	reserved map[publication]*openPort // those whose proxy is still to come; no target in it
 }
 
 type openPort struct {
@@ -30,13 +31,14 @@ type openPort struct {
 	event guestapi.PortOpened
 	grant grant
 	acked chan struct{}
-	// refused is the host's answer, once acked is closed.
-	refused string
-	settled bool // whoever asked has been answered
+	// answer is the host's, once acked is closed.
+	answer  guestapi.PortAck
+	settled bool        // whoever asked has been answered
+	expiry  *time.Timer // of one that is reserved
 }
 
 func newPorts(out *outbox) *ports {
-	return &ports{out: out, open: map[uint64]*openPort{}, followed: map[publication]*openPort{}, free: freePort, chosen: chosenByDocker}
+	return &ports{out: out, open: map[uint64]*openPort{}, followed: map[publication]*openPort{}, reserved: map[publication]*openPort{}, free: freePort, origin: originOf}
 }
 
 // publish tells the host of a port, and of its end when conn, the connection
@@ -56,15 +58,7 @@ func (p *ports) publish(want publication, conn io.ReadWriter) {
 		defer close(gone)
 		io.Copy(io.Discard, conn)
 	}()
-	timeout := time.NewTimer(ackTimeout)
-	select {
-	case <-opened.acked:
-	case <-gone:
-	case <-timeout.C:
-		p.out.logf("publishing port %d: the host has not answered within %v", want.port, ackTimeout)
-	}
-	timeout.Stop()
-	if refused := p.settle(opened); refused != "" {
+	if refused := p.await(opened, gone).Refused; refused != "" {
 		fmt.Fprintf(conn, portRefused+" %s\n", strings.ReplaceAll(refused, "\n", " "))
 	} else {
 		fmt.Fprintf(conn, portGranted+" %s %d\n", opened.grant.address, opened.grant.port)
@@ -73,23 +67,104 @@ func (p *ports) publish(want publication, conn io.ReadWriter) {
 	p.remove(opened)
 }
 
-// add opens a port and tells the host.
+// await returns the host's answer, an empty one if there is none in time or gone closes
+// before.
+func (p *ports) await(o *openPort, gone <-chan struct{}) guestapi.PortAck {
+	timeout := time.NewTimer(ackTimeout)
+	defer timeout.Stop()
+	select {
+	case <-o.acked:
+	case <-gone:
+	case <-timeout.C:
+		p.out.logf("publishing port %d: the host has not answered within %v", o.want.port, ackTimeout)
+	}
+	return p.settle(o)
+}
+
+// reservedFor bounds how long a port is kept for a proxy that does not come. dockerd binds
+// all ports of a container before it starts the first proxy.
+const reservedFor = 2 * time.Minute
+
+// taken asks the host for a port that dockerd is about to bind, if docker has chosen it, and
+// tells whether it has given that away. Otherwise the port is reserved for the container's
+// proxy. One that the user has named is left to that, which can say who has it.
+func (p *ports) taken(want publication) bool {
+	if o := p.origin(want.port); o != chosen && o != ranged {
+		return false
+	}
+	opened, err := p.add(want)
+	if err != nil {
+		return false
+	}
+	answer := p.await(opened, nil)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case answer.Refused == "":
+		p.reserved[want] = opened
+		opened.expiry = time.AfterFunc(reservedFor, func() { p.unreserve(func(o *openPort) bool { return o == opened }) })
+	default:
+		p.drop(opened)
+		// Of the other family, or at another address, it will not be bound either.
+		p.giveBack(func(o *openPort) bool { return o.want.protocol == want.protocol && o.want.port == want.port })
+	}
+	return answer.Taken
+}
+
+// unreserve gives those reserved ports back for which no proxy has come.
+func (p *ports) unreserve(which func(*openPort) bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.giveBack(which)
+}
+
+// giveBack is unreserve for who holds mu.
+func (p *ports) giveBack(which func(*openPort) bool) {
+	for want, o := range p.reserved {
+		if which(o) {
+			o.expiry.Stop()
+			delete(p.reserved, want)
+			p.drop(o)
+		}
+	}
+}
+
+// add opens a port and tells the host, unless it is reserved.
 func (p *ports) add(want publication) (*openPort, error) {
 	event, err := want.event()
 	if err != nil {
 		return nil, err
 	}
-	event.Firm, event.Chosen = true, p.chosen(want.port)
+	event.Firm, event.Chosen = true, p.origin(want.port) == chosen
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	g, err := p.inGuest(want)
 	if err != nil {
 		return nil, err
 	}
+	if o := p.claim(want); o != nil {
+		if o.grant == g {
+			return o, nil
+		}
+		p.drop(o)
+	}
 	if g.port != want.port {
 		event.GuestPort = g.port
 	}
 	return p.put(&openPort{want: want, event: event, grant: g, acked: make(chan struct{})}), nil
+}
+
+// claim returns the port that is reserved for what is wanted, or nil. The caller holds mu.
+func (p *ports) claim(want publication) *openPort {
+	key := want
+	key.target = ""
+	o := p.reserved[key]
+	if o != nil {
+		o.expiry.Stop()
+		delete(p.reserved, key)
+		o.want = want
+	}
+	return o
 }
 
 // put numbers a port and tells the host. The caller holds mu.
@@ -112,7 +187,7 @@ func (p *ports) follow(now []publication) {
 	}
 	proxies := map[served]bool{}
 	for _, o := range p.open {
-		if o.want.target != "" {
+		if p.followed[o.want] != o {
 			proxies[served{o.want.protocol, o.grant.port}] = true
 			proxies[served{o.want.protocol, o.want.port}] = true // dockerd 28 may have bound it
 		}
@@ -171,15 +246,15 @@ func isDoor(protocol string, port uint16) bool {
 	return protocol == "tcp" && (port == guestapi.EnginePort || port == guestapi.SSHPort)
 }
 
-// settle ends the wait for the host's answer, and returns why it refuses.
-func (p *ports) settle(o *openPort) (refused string) {
+// settle ends the wait for the host's answer, and returns it.
+func (p *ports) settle(o *openPort) guestapi.PortAck {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	o.settled = true
-	if o.refused == "" {
+	if o.answer.Refused == "" {
 		o.event.Firm = false // somebody relies on it now
 	}
-	return o.refused
+	return o.answer
 }
 
 func (p *ports) remove(o *openPort) {
@@ -213,7 +288,7 @@ func (p *ports) acknowledge(ack guestapi.PortAck) {
 	select {
 	case <-o.acked:
 	default:
-		o.refused = ack.Refused
+		o.answer = ack
 		close(o.acked)
 	}
 }

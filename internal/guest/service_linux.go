@@ -45,6 +45,7 @@ type service struct {
 	score  int    // oom_score_adj
 	policy restartPolicy
 	reaper *reaper
+	gate   *bindGate // asked before it binds; nil for who may bind anything
 	out    *outbox
 	// command returns what to run; it is asked at every start.
 	command func() (argv, env []string, err error)
@@ -215,7 +216,11 @@ func (s *service) start() (p *process, drained chan struct{}, err error) {
 		defer dir.Close()
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(dir.Fd())
 	}
-	p, err = s.reaper.start(argv, attr)
+	if s.gate != nil {
+		p, err = s.gate.start(s.reaper, argv, attr)
+	} else {
+		p, err = s.reaper.start(argv, attr)
+	}
 	out.Close()
 	if err != nil {
 		in.Close()

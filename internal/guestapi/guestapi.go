@@ -147,6 +147,8 @@ type PortAck struct {
 	// Refused is why the port cannot be had on the host, in the words that docker ends
 	// "listen tcp4 0.0.0.0:80: " with; empty if it can. Only a Firm one is refused.
 	Refused string `json:"refused,omitempty"`
+	// Taken says of a refusal that somebody has the port, so that another one may be free.
+	Taken bool `json:"taken,omitempty"`
 }
 
 // Freeze brings the guest to where its VM can be frozen: containers are stopped as

@@ -240,7 +240,7 @@ func (g *guest) handle(event guestapi.Event) {
 	case event.Failed != nil:
 		g.fail(event.Failed)
 	case event.PortOpened != nil:
-		ack := guestapi.PortAck{ID: event.PortOpened.ID, Refused: g.ports.opened(event.PortOpened)}
+		ack := g.ports.opened(event.PortOpened)
 		if err := g.send(guestapi.Request{PortAck: &ack}); err != nil {
 			g.log.Warn("answering for a port", "error", err)
 		}

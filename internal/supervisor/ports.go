@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/guestapi"
@@ -24,12 +25,13 @@ type ports struct {
 }
 
 // opened publishes a port. When it returns, clients can connect, the status says why not,
-// or it returns why docker has to do without.
-func (p *ports) opened(port *guestapi.PortOpened) (refused string) {
+// or the answer says why docker has to do without.
+func (p *ports) opened(port *guestapi.PortOpened) guestapi.PortAck {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	ack := guestapi.PortAck{ID: port.ID}
 	if p.open[port.ID] != nil {
-		return "" // a repeated message
+		return ack // a repeated message
 	}
 	binding, err := p.network.Publish(network.Publication{
 		Protocol: port.Protocol.String(), HostIP: port.HostIP.String(), Port: port.Port, Guest: port.GuestPort,
@@ -37,10 +39,11 @@ func (p *ports) opened(port *guestapi.PortOpened) (refused string) {
 	if err != nil {
 		p.log.Warn("port refused", "error", err, "protocol", port.Protocol, "port", port.Port)
 		if port.Firm {
-			return refusal(err)
+			ack.Refused, ack.Taken = refusal(err), errors.Is(err, syscall.EADDRINUSE)
+		} else {
+			p.board.complaint(err.Error())
 		}
-		p.board.complaint(err.Error())
-		return ""
+		return ack
 	}
 	if p.open == nil {
 		p.open = map[uint64]*network.Binding{}
@@ -48,7 +51,7 @@ func (p *ports) opened(port *guestapi.PortOpened) (refused string) {
 	p.open[port.ID] = binding
 	p.log.Info("port published", "protocol", port.Protocol, "hostIP", port.HostIP, "port", port.Port)
 	p.show()
-	return ""
+	return ack
 }
 
 // refusal is an error as docker prints it, with the way out behind it.
