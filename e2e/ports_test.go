@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -110,39 +111,49 @@ func TestPublishedUDP(t *testing.T) {
 	t.Cleanup(func() { dock(t, shared, "rm", "-f", id) })
 	dock(t, shared, "cp", buildForGuest(t, "udp-echo"), id+":/udp-echo")
 	dock(t, shared, "start", id)
-	conn, err := net.Dial("udp", "127.0.0.1:18053")
+	shut := echoes(t, "127.0.0.1:18053")
+	dock(t, shared, "stop", "-t", "0", id)
+	eventually(t, "the port shuts with its container", shut)
+}
+
+// echoes waits for udp-echo to answer at an address. shut then tells whether nobody does.
+func echoes(t *testing.T, address string) (shut func() bool) {
+	t.Helper()
+	conn, err := net.Dial("udp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
-	answer := make([]byte, 100)
-	eventually(t, "an echo by UDP", func() bool {
+	t.Cleanup(func() { conn.Close() })
+	ping := func() (string, error) {
+		answer := make([]byte, 100)
 		fmt.Fprint(conn, "ping")
 		conn.SetReadDeadline(time.Now().Add(time.Second))
 		n, err := conn.Read(answer)
-		return err == nil && string(answer[:n]) == "ping"
+		return string(answer[:n]), err
+	}
+	eventually(t, "an echo by UDP from "+address, func() bool {
+		answer, err := ping()
+		return err == nil && answer == "ping"
 	})
-	dock(t, shared, "stop", "-t", "0", id)
-	eventually(t, "the port shuts with its container", func() bool {
-		fmt.Fprint(conn, "ping")
-		conn.SetReadDeadline(time.Now().Add(time.Second))
-		_, err := conn.Read(answer)
+	return func() bool {
+		_, err := ping()
 		return errors.Is(err, syscall.ECONNREFUSED)
-	})
+	}
 }
 
 // A port that another program has is refused as docker refuses it, and it is said who has
 // it; the container can have it as soon as the other lets go.
 func TestTakenPort(t *testing.T) {
-	for _, address := range []string{"127.0.0.1:18082", "[::1]:18082"} {
+	// The second is one of those from which docker chooses.
+	for address, port := range map[string]string{"127.0.0.1:18082": "18082", "[::1]:48082": "48082"} {
 		l, err := net.Listen("tcp", address)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer l.Close()
-		_, text, code := result(t, docker, "--context", "hyve-"+shared, "run", "--rm", "-p", "18082:80", "busybox", "true")
+		_, text, code := result(t, docker, "--context", "hyve-"+shared, "run", "--rm", "-p", port+":80", "busybox", "true")
 		me := fmt.Sprintf("%s of the host is held by %s (process %d)", address, filepath.Base(os.Args[0]), os.Getpid())
-		for _, want := range []string{"driver failed programming external connectivity on endpoint", ":18082: bind: address already in use", me} {
+		for _, want := range []string{"driver failed programming external connectivity on endpoint", ":" + port + ": bind: address already in use", me} {
 			if code == 0 || !strings.Contains(text, want) {
 				t.Errorf("docker run with %s taken: exit status %d, want %q in\n%s", address, code, want, text)
 			}
@@ -150,7 +161,7 @@ func TestTakenPort(t *testing.T) {
 		l.Close()
 	}
 	for _, p := range statusOf(t, shared).Problems {
-		if strings.Contains(p, "18082") {
+		if strings.Contains(p, "18082") || strings.Contains(p, "48082") {
 			t.Errorf("a port that nobody has is a problem: %s", p)
 		}
 	}
@@ -160,29 +171,136 @@ func TestTakenPort(t *testing.T) {
 	}
 }
 
-// A port of docker's choice is one that the host has not given away.
-func TestChosenPort(t *testing.T) {
-	id := serveIn(t, shared, "80", "first")
-	_, first, _ := net.SplitHostPort(strings.Fields(dock(t, shared, "port", id))[2])
-	number, err := strconv.Atoi(first)
+// chosenPort is where a container's port is published.
+func chosenPort(t *testing.T, machine, id, port string) int {
+	t.Helper()
+	line, _, _ := strings.Cut(dock(t, machine, "port", id, port), "\n")
+	_, number, err := net.SplitHostPort(line)
+	if err != nil {
+		t.Fatalf("docker port says %q: %v", line, err)
+	}
+	n, err := strconv.Atoi(number)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var taken []string
-	for next := number + 1; next <= number+3; next++ {
-		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", next)); err == nil {
-			defer l.Close()
-			taken = append(taken, fmt.Sprint(next))
+	return n
+}
+
+// takePorts takes some ports of localhost, in one family or the other, until the test ends.
+// Those that somebody has are taken already.
+func takePorts(t *testing.T, network string, from, count int) {
+	t.Helper()
+	for port := from; port < from+count; port++ {
+		address := fmt.Sprintf("%s:%d", []string{"127.0.0.1", "[::1]"}[port%2], port)
+		var held io.Closer
+		var err error
+		if network == "udp" {
+			held, err = net.ListenPacket(network, address)
+		} else {
+			held, err = net.Listen(network, address)
+		}
+		if err == nil {
+			t.Cleanup(func() { held.Close() })
+		} else if !errors.Is(err, syscall.EADDRINUSE) {
+			t.Fatal(err)
 		}
 	}
-	id = serveIn(t, shared, "80", "chosen")
-	_, chosen, _ := net.SplitHostPort(strings.Fields(dock(t, shared, "port", id))[2])
-	if slices.Contains(taken, chosen) {
-		t.Errorf("docker was given %s, which is taken", chosen)
+}
+
+// isChosen fails the test if a container was given one of those ports, or one that it does
+// not have on the host.
+func isChosen(t *testing.T, network string, port, from, count int) {
+	t.Helper()
+	if from <= port && port < from+count {
+		t.Errorf("docker was given port %d of %s, which is taken", port, network)
 	}
-	if text := get(t, "127.0.0.1:"+chosen); text != "chosen" {
+	address := fmt.Sprintf("127.0.0.1:%d", port)
+	var free io.Closer
+	var err error
+	if network == "udp" {
+		free, err = net.ListenPacket(network, address)
+	} else {
+		free, err = net.Listen(network, address)
+	}
+	if err == nil {
+		free.Close()
+		t.Errorf("port %d of %s is not the container's", port, network)
+	}
+}
+
+// A port of docker's choice is one that the host has not given away, whatever docker chooses
+// from, and whoever has it start a container.
+func TestChosenPort(t *testing.T) {
+	id := strings.TrimSpace(dock(t, shared, "run", "-d", "-p", "80", "-p", "53/udp", "busybox", "sleep", "100000"))
+	t.Cleanup(func() { try(limit, docker, "--context", "hyve-"+shared, "rm", "-f", id) })
+	const ranged, count = 20200, 4
+	tcp, udp := chosenPort(t, shared, id, "80/tcp")+1, chosenPort(t, shared, id, "53/udp")+1
+	takePorts(t, "tcp", tcp, count)
+	takePorts(t, "udp", udp, count)
+	takePorts(t, "tcp", ranged, count)
+
+	id = strings.TrimSpace(dock(t, shared, "run", "-d", "-P", "--expose", "81", "-p", "80", "-p", "53/udp", "-p", "20200-20210:82", "busybox", "sh", "-c",
+		"mkdir -p /www && echo chosen > /www/index.html && exec httpd -f -p 80 -h /www"))
+	t.Cleanup(func() { try(limit, docker, "--context", "hyve-"+shared, "rm", "-f", id) })
+	isChosen(t, "tcp", chosenPort(t, shared, id, "80/tcp"), tcp, count)
+	isChosen(t, "tcp", chosenPort(t, shared, id, "81/tcp"), tcp, count)
+	isChosen(t, "udp", chosenPort(t, shared, id, "53/udp"), udp, count)
+	isChosen(t, "tcp", chosenPort(t, shared, id, "82/tcp"), ranged, count)
+	if text := get(t, fmt.Sprintf("127.0.0.1:%d", chosenPort(t, shared, id, "80/tcp"))); text != "chosen" {
 		t.Errorf("it serves %q", text)
 	}
+
+	// Two at once: by the host's socket, to be removed when it ends, and by the guest's own.
+	tcp = max(chosenPort(t, shared, id, "80/tcp"), chosenPort(t, shared, id, "81/tcp")) + 1
+	takePorts(t, "tcp", tcp, count)
+	names := []string{"chosen-outside", "chosen-inside"}
+	failed := make(chan error, len(names))
+	for i, words := range [][]string{{docker, "--context", "hyve-" + shared, "run", "--rm"}, {binary, "ssh", shared, "--", "docker", "run"}} {
+		go func() {
+			_, err := try(limit, words[0], append(words[1:], "-d", "--name", names[i], "-p", "80", "busybox", "sleep", "100000")...)
+			failed <- err
+		}()
+		t.Cleanup(func() { try(limit, docker, "--context", "hyve-"+shared, "rm", "-f", names[i]) })
+	}
+	for range names {
+		if err := <-failed; err != nil {
+			t.Error(err)
+		}
+	}
+	for _, name := range names {
+		if !t.Failed() {
+			isChosen(t, "tcp", chosenPort(t, shared, name, "80/tcp"), tcp, count)
+		}
+	}
+}
+
+// So it is of containers that docker starts by itself when the machine has booted, and of
+// compose's.
+func TestChosenPortRare(t *testing.T) {
+	takesLong(t)
+	const name, count = "rebooted", 4
+	create(t, name)
+	id := strings.TrimSpace(dock(t, name, "run", "-d", "--restart", "always", "-p", "80", "busybox", "sleep", "100000"))
+	port := chosenPort(t, name, id, "80/tcp")
+	hyve(t, "stop", "--cold", name)
+	takePorts(t, "tcp", port, count)
+	hyve(t, "start", "--cold", name)
+	eventually(t, "the container runs again", func() bool {
+		out, err := try(limit, docker, "--context", "hyve-"+name, "port", id, "80/tcp")
+		return err == nil && out != ""
+	})
+	isChosen(t, "tcp", chosenPort(t, name, id, "80/tcp"), port, count)
+
+	c := plugins(t)
+	writeFiles(t, c.dir, map[string]string{"compose.yaml": "name: chosen\nservices:\n  web:\n    image: busybox\n    command: sleep 100000\n    ports: [\"80\", \"20300-20310:81\"]\n"})
+	t.Cleanup(func() { c.command(context.Background(), docker, "compose", "down", "-t", "0").Run() })
+	const ranged = 20300
+	takePorts(t, "tcp", ranged, count)
+	next := chosenPort(t, shared, strings.TrimSpace(dock(t, shared, "run", "--rm", "-d", "-p", "80", "busybox", "sleep", "10")), "80/tcp") + 1
+	takePorts(t, "tcp", next, count)
+	c.run(t, docker, "compose", "up", "--detach", "--quiet-pull")
+	isChosen(t, "tcp", chosenPort(t, shared, "chosen-web-1", "80/tcp"), next, count)
+	isChosen(t, "tcp", chosenPort(t, shared, "chosen-web-1", "81/tcp"), ranged, count)
 }
 
 func TestPublishedByName(t *testing.T) {
@@ -265,17 +383,29 @@ func TestSwarmIngress(t *testing.T) {
 	ip := strings.TrimSpace(hyve(t, "ip", shared))
 	dock(t, shared, "run", "--rm", "busybox", "true") // the image is there
 	dock(t, shared, "swarm", "init")
-	t.Cleanup(func() { dock(t, shared, "swarm", "leave", "--force") })
-	dock(t, shared, "service", "create", "--name", "web", "--no-resolve-image", "--publish", "18091:80", "busybox", "sh", "-c",
-		"mkdir -p /www && echo swarm > /www/index.html && exec httpd -f -p 80 -h /www")
+	t.Cleanup(func() {
+		// dockerd gives itself 15 seconds, which an emulated one that is busy does not keep.
+		eventually(t, "the swarm is left", func() bool {
+			out, err := try(limit, docker, "--context", "hyve-"+shared, "swarm", "leave", "--force")
+			return err == nil || strings.Contains(out, "not part of a swarm")
+		})
+	})
+	hyve(t, "scp", buildForGuest(t, "udp-echo"), shared+":/home/docker/udp-echo")
+	dock(t, shared, "service", "create", "--name", "web", "--no-resolve-image", "--publish", "18091:80", "--publish", "18092:53/udp",
+		"--mount", "type=bind,source=/home/docker/udp-echo,target=/udp-echo", "busybox", "sh", "-c",
+		"mkdir -p /www && echo swarm > /www/index.html && (/udp-echo &) && exec httpd -f -p 80 -h /www")
 	for _, address := range []string{"127.0.0.1:18091", ip + ":18091", "[::1]:18091"} {
 		if text := get(t, address); text != "swarm" {
 			t.Errorf("%s serves %q", address, text)
 		}
 	}
+	shut := []func() bool{echoes(t, "127.0.0.1:18092"), echoes(t, ip+":18092")}
 	dock(t, shared, "service", "rm", "web")
 	for _, address := range []string{"127.0.0.1:18091", ip + ":18091", "[::1]:18091"} {
 		eventually(t, address+" shuts with its service", func() bool { return !connects(address) })
+	}
+	for _, shut := range shut {
+		eventually(t, "UDP shuts with its service", shut)
 	}
 }
 

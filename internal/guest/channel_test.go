@@ -113,7 +113,7 @@ func TestOutboxDropsLogs(t *testing.T) {
 // guest that is asked for is 4000.
 func testPorts(out *outbox) *ports {
 	p := newPorts(out)
-	p.origin = func(uint16) origin { return named }
+	p.chosen = func(uint16) bool { return false }
 	p.free = func(_ string, wanted uint16) (uint16, error) { return max(wanted, 4000), nil }
 	return p
 }
@@ -206,7 +206,7 @@ func TestPortInGuest(t *testing.T) {
 		{publication{"tcp", "127.0.0.1", 2376, "a:22"}, grant{"0.0.0.0", 4000}},
 		{publication{"udp", "0.0.0.0", 22, "a:22"}, grant{"0.0.0.0", 22}},
 	} {
-		if o, err := p.add(test.publication); err != nil || o.grant != test.want {
+		if o, err := p.add(test.publication, false); err != nil || o.grant != test.want {
 			t.Errorf("%+v: %v, %v", test.publication, o.grant, err)
 		}
 	}

@@ -62,23 +62,29 @@ func ephemeralPorts() portRange {
 	return r
 }
 
-// An origin is who has chosen a published port.
+// An origin is what a published port was chosen from.
 type origin int
 
 const (
-	unknown origin = iota // no container's, as far as can be told
-	chosen                // docker has, of all
-	ranged                // docker has, of a range that the user gave
-	named                 // the user has
+	unknown origin = iota // it is no container's, as far as can be told
+	anyPort               // by docker, from all
+	ranged                // by docker, from a range that the user gave
+	named                 // by the user
 )
 
-// originOf tells who has chosen a port of a container.
+// originOf tells what a port of a container was chosen from.
 func originOf(port uint16) origin {
 	o := givenByUser(containersDir, port)
 	if o == unknown && ephemeralPorts().has(port) {
-		return chosen
+		return anyPort
 	}
 	return o
+}
+
+// chosenByDocker tells whether docker has chosen a port for a container, and its user
+// named none.
+func chosenByDocker(port uint16) bool {
+	return ephemeralPorts().has(port) && givenByUser(containersDir, port) == unknown
 }
 
 // givenByUser tells whether a container was given the port by its number, or else a range

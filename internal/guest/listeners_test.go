@@ -100,7 +100,7 @@ func FuzzParseListener(f *testing.F) {
 func TestFollow(t *testing.T) {
 	out := testOutbox()
 	p := testPorts(out)
-	if _, err := p.add(publication{"tcp", "0.0.0.0", 22, "172.17.0.2:22"}); err != nil { // served at 4000
+	if _, err := p.add(publication{"tcp", "0.0.0.0", 22, "172.17.0.2:22"}, false); err != nil { // served at 4000
 		t.Fatal(err)
 	}
 	openedPort(t, out)

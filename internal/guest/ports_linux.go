@@ -16,8 +16,9 @@ type ports struct {
 	out *outbox
 	// free returns a port of the guest that nobody has, wanted if it can be.
 	free func(protocol string, wanted uint16) (uint16, error)
-	// origin tells who has chosen a port.
+	// origin tells who has chosen a port, chosen more quickly whether docker has, of all.
 	origin func(port uint16) origin
+	chosen func(port uint16) bool
 
 	mu       sync.Mutex
 	last     uint64
@@ -38,7 +39,7 @@ type openPort struct {
 }
 
 func newPorts(out *outbox) *ports {
-	return &ports{out: out, open: map[uint64]*openPort{}, followed: map[publication]*openPort{}, reserved: map[publication]*openPort{}, free: freePort, origin: originOf}
+	return &ports{out: out, open: map[uint64]*openPort{}, followed: map[publication]*openPort{}, reserved: map[publication]*openPort{}, free: freePort, origin: originOf, chosen: chosenByDocker}
 }
 
 // publish tells the host of a port, and of its end when conn, the connection
@@ -48,7 +49,7 @@ func (p *ports) publish(want publication, conn io.ReadWriter) {
 		io.WriteString(conn, portRefused+" protocol not supported (tcp and udp can be published to the host, sctp cannot)\n")
 		return
 	}
-	opened, err := p.add(want)
+	opened, err := p.add(want, p.chosen(want.port))
 	if err != nil {
 		fmt.Fprintf(conn, portRefused+" %v\n", err)
 		return
@@ -89,10 +90,11 @@ const reservedFor = 2 * time.Minute
 // tells whether it has given that away. Otherwise the port is reserved for the container's
 // proxy. One that the user has named is left to that, which can say who has it.
 func (p *ports) taken(want publication) bool {
-	if o := p.origin(want.port); o != chosen && o != ranged {
+	o := p.origin(want.port)
+	if o != anyPort && o != ranged {
 		return false
 	}
-	opened, err := p.add(want)
+	opened, err := p.add(want, o == anyPort)
 	if err != nil {
 		return false
 	}
@@ -130,12 +132,12 @@ func (p *ports) giveBack(which func(*openPort) bool) {
 }
 
 // add opens a port and tells the host, unless it is reserved.
-func (p *ports) add(want publication) (*openPort, error) {
+func (p *ports) add(want publication, chosen bool) (*openPort, error) {
 	event, err := want.event()
 	if err != nil {
 		return nil, err
 	}
-	event.Firm, event.Chosen = true, p.origin(want.port) == chosen
+	event.Firm, event.Chosen = true, chosen
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	g, err := p.inGuest(want)
