@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -96,12 +97,17 @@ func TestSurroundings(t *testing.T) {
 	}
 	eventually(t, "a registry of certs.d is trusted", pulls(second+"/library/busybox"))
 
-	// Containers live on when another CA comes, which dockerd reads only at its start.
-	dock(t, "around", "run", "-d", "--name", "survivor", "busybox", "sleep", "1000000")
+	// Containers live on when another CA comes, which dockerd reads only at its start, and
+	// keep the ports that docker has chosen.
+	dock(t, "around", "run", "-d", "--name", "survivor", "-p", "80", "busybox", "sleep", "1000000")
+	port := chosenPort(t, "around", "survivor", "80/tcp")
 	writeFiles(t, dir, map[string]string{"bundle.pem": firstCA + thirdCA})
 	eventually(t, "another CA is trusted", pulls(third+"/library/busybox"))
 	if out := dock(t, "around", "inspect", "-f", "{{.State.Running}} {{.RestartCount}}", "survivor"); out != "true 0\n" {
 		t.Errorf("the container is %s", out)
+	}
+	if now := chosenPort(t, "around", "survivor", "80/tcp"); now != port || !connects(fmt.Sprintf("127.0.0.1:%d", now)) {
+		t.Errorf("its port is %d, and was %d; on the host it answers: %t", now, port, connects(fmt.Sprintf("127.0.0.1:%d", now)))
 	}
 	build := t.TempDir()
 	writeFiles(t, build, map[string]string{"Dockerfile": "FROM " + third + "/library/busybox\nRUN true\n"})
