@@ -121,7 +121,7 @@ func start(ctx context.Context, m *machine.Machine, leashed bool, follow func(co
 		}
 		return last, context.Cause(ctx)
 	case errors.Is(err, io.EOF):
-		return last, &StartError{Name: m.Name, Failure: control.Failure{Cause: "its supervisor ended: " + lastLine(dir.Log("supervisor"))}}
+		return last, &StartError{Name: m.Name, Failure: control.Failure{Cause: endOf(dir.Log("supervisor"))}}
 	case err != nil:
 		return last, err
 	case last.State == control.Running:
@@ -273,12 +273,17 @@ func abandon(m *machine.Machine) {
 	}
 }
 
-// lastLine returns the last line of a log, "" if it cannot be read.
-func lastLine(path string) string {
-	data, err := bounded.Tail(path, 16<<10)
+// endOf says how a supervisor ended that told nobody, by the last line of its log. One that
+// was killed leaves only what it noted before.
+func endOf(log string) string {
+	data, err := bounded.Tail(log, 16<<10)
 	if err != nil {
-		return ""
+		return "its supervisor ended"
 	}
 	data = bytes.TrimRight(data, "\n")
-	return string(data[bytes.LastIndexByte(data, '\n')+1:])
+	last := data[bytes.LastIndexByte(data, '\n')+1:]
+	if len(last) == 0 || bytes.HasPrefix(last, []byte("time=")) {
+		return "its supervisor was killed"
+	}
+	return "its supervisor ended: " + string(last)
 }

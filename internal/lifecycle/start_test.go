@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/hyve-vm/hyve/internal/machine"
@@ -69,6 +70,23 @@ func TestThrough(t *testing.T) {
 		interrupt()
 		if len(told) > 0 {
 			t.Errorf("signal %t: told of it twice or afterwards", signal)
+		}
+	}
+}
+
+// What a supervisor noted before somebody killed it is not why it ended.
+func TestEndOf(t *testing.T) {
+	for _, test := range []struct{ log, want string }{
+		{"", "its supervisor was killed"},
+		{"time=2026-01-01T00:00:00Z level=INFO msg=starting\n", "its supervisor was killed"},
+		{"time=2026-01-01T00:00:00Z level=INFO msg=starting\nfatal error: out of memory\n", "its supervisor ended: fatal error: out of memory"},
+	} {
+		path := filepath.Join(t.TempDir(), "log")
+		if err := os.WriteFile(path, []byte(test.log), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := endOf(path); got != test.want {
+			t.Errorf("of %q: %q, want %q", test.log, got, test.want)
 		}
 	}
 }
