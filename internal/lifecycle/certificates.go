@@ -49,8 +49,12 @@ func RenewClient(ctx context.Context, home machine.Home) error {
 }
 
 // Provision tells a machine that runs once more who it is: name, keys, certificates,
-// registries and labels. The error is control.ErrNoAnswer if it does not run.
+// registries and labels. The error is control.ErrNoAnswer if it does not run, and an
+// *UnresponsiveError if its supervisor is stuck, for which nobody is to wait.
 func Provision(ctx context.Context, m *machine.Machine) error {
+	if status, err := Status(ctx, m.Dir()); err == nil && status.State == control.Unresponsive {
+		return &UnresponsiveError{m.Name}
+	}
 	return control.NewClient(m.Dir().ControlSocket()).Identify(ctx)
 }
 

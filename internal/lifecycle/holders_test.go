@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -201,5 +202,53 @@ func TestStopOfWhatIsStuck(t *testing.T) {
 	err = Stop(context.Background(), dir, "m", false, nil)
 	if unresponsive := (*UnresponsiveError)(nil); !errors.As(err, &unresponsive) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A machine whose supervisor is stuck does not keep the others from the new certificates,
+// and is named.
+func TestRenewClientPassesByAStuckMachine(t *testing.T) {
+	home := machine.Home(t.TempDir())
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	keepMachine(t, home, "m", "127.18.0.1")
+	keepMachine(t, home, "other", "127.18.0.2")
+	dir := home.Dir("m")
+	lock, err := dir.Acquire()
+	if err != nil {
+		t.Fatal(err)
+	}
+	holder(t, lock.File(), supervisorArgs...)
+	lock.Release()
+	if err := dir.MakeRunDir(); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", dir.ControlSocket()) // which nobody serves
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := os.Chmod(dir.ControlSocket(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := RenewClient(ctx, home); !errors.As(err, new(*UnresponsiveError)) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(string(home.Dir("other")), "cert.pem")); err != nil {
+		t.Error(err)
+	}
+}
+
+// keepMachine makes a machine that has never run.
+func keepMachine(t *testing.T, home machine.Home, name, address string) {
+	t.Helper()
+	draft, err := home.Draft()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer draft.Discard()
+	spec := machine.Spec{Name: name, CPUs: 1, Memory: 1 << 30, Disk: 4 << 30, Image: "sha256:" + strings.Repeat("0", 64)}
+	if err := draft.Commit(machine.New(home, spec, netip.MustParseAddr(address))); err != nil {
+		t.Fatal(err)
 	}
 }
