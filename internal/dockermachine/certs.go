@@ -27,8 +27,8 @@ func (c *client) provisionWord() *word {
 
 // provision does as docker-machine: it logs in, and gives the machine what it is to have.
 func (c *client) provision(ctx context.Context, h *host, give func(context.Context, *machine.Machine) error) error {
-	if state := h.look(ctx).state; state != running {
-		return errNotRunning
+	if _, err := h.up(ctx); err != nil {
+		return err
 	}
 	if err := c.greet(ctx, h); err != nil {
 		return err
@@ -92,10 +92,13 @@ func (c *client) regenerateWord() *word {
 // regenerate gives a machine a new certificate: one that runs has it at once, another
 // one when it starts.
 func (c *client) regenerate(ctx context.Context, h *host) error {
-	if h.look(ctx).state != running {
-		return lifecycle.RenewServer(ctx, h.machine)
+	switch now, err := h.up(ctx); {
+	case err == nil:
+		return c.provision(ctx, h, lifecycle.RenewServer)
+	case now.err != nil: // which no certificate mends
+		return err
 	}
-	return c.provision(ctx, h, lifecycle.RenewServer)
+	return lifecycle.RenewServer(ctx, h.machine)
 }
 
 // bootstrap makes the CA and the client's certificate where they are missing, and says so.

@@ -389,14 +389,20 @@ func (h *host) url(ctx context.Context) (string, error) {
 		}
 		return h.storedURL(), nil
 	}
+	c, err := h.up(ctx)
+	return c.url, err
+}
+
+// up is look for words that want a machine that runs. The error says why it does not.
+func (h *host) up(ctx context.Context) (condition, error) {
 	c := h.look(ctx)
-	if c.state != running {
-		if c.err != nil {
-			return "", c.err
-		}
-		return "", errNotRunning
+	switch {
+	case c.state == running:
+		return c, nil
+	case c.err != nil:
+		return c, c.err
 	}
-	return c.url, nil
+	return c, errNotRunning
 }
 
 // address is the machine's address. One without a driver has, as docker-machine has it,

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"syscall"
 
-	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/sshclient"
 	"github.com/hyve-vm/hyve/internal/terminal"
 )
@@ -70,11 +69,11 @@ func (c *client) access(ctx context.Context, name string) (sshclient.Access, err
 	if h.machine == nil {
 		return sshclient.Access{}, message("Host %q has no driver, and so no SSH", name)
 	}
-	status := h.look(ctx).status
-	if status.State != control.Running {
-		return sshclient.Access{}, errNotRunning
+	now, err := h.up(ctx)
+	if err != nil {
+		return sshclient.Access{}, err
 	}
-	return sshclient.System(h.machine, status.Endpoints.SSH)
+	return sshclient.System(h.machine, now.status.Endpoints.SSH)
 }
 
 // runBeside runs a program with this one's streams and passes its exit status on.

@@ -2,6 +2,7 @@ package dockermachine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,7 +10,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/sshclient"
 	"github.com/hyve-vm/hyve/internal/terminal"
 )
@@ -35,11 +35,14 @@ func (c *client) sshWord() *word {
 		if h.machine == nil {
 			return message("Error: Cannot run SSH command: Host %q has no driver", h.name)
 		}
-		status := h.look(ctx).status
-		if status.State != control.Running {
+		now, err := h.up(ctx)
+		if errors.Is(err, errNotRunning) {
 			return message("Error: Cannot run SSH command: Host %q is not running", h.name)
 		}
-		return c.ssh(ctx, h, status.Endpoints.SSH, args[min(1, len(args)):])
+		if err != nil {
+			return message("Error: Cannot run SSH command: %w", err)
+		}
+		return c.ssh(ctx, h, now.status.Endpoints.SSH, args[min(1, len(args)):])
 	}
 	return w
 }
