@@ -52,8 +52,8 @@ func RenewClient(ctx context.Context, home machine.Home) error {
 // registries and labels. The error is control.ErrNoAnswer if it does not run, and an
 // *UnresponsiveError if its supervisor is stuck, for which nobody is to wait.
 func Provision(ctx context.Context, m *machine.Machine) error {
-	if status, err := Status(ctx, m.Dir()); err == nil && status.State == control.Unresponsive {
-		return &UnresponsiveError{m.Name}
+	if err := responding(ctx, m.Dir(), m.Name); err != nil {
+		return err
 	}
 	return control.NewClient(m.Dir().ControlSocket()).Identify(ctx)
 }

@@ -70,6 +70,9 @@ func copyMachine(ctx context.Context, from *machine.Machine, to machine.Dir) (ru
 	switch {
 	case errors.Is(err, machine.ErrLocked):
 		runs = true
+		if err = responding(ctx, dir, from.Name); err != nil {
+			return runs, err
+		}
 		err = control.NewClient(dir.ControlSocket()).Copy(ctx, control.CopyRequest{Dir: string(to)})
 		if errors.Is(err, control.ErrNoAnswer) {
 			err = silent(dir, from.Name)

@@ -173,7 +173,7 @@ func TestWatchable(t *testing.T) {
 	}
 }
 
-// A stop does not wait for ever for a supervisor that is stuck.
+// No word waits for ever for a supervisor that is stuck.
 func TestStopOfWhatIsStuck(t *testing.T) {
 	t.Parallel()
 	home, err := os.MkdirTemp("", "")
@@ -199,11 +199,22 @@ func TestStopOfWhatIsStuck(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	err = Stop(context.Background(), dir, "m", false, nil)
-	if unresponsive := (*UnresponsiveError)(nil); !errors.As(err, &unresponsive) {
-		t.Errorf("got %v", err)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	m := machine.New(machine.Home(home), machine.Spec{Name: "m"}, netip.Addr{})
+	for word, err := range map[string]error{
+		"stop":    Stop(ctx, dir, "m", false, nil),
+		"suspend": Suspend(ctx, dir, "m", nil),
+		"copy":    copyError(copyMachine(ctx, m, machine.Dir(t.TempDir()))),
+		"certify": Provision(ctx, m),
+	} {
+		if !errors.As(err, new(*UnresponsiveError)) {
+			t.Errorf("%s: got %v", word, err)
+		}
 	}
 }
+
+func copyError(_ bool, err error) error { return err }
 
 // A machine whose supervisor is stuck does not keep the others from the new certificates,
 // and is named.

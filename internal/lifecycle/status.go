@@ -46,6 +46,15 @@ func Status(ctx context.Context, dir machine.Dir) (control.Status, error) {
 	return control.Status{}, err
 }
 
+// responding returns an *UnresponsiveError if a machine's supervisor is stuck. Requests that
+// are answered only when their work is done ask this first: nobody is to wait for such a one.
+func responding(ctx context.Context, dir machine.Dir, name string) error {
+	if status, err := Status(ctx, dir); err == nil && status.State == control.Unresponsive {
+		return &UnresponsiveError{name}
+	}
+	return nil
+}
+
 // atRest is the status of a machine that does not run.
 func atRest(dir machine.Dir) control.Status {
 	status := control.Status{State: control.Stopped, Failure: control.KeptFailure(dir.Failure())}

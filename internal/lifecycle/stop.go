@@ -107,7 +107,11 @@ func stop(ctx context.Context, dir machine.Dir, name string, request control.Sto
 	}
 	client := control.NewClient(dir.ControlSocket())
 	asking := ctx
-	if !request.Suspend { // which is answered when it is done
+	if request.Suspend { // which is answered when it is done
+		if err := responding(ctx, dir, name); err != nil {
+			return err
+		}
+	} else {
 		var cancel context.CancelFunc
 		asking, cancel = context.WithTimeout(ctx, obeyTimeout)
 		defer cancel()
