@@ -271,7 +271,7 @@ func TestChosenPort(t *testing.T) {
 func TestChosenPortRare(t *testing.T) {
 	takesLong(t)
 	const name, count = "rebooted", 4
-	chosenAtOnce(t, count)
+	t.Run("at once", func(t *testing.T) { chosenAtOnce(t, count) }) // then its ports are free again
 	create(t, name)
 	id := strings.TrimSpace(dock(t, name, "run", "-d", "--restart", "always", "-p", "80", "busybox", "sleep", "100000"))
 	port := chosenPort(t, name, id, "80/tcp")
