@@ -65,7 +65,7 @@ var layers = map[string][]string{
 	"internal/hostenv":         {"internal/guestapi", "internal/bounded"},
 	"internal/network":         {"internal/accept", "internal/bounded"},
 	"internal/accept":          {},
-	"internal/hypervisor":      {},
+	"internal/hypervisor":      {"internal/sparse"},
 	"internal/confine":         {},
 	"internal/hypervisor/qemu": {"internal/hypervisor", "internal/sparse", "internal/confine", "internal/bounded"},
 	"internal/image":           {"internal/bounded"},

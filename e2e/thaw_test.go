@@ -634,3 +634,58 @@ func TestSuspendAndResume(t *testing.T) {
 		t.Errorf("there run %s", out)
 	}
 }
+
+// A resume that is cut short at any moment loses nothing of what was suspended: the machine
+// is suspended still, or it has gone on.
+func TestStoppedResume(t *testing.T) {
+	takesLong(t)
+	needsFreezing(t)
+	create(t, "torn")
+	keeper := func() string {
+		return dock(t, "torn", "inspect", "-f", "{{.State.StartedAt}} {{.State.Pid}}", "keeper")
+	}
+	dock(t, "torn", "run", "-d", "--name", "keeper", "busybox", "sleep", "1000000")
+	kept := 0
+	for _, how := range []string{"stop", "stop --cold", "kill", "SIGTERM"} {
+		for _, delay := range []time.Duration{20, 50, 80, 110, 150, 200, 300} {
+			dock(t, "torn", "start", "keeper")
+			started := keeper()
+			hyve(t, "suspend", "torn")
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			cmd := command(ctx, binary, "resume", "torn")
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(delay * time.Millisecond)
+			if how == "SIGTERM" {
+				if pid := statusOf(t, "torn").PID; pid > 0 {
+					syscall.Kill(pid, syscall.SIGTERM)
+				}
+			} else {
+				try(limit, binary, append(strings.Fields(how), "torn")...)
+			}
+			cmd.Wait()
+			cancel()
+			eventually(t, "it has ended", func() bool {
+				s := statusOf(t, "torn").State
+				return s == "Suspended" || s == "Stopped" || s == "Running"
+			})
+			state := statusOf(t, "torn").State
+			ran := strings.Contains(hyve(t, "logs", "torn", "--service", "supervisor"), "event=RESUME")
+			t.Logf("%s after %d ms: %s, ran %t", how, delay, state, ran)
+			if state == "Stopped" && !ran {
+				t.Errorf("%s after %d ms: its state is lost, and it never ran", how, delay)
+			}
+			hyve(t, "start", "torn")
+			if state == "Suspended" {
+				kept++
+				if now := keeper(); now != started {
+					t.Errorf("%s after %d ms: the container was started at %s, now %s", how, delay, started, now)
+				}
+			}
+		}
+	}
+	if kept == 0 {
+		t.Error("no resume was cut short before the machine ran")
+	}
+}

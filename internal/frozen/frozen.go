@@ -3,8 +3,9 @@
 //
 // A state is a cache, never the truth: the disk alone is always enough. It is good
 // for one disk as it was at the freeze, and for one time: Take renames it away
-// before anything runs. What does not fit is dropped. The caller holds the
-// machine's lock throughout.
+// before anything runs. If nothing runs after all it is put back: by PutBack, or, where
+// the process was killed before that, by whoever looks next. What does not fit is dropped.
+// The caller holds the machine's lock throughout.
 //
 // In the directory that the caller names are at most
 //
@@ -12,8 +13,9 @@
 //	memory       and of the guest's memory, sparse
 //	frozen.json  what they are good for; a state exists when this does
 //
-// and beside it, of one that is being written or being thawed, the same directory
-// with ".new" or ".taken" at its end, which mean nothing to anybody later.
+// and beside it, of one that is being written, the same directory with ".new" at its
+// end, which means nothing to anybody later; of one that is being thawed with ".taken", in
+// which the file "taken" says since which start of the host.
 package frozen
 
 import (
@@ -76,6 +78,8 @@ func (d *Draft) path() string        { return d.dir + ".new" }
 func devicesPath(dir string) string  { return filepath.Join(dir, "devices") }
 func memoryPath(dir string) string   { return filepath.Join(dir, "memory") }
 func manifestPath(dir string) string { return filepath.Join(dir, "frozen.json") }
+func takenDir(dir string) string     { return dir + ".taken" }
+func markPath(dir string) string     { return filepath.Join(dir, "taken") }
 
 // New begins the state of a VM with so many bytes of memory; dir is where it will be.
 func New(dir string, memory int64) (*Draft, error) {
@@ -110,6 +114,9 @@ func (d *Draft) Memory() *sparse.Writer { return d.memory }
 // disk, a copy of that. The state itself is shared. The error is ErrNone or a
 // *MisfitError if there is none that could be used.
 func Link(dir, disk, from, fromDisk string) error {
+	if err := restore(from); err != nil {
+		return err
+	}
 	m, err := check(from, fromDisk)
 	if err != nil {
 		return fmt.Errorf("linking a frozen state: %w", err)
@@ -204,14 +211,40 @@ func (d *Draft) Discard() {
 // Exists tells whether there is a state, good or not, and whether containers run in
 // it.
 func Exists(dir string) (exists, suspended bool) {
-	m, err := read(dir)
+	m, err := read(whereabouts(dir))
 	return err == nil, m.Suspended
 }
 
 // Accelerator is what ran the VM of a state, good or not: empty if the state does not say.
 func Accelerator(dir string) string {
-	m, _ := read(dir)
+	m, _ := read(whereabouts(dir))
 	return m.Accelerator
+}
+
+// whereabouts is where the state of dir is: elsewhere if it was taken by a process that
+// was killed before anything ran. After a crash of the host nobody knows that: what was
+// written to the disk may be there, and the time at which it was written lost.
+func whereabouts(dir string) string {
+	taken := takenDir(dir)
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return dir
+	}
+	mark, err := bounded.ReadFile(markPath(taken), bounded.MaxDocument)
+	if now := hostStart(); err != nil || now == "" || string(mark) != now {
+		return dir
+	}
+	return taken
+}
+
+// restore puts the state of dir back where it was taken by a process that was killed
+// before anything ran. If its guest ran it has written to the disk, which the state then
+// does not fit, or it has left no trace.
+func restore(dir string) error {
+	from := whereabouts(dir)
+	if from == dir {
+		return nil
+	}
+	return (&State{dir: dir, taken: from}).PutBack()
 }
 
 func read(dir string) (m manifest, err error) {
@@ -252,7 +285,7 @@ func fits(dir, shape, disk string) (m manifest, err error) {
 type State struct {
 	Devices, Memory string
 
-	dir string
+	dir, taken string // where it was, and is
 }
 
 // A Find is a state, if there is one, whose content is being looked at: the files
@@ -261,6 +294,7 @@ type Find struct {
 	Devices, Memory string
 
 	dir     string
+	lost    error // of what could not be put back
 	done    chan struct{}
 	content content
 	err     error
@@ -269,7 +303,7 @@ type Find struct {
 // Look begins to look at the state in dir, which takes a moment. The machine's lock
 // is held from here on.
 func Look(dir string) *Find {
-	f := &Find{Devices: devicesPath(dir), Memory: memoryPath(dir), dir: dir, done: make(chan struct{})}
+	f := &Find{Devices: devicesPath(dir), Memory: memoryPath(dir), dir: dir, lost: restore(dir), done: make(chan struct{})}
 	go func() {
 		defer close(f.done)
 		f.content, f.err = sumUp(dir)
@@ -287,14 +321,21 @@ func (f *Find) Plausible(shape, disk string) bool {
 // else can. The error is ErrNone, a *MisfitError, or one that keeps the machine
 // from running at all, because what is there could not be put out of the way.
 func (f *Find) Take(shape, disk string) (*State, error) {
+	if f.lost != nil {
+		return nil, f.lost
+	}
 	if err := f.fits(shape, disk); err != nil {
 		if dropped := Drop(f.dir); dropped != nil {
 			return nil, dropped
 		}
 		return nil, err
 	}
-	taken := f.dir + ".taken"
+	taken := takenDir(f.dir)
 	err := os.RemoveAll(taken)
+	if err == nil {
+		// Not synced: after a crash of the host it says nothing.
+		err = os.WriteFile(markPath(f.dir), []byte(hostStart()), 0o600)
+	}
 	if err == nil {
 		err = os.Rename(f.dir, taken)
 	}
@@ -304,7 +345,7 @@ func (f *Find) Take(shape, disk string) (*State, error) {
 	if err != nil {
 		return nil, fmt.Errorf("taking the frozen state: %w", err)
 	}
-	return &State{devicesPath(taken), memoryPath(taken), taken}, nil
+	return &State{devicesPath(taken), memoryPath(taken), f.dir, taken}, nil
 }
 
 func (f *Find) fits(shape, disk string) error {
@@ -323,7 +364,24 @@ func (f *Find) fits(shape, disk string) error {
 
 // Discard removes the state; it is thawed, or could not be. A VM that has its memory
 // open keeps that for itself.
-func (s *State) Discard() { os.RemoveAll(s.dir) }
+func (s *State) Discard() {
+	os.Remove(manifestPath(s.taken)) // first: without it the rest is nothing
+	os.RemoveAll(s.taken)
+}
+
+// PutBack undoes a Take of which nothing came: nothing has run, and nobody has its files
+// open.
+func (s *State) PutBack() error {
+	err := os.Rename(s.taken, s.dir)
+	if err == nil {
+		err = syncDir(filepath.Dir(s.dir))
+	}
+	if err != nil {
+		return fmt.Errorf("putting the frozen state back: %w", err)
+	}
+	os.Remove(markPath(s.dir))
+	return nil
+}
 
 // Drop removes whatever there is of states. An error means that a state may still
 // be there, and the disk must not run.
@@ -335,7 +393,11 @@ func Drop(dir string) error {
 	} else if err == nil {
 		err = syncDir(dir)
 	}
-	if err := errors.Join(err, os.RemoveAll(dir), os.RemoveAll(dir+".new"), os.RemoveAll(dir+".taken")); err != nil {
+	// One that was taken is nothing without its mark.
+	if gone := os.Remove(markPath(takenDir(dir))); gone != nil && !errors.Is(gone, fs.ErrNotExist) {
+		err = errors.Join(err, gone)
+	}
+	if err := errors.Join(err, os.RemoveAll(dir), os.RemoveAll(dir+".new"), os.RemoveAll(takenDir(dir))); err != nil {
 		return fmt.Errorf("dropping the frozen state: %w", err)
 	}
 	return nil

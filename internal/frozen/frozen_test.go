@@ -80,13 +80,13 @@ func TestTakeOnce(t *testing.T) {
 			t.Errorf("%s holds %d bytes, not what was written", path, len(text))
 		}
 	}
+	s.Discard()
 	if exists, _ := Exists(f.dir); exists {
 		t.Error("the state is still there")
 	}
 	if _, err := Look(f.dir).Take("shape", f.disk); !errors.Is(err, ErrNone) {
 		t.Errorf("a second time: %v", err)
 	}
-	s.Discard()
 	f.empty()
 }
 
@@ -145,14 +145,65 @@ func TestHalfMade(t *testing.T) {
 	}
 	f.empty()
 
-	f.freeze()
-	if _, err := Look(f.dir).Take("shape", f.disk); err != nil { // and then it was killed
-		t.Fatal(err)
+}
+
+// A state that was taken is put back if nothing ran: by whoever took it, or by the next
+// who looks where that process was killed. In between it is seen to be there.
+func TestPutBack(t *testing.T) {
+	take := func(f *fixture) *State {
+		f.t.Helper()
+		s, err := Look(f.dir).Take("shape", f.disk)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		return s
 	}
-	if _, err := Look(f.dir).Take("shape", f.disk); !errors.Is(err, ErrNone) {
-		t.Errorf("a state that was taken: %v", err)
+	for name, test := range map[string]struct {
+		then func(f *fixture, s *State)
+		want error // of the next Take
+	}{
+		"put back":                     {then: func(f *fixture, s *State) { s.PutBack() }},
+		"killed before anything ran":   {then: func(*fixture, *State) {}},
+		"it ran":                       {func(f *fixture, s *State) { s.Discard() }, ErrNone},
+		"killed, and it ran":           {func(f *fixture, s *State) { f.write(f.disk, "DISK") }, &MisfitError{}},
+		"killed while it was put away": {func(f *fixture, s *State) { os.Remove(manifestPath(s.taken)) }, ErrNone},
+		"the host crashed":             {func(f *fixture, s *State) { f.write(markPath(s.taken), "before") }, ErrNone},
+		"crashed, mark and all":        {func(f *fixture, s *State) { os.Remove(markPath(s.taken)) }, ErrNone},
+		"dropped":                      {func(f *fixture, s *State) { Drop(f.dir) }, ErrNone},
+		"another was frozen since":     {func(f *fixture, s *State) { f.freeze() }, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			test.then(f, take(f))
+			unfit := (*MisfitError)(nil)
+			if exists, _ := Exists(f.dir); exists == errors.Is(test.want, ErrNone) {
+				t.Errorf("it is seen to be there: %t", exists)
+			}
+			s, err := Look(f.dir).Take("shape", f.disk)
+			if errors.As(test.want, &unfit) {
+				if !errors.As(err, &unfit) || !strings.Contains(err.Error(), "has changed") {
+					t.Error(err)
+				}
+			} else if !errors.Is(err, test.want) {
+				t.Error(err)
+			}
+			if err == nil {
+				if text, _ := os.ReadFile(s.Memory); string(text) != string(memory) {
+					t.Error("it has another memory")
+				}
+				s.Discard()
+			}
+			f.empty()
+		})
 	}
-	f.empty()
+	// A machine that was about to be resumed can be copied.
+	f := newFixture(t)
+	take(f)
+	to := filepath.Join(t.TempDir(), "frozen")
+	f.write(to+".disk", "disk")
+	if err := Link(to, to+".disk", f.dir, f.disk); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestLink(t *testing.T) {

@@ -108,9 +108,9 @@ func (s *supervisor) powerOn(ctx context.Context, lock *machine.Lock) (vm *qemu.
 	return vm, s.parts.configure, err
 }
 
-// thaw starts the VM from the machine's frozen state, which is gone afterwards.
-// Without a VM the error is frozen.ErrNone or a *frozen.MisfitError if the machine
-// can boot instead.
+// thaw starts the VM from the machine's frozen state, which is gone afterwards if its guest
+// may have run. Without a VM the error is frozen.ErrNone or a *frozen.MisfitError if the
+// machine can boot instead.
 func (s *supervisor) thaw(ctx context.Context, options qemu.Options) (*qemu.VM, error) {
 	dir := s.machine.Dir()
 	if !s.parts.accel.Freezes() {
@@ -129,36 +129,36 @@ func (s *supervisor) thaw(ctx context.Context, options qemu.Options) (*qemu.VM, 
 		_, err := found.Take(shape, dir.Disk())
 		return nil, err
 	}
-	// QEMU takes as long to start as it takes to look at a state.
+	_, suspended := frozen.Exists(dir.Frozen())
 	var state *frozen.State
-	var untaken error
-	options.Thaw = &qemu.State{Devices: found.Devices, Memory: found.Memory}
-	options.Take = func() (qemu.State, error) {
-		if state, untaken = found.Take(shape, dir.Disk()); untaken != nil {
-			return qemu.State{}, untaken
-		}
-		return qemu.State{Devices: state.Devices, Memory: state.Memory}, nil
-	}
-	vm, err := qemu.Start(ctx, s.parts.qemu, s.hardware(), options)
-	if state != nil {
-		defer state.Discard()
-	}
-	if err != nil && ctx.Err() == nil {
-		s.sockets.guest.forget()
-		if untaken != nil {
-			return nil, untaken
-		}
-		if state == nil { // QEMU did not get that far
-			if err := frozen.Drop(dir.Frozen()); err != nil {
-				return nil, err
+	var vm *qemu.VM
+	_, err := resume(ctx, suspended, func() (_ takenState, err error) {
+		state, err = found.Take(shape, dir.Disk())
+		return state, err
+	}, func(ctx context.Context, take func() error) (_ hypervisor.VM, err error) {
+		// QEMU takes as long to start as it takes to look at a state.
+		options.Thaw = &qemu.State{Devices: found.Devices, Memory: found.Memory}
+		options.Take = func() (qemu.State, error) {
+			if err := take(); err != nil {
+				return qemu.State{}, err
 			}
+			return qemu.State{Devices: state.Devices, Memory: state.Memory}, nil
 		}
-		return nil, &frozen.MisfitError{Reason: err.Error()}
-	}
-	s.board.set(func(st *control.Status) {
-		st.Thawed = err == nil
-		st.MemoryShared = st.Thawed && vm.SharesMemory()
+		vm, err = qemu.Start(ctx, s.parts.qemu, s.hardware(), options)
+		return vm, err
 	})
+	unfit, kept := (*frozen.MisfitError)(nil), (*keptError)(nil)
+	switch {
+	case err == nil:
+		s.board.set(func(st *control.Status) { st.Thawed, st.MemoryShared = true, vm.SharesMemory() })
+	case errors.As(err, &kept):
+		err = &suspendedError{s.machine.Name, "", kept.cause}
+	case errors.As(err, &unfit) || errors.Is(err, frozen.ErrNone):
+		s.sockets.guest.forget()
+		if dropped := frozen.Drop(dir.Frozen()); dropped != nil {
+			err = dropped
+		}
+	}
 	return vm, err
 }
 

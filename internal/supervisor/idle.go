@@ -137,13 +137,13 @@ func (s *supervisor) sleep(ctx context.Context) error {
 	return nil
 }
 
-// dropIfCold drops the state of a machine that was shut down in its sleep: nothing ran
-// in it, so that is all there is to do.
+// dropIfCold drops the state of a machine that was shut down in its sleep, or before it went
+// on: nothing ran in it, so that is all there is to do. One that is suspended stays so.
 func (s *supervisor) dropIfCold() error {
 	s.mu.Lock()
 	cold := s.last != nil && !s.last.Freeze && !s.last.Kill
 	s.mu.Unlock()
-	if !cold {
+	if _, suspended := frozen.Exists(s.machine.Dir().Frozen()); !cold || suspended {
 		return nil
 	}
 	return frozen.Drop(s.machine.Dir().Frozen())

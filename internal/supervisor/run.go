@@ -212,7 +212,7 @@ func (s *supervisor) boot(ctx context.Context, lock *machine.Lock) error {
 	for early := 0; ; {
 		vm, opening, err := s.powerOn(ctx, lock)
 		if err != nil {
-			return s.orStopped(err)
+			return errors.Join(s.orStopped(err), s.dropIfCold())
 		}
 		s.board.set(func(st *control.Status) {
 			st.HypervisorID = vm.PID()

@@ -10,10 +10,20 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"github.com/hyve-vm/hyve/internal/hypervisor"
 )
 
 // ErrCrashed says that QEMU has ended by a fault of its own.
 var ErrCrashed = errors.New("QEMU crashed")
+
+// marked is an error that is another one, too, which its text does not say.
+type marked struct {
+	error
+	mark error
+}
+
+func (e *marked) Unwrap() []error { return []error{e.error, e.mark} }
 
 // tailWriter keeps the last max bytes of what is written, and passes
 // everything on to next.
@@ -84,7 +94,7 @@ func (vm *VM) exitCause(waitErr error) error {
 		}
 		// Told to end by SIGTERM and the like QEMU does so in order.
 		if strings.HasPrefix(said, "terminating on signal") && !vm.quit {
-			return errors.New("QEMU was ended by a signal: " + said)
+			return &marked{errors.New("QEMU was ended by a signal: " + said), hypervisor.ErrKilled}
 		}
 		return nil
 	case !errors.As(waitErr, &exit):
@@ -98,6 +108,7 @@ func (vm *VM) exitCause(waitErr error) error {
 		if s := status.Signal(); s == syscall.SIGABRT || s == syscall.SIGSEGV {
 			err = fmt.Errorf("%w: %s", ErrCrashed, s)
 		}
+		err = &marked{err, hypervisor.ErrKilled}
 		switch {
 		case said != "":
 			return fmt.Errorf("%w; its last words: %s", err, said)

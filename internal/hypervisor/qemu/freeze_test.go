@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyve-vm/hyve/internal/hypervisor"
 	"github.com/hyve-vm/hyve/internal/sparse"
 )
 
@@ -91,6 +92,68 @@ func TestFreezeAndThaw(t *testing.T) {
 			t.Errorf("a state that is cut off: %v", err)
 		}
 	})
+}
+
+// A start that ends before the guest was let go on says so: nobody has written to the disk,
+// and what was frozen is as it was.
+func TestThawInterrupted(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("reads /proc")
+	}
+	onEach(t, func(t *testing.T, q *QEMU) {
+		cfg := fullConfig(t, guestPowerButton)
+		dir := t.TempDir()
+		state := State{filepath.Join(dir, "devices"), filepath.Join(dir, "memory")}
+		memory, err := sparse.Create(state.Memory, cfg.Memory)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer memory.Close()
+		vm := start(t, q, cfg, Options{})
+		time.Sleep(settle())
+		if err := errors.Join(vm.Freeze(t.Context(), state.Devices, memory), vm.Quit(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		before := sumOf(t, state)
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		for _, test := range []struct {
+			name   string
+			do     func()
+			killed bool
+		}{
+			{"killed", func() { killQEMU(t, syscall.SIGKILL) }, true},
+			{"ended", func() { killQEMU(t, syscall.SIGTERM) }, true},
+			{"stopped", stop, false},
+		} {
+			_, err := Start(ctx, q, cfg, Options{Accel: os.Getenv("HYVE_TEST_ACCEL"), Thaw: &state,
+				Take: func() (State, error) { test.do(); return state, nil }})
+			if err == nil || errors.Is(err, hypervisor.ErrRan) || errors.Is(err, hypervisor.ErrKilled) != test.killed {
+				t.Errorf("%s: %v", test.name, err)
+			}
+		}
+		if sumOf(t, state) != before {
+			t.Error("what was frozen has changed")
+		}
+		start(t, q, cfg, Options{Thaw: &state})
+	})
+}
+
+// killQEMU sends a signal to this process' children that are a QEMU.
+func killQEMU(t *testing.T, signal syscall.Signal) {
+	t.Helper()
+	lists, _ := filepath.Glob("/proc/self/task/*/children")
+	for _, list := range lists {
+		data, _ := os.ReadFile(list)
+		for _, pid := range strings.Fields(string(data)) {
+			if comm, _ := os.ReadFile("/proc/" + pid + "/comm"); strings.HasPrefix(string(comm), "qemu") {
+				var n int
+				fmt.Sscan(pid, &n)
+				syscall.Kill(n, signal)
+			}
+		}
+	}
+	time.Sleep(100 * time.Millisecond)
 }
 
 // settle is how long a guest of these tests takes to its first instruction, with some to

@@ -82,8 +82,9 @@ type VM struct {
 
 // Start starts QEMU and returns when the VM runs: every argument was accepted
 // and the monitor answers. Otherwise the error is QEMU's own message, made
-// readable, perhaps with a Hint. Cancelling ctx kills a QEMU that is not yet
-// ready; afterwards it means nothing.
+// readable, perhaps with a Hint; it is hypervisor.ErrRan if the guest may have run
+// nevertheless. Cancelling ctx kills a QEMU whose guest has not begun to run; afterwards it
+// means nothing.
 func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o Options) (*VM, error) {
 	if o.Accel == "" {
 		o.Accel = accelTCG
@@ -133,11 +134,24 @@ func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o Options) (*VM,
 			return nil, vm.startFailed(ctx, err)
 		}
 	}
-	if err := vm.Continue(ctx); err != nil {
-		return nil, vm.startFailed(ctx, err)
+	if ctx.Err() != nil {
+		return nil, vm.startFailed(ctx, ctx.Err())
+	}
+	// Sent, it may be done whatever is heard of it.
+	going, cancel := context.WithTimeout(context.WithoutCancel(ctx), goPatience)
+	defer cancel()
+	if err := vm.Continue(going); err != nil {
+		err, refused := vm.startFailed(going, err), (*QMPError)(nil)
+		if errors.As(err, &refused) {
+			return nil, err
+		}
+		return nil, &marked{err, hypervisor.ErrRan}
 	}
 	return vm, nil
 }
+
+// goPatience bounds how long QEMU may take to let a guest go on.
+const goPatience = 30 * time.Second
 
 // launch starts the process, with the other ends of monitor and console. One that is thawed shares
 // with the file that its memory begins as what the guest does not change, where this
