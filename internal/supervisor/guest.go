@@ -41,6 +41,7 @@ type guest struct {
 	thawing  bool               // it was frozen and is not ready yet
 	nameless bool               // nor does it know yet who it is
 	hushed   bool               // nothing is to be said to it
+	unsaid   []guestapi.Request // what it is to hear afterwards
 	poweroff *guestapi.PowerOff // the guest's last word
 	failed   *guestapi.Failed   // the last fatal failure
 	engineUp atomic.Bool        // as the guest has said last
@@ -95,7 +96,7 @@ func (g *guest) converse(ctx context.Context, conn net.Conn, thawed bool, openin
 	defer g.hangUp()
 
 	g.mu.Lock()
-	g.greeted, g.hushed, g.poweroff, g.failed = false, false, nil, nil
+	g.greeted, g.hushed, g.unsaid, g.poweroff, g.failed = false, false, nil, nil, nil
 	g.thawing, g.nameless = thawed, thawed
 	g.ready, g.warm = new(flight), new(flight)
 	g.mu.Unlock()
@@ -156,14 +157,26 @@ func (g *guest) converse(ctx context.Context, conn net.Conn, thawed bool, openin
 	}
 }
 
-// send asks the guest for something, if it is there to be asked.
+// maxUnsaid bounds what is kept for a guest that is being frozen: more ports than it can
+// have opened in the moment before it stood still.
+const maxUnsaid = 1024
+
+// send asks the guest for something, if it is there to be asked. What it must not miss and
+// nobody says again, one that is being frozen hears when that is over.
 func (g *guest) send(request guestapi.Request) error {
 	g.mu.Lock()
 	out, hushed := g.out, g.hushed
+	once := request.PortAck != nil || request.Identity != nil && request.ID == 0
+	keep := out != nil && hushed && once && len(g.unsaid) < maxUnsaid
+	if keep {
+		g.unsaid = append(g.unsaid, request)
+	}
 	g.mu.Unlock()
 	switch {
 	case out == nil:
 		return errors.New("the guest is not connected")
+	case keep:
+		return nil
 	case hushed:
 		return errors.New("the guest is being frozen")
 	}
@@ -182,7 +195,16 @@ func (g *guest) isConnected() bool {
 func (g *guest) hush(on bool) {
 	g.mu.Lock()
 	g.hushed = on
+	var unsaid []guestapi.Request
+	if !on {
+		unsaid, g.unsaid = g.unsaid, nil
+	}
 	g.mu.Unlock()
+	for _, request := range unsaid {
+		if err := g.send(request); err != nil {
+			g.log.Warn("telling the guest what it has missed", "error", err)
+		}
+	}
 }
 
 // keepClock tells the guest the time, at once if what it has heard was on its way for long.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/guestapi"
+	"github.com/hyve-vm/hyve/internal/network"
 )
 
 // testGuest is a guest that was thawed, and its end of the conversation, which ends with
@@ -111,6 +112,51 @@ func TestHush(t *testing.T) {
 	go g.send(guestapi.Request{Unfreeze: &guestapi.Unfreeze{}})
 	if read(t, in).Unfreeze == nil {
 		t.Error("the host says something else")
+	}
+}
+
+// A port that is opened while the guest is being frozen is answered when that is over, and
+// so is what else is said only once.
+func TestSaidWhileFrozen(t *testing.T) {
+	g, in, out := testGuest(t.Context(), t)
+	g.known = func() {}
+	n, err := network.New(network.Config{Log: g.log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	g.ports = &ports{network: n, board: g.board, log: g.log}
+	say(t, out, guestapi.Event{Phase: &guestapi.Phase{Name: identified}}) // the greeting is over
+	g.hush(true)
+	const openings = 2
+	for id := range uint64(openings) {
+		say(t, out, guestapi.Event{PortOpened: &guestapi.PortOpened{ID: id + 1, Protocol: guestapi.NewText("none"), Firm: true}})
+	}
+	say(t, out, guestapi.Event{Phase: &guestapi.Phase{Name: identified}})
+	for status, changed := g.board.get(); len(status.Timing) < 2; status, changed = g.board.get() { // it has been heard
+		<-changed
+	}
+	if err := g.send(guestapi.Request{Identity: &guestapi.Identity{Name: "new"}}); err != nil {
+		t.Error(err)
+	}
+	if err := g.send(guestapi.Request{Clock: &guestapi.Clock{}}); err == nil {
+		t.Error("the time of then is kept")
+	}
+	go g.hush(false)
+	for id := range uint64(openings) {
+		if ack := read(t, in).PortAck; ack == nil || ack.ID != id+1 {
+			t.Errorf("the answer for port %d is %+v", id+1, ack)
+		}
+	}
+	if identity := read(t, in).Identity; identity == nil || identity.Name != "new" {
+		t.Errorf("the guest is told %+v", identity)
+	}
+	g.hush(true)
+	for range maxUnsaid {
+		g.send(guestapi.Request{PortAck: &guestapi.PortAck{}})
+	}
+	if err := g.send(guestapi.Request{PortAck: &guestapi.PortAck{}}); err == nil || len(g.unsaid) > maxUnsaid {
+		t.Error("what is kept has no bound")
 	}
 }
 
