@@ -118,12 +118,6 @@ func (g *gate) set(open bool) {
 	}
 }
 
-func (g *gate) isOpen() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.free
-}
-
 // wait waits until the gate is open.
 func (g *gate) wait(ctx context.Context) error {
 	g.mu.Lock()
@@ -189,41 +183,44 @@ func (r *rehearsal) forget() {
 	}
 }
 
-// engineReady makes sure that the engine answers on the way that a docker
-// client takes, and publishes that the machine runs. After a reboot of the guest
-// it is called again.
-func (s *supervisor) engineReady(ctx context.Context) {
-	s.reachable.open()
+// reachEngine makes sure that the engine answers on the way that a docker client takes,
+// and tells so.
+func (s *supervisor) reachEngine(ctx context.Context, vm *machineVM) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	version, err := dockerenv.Ping(ctx, s.machine.Dir().DockerSocket())
 	if err != nil {
-		s.guest.fail(&guestapi.Failed{Phase: guestapi.NewText(guestapi.PhaseEngine), Cause: guestapi.NewProse("it is up but cannot be reached: " + err.Error())})
+		err = fmt.Errorf("it is up but cannot be reached: %w", err)
+	} else {
+		// Before anybody hears of the engine: what is done with it is not to be undone.
+		err = s.machine.Dir().EndUpgrade()
+	}
+	if err != nil {
+		s.log.Error("the engine cannot be used", "error", err)
+		s.inbox.post(message{kind: trouble, vm: vm, failure: &guestapi.Failed{Phase: guestapi.NewText(guestapi.PhaseEngine), Cause: guestapi.NewProse(err.Error())}})
 		return
 	}
-	// Before anybody hears of the engine: what is done with it is not to be undone.
-	if err := s.machine.Dir().EndUpgrade(); err != nil {
-		s.guest.fail(&guestapi.Failed{Phase: guestapi.NewText(guestapi.PhaseEngine), Cause: guestapi.NewProse(err.Error())})
-		return
-	}
+	s.inbox.post(message{kind: engineIsUp, vm: vm, version: version})
+}
+
+// engineAnswers publishes that the engine can be used. After a reboot of the guest it is
+// called again.
+func (s *supervisor) engineAnswers(version string) {
 	go func() {
-		s.guest.rehearse()
+		s.rehearse()
 		time.AfterFunc(rehearsalKept, s.rehearsal.forget)
 	}()
 	s.board.recovered(guestapi.PhaseEngine)
 	s.board.step("ready", "")
+	up := s.session.run.engineUp // or it has ended meanwhile
 	s.board.set(func(st *control.Status) {
-		if st.State == control.Starting {
-			st.State, st.Activity = control.Running, ""
-		}
-		if s.guest.engineUp.Load() { // or it has ended meanwhile
+		st.State, st.Activity = control.Running, ""
+		if up {
 			st.EngineVersion, st.Failure = guestapi.NewText(version).String(), nil
 		}
 	})
-	go func() {
-		if err := s.catchUp(context.WithoutCancel(ctx)); err != nil {
-			s.guest.trouble(err.Error())
-		}
-	}()
 	s.log.Info("ready", "engine", guestapi.NewText(version), "after", time.Since(s.board.start()).Round(time.Millisecond))
 }
+
+// rehearse makes a connection for the first who asks for one.
+func (s *supervisor) rehearse() { s.rehearsal.hold(s.ctx, s.overTLS(s.dialGuest)) }

@@ -13,37 +13,38 @@ import (
 // A machine whose engine has ended is not said to have one, and the cause follows when it
 // is known. One that is still starting has other words for it.
 func TestEngineEnded(t *testing.T) {
-	g := &guest{board: newBoard(control.Status{}), log: slog.New(slog.DiscardHandler)}
-	as := func(state control.State) {
-		g.engineUp.Store(true)
-		g.board.set(func(s *control.Status) { s.State, s.EngineVersion, s.Failure = state, "26", nil })
+	s := &supervisor{board: newBoard(control.Status{}), log: slog.New(slog.DiscardHandler)}
+	s.session.hands = s
+	as := func(p phase) {
+		s.session.phase, s.session.run = p, run{engineUp: true}
+		s.board.set(func(st *control.Status) { st.EngineVersion, st.Failure = "26", nil })
 	}
 	check := func(version, cause string) {
 		t.Helper()
-		s, _ := g.board.get()
-		if s.EngineVersion != version || (s.Failure == nil) != (cause == "") || s.Failure != nil && !strings.Contains(s.Failure.Cause, cause) {
-			t.Errorf("engine %q, failure %v; want %q, %q", s.EngineVersion, s.Failure, version, cause)
+		st, _ := s.board.get()
+		if st.EngineVersion != version || (st.Failure == nil) != (cause == "") || st.Failure != nil && !strings.Contains(st.Failure.Cause, cause) {
+			t.Errorf("engine %q, failure %v; want %q, %q", st.EngineVersion, st.Failure, version, cause)
 		}
 	}
-	ended := guestapi.Event{EngineEnded: &guestapi.EngineEnded{}}
-	died := guestapi.Event{Failed: &guestapi.Failed{Phase: guestapi.NewText(guestapi.PhaseEngine), Cause: guestapi.NewProse("dockerd killed by signal 9")}}
+	ended := message{kind: engineDown}
+	died := message{kind: trouble, failure: &guestapi.Failed{Phase: guestapi.NewText(guestapi.PhaseEngine), Cause: guestapi.NewProse("dockerd killed by signal 9")}}
 
-	as(control.Running)
-	g.handle(died) // of an attempt before, which is heard late
+	as(running)
+	s.session.handle(died) // of an attempt before, which is heard late
 	check("26", "")
-	g.handle(ended)
+	s.session.handle(ended)
 	check("", "is not running")
-	g.handle(died)
+	s.session.handle(died)
 	check("", "killed by signal 9")
-	if s, _ := g.board.get(); len(s.Problems) != 1 {
-		t.Errorf("problems %q", s.Problems)
+	if st, _ := s.board.get(); len(st.Problems) != 1 {
+		t.Errorf("problems %q", st.Problems)
 	}
-	g.board.complaint("disk: something else")
-	g.board.recovered(guestapi.PhaseEngine)
-	if s, _ := g.board.get(); !slices.Equal(s.Problems, []string{"disk: something else"}) {
-		t.Errorf("problems %q of an engine that has recovered", s.Problems)
+	s.board.complaint("disk: something else")
+	s.board.recovered(guestapi.PhaseEngine)
+	if st, _ := s.board.get(); !slices.Equal(st.Problems, []string{"disk: something else"}) {
+		t.Errorf("problems %q of an engine that has recovered", st.Problems)
 	}
-	as(control.Stopping)
-	g.handle(ended)
+	as(stopping)
+	s.session.handle(ended)
 	check("26", "")
 }

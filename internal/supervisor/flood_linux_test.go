@@ -115,12 +115,12 @@ func TestEventFlood(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer net.Close()
-	g, err := newGuest(dir, board, log, &ports{network: net, board: board, log: log})
+	g, err := newGuest(dir, board, log, &ports{network: net, board: board, log: log}, newMailbox())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer g.close()
-	var engine, warm atomic.Int32
+	var engine, warmed atomic.Int32
 	var flying, most atomic.Int32
 	dial := func(n *atomic.Int32) func() {
 		return func() {
@@ -132,10 +132,25 @@ func TestEventFlood(t *testing.T) {
 			flying.Add(-1)
 		}
 	}
-	g.engineReady, g.rehearse = dial(&engine), dial(&warm)
-	g.giveUp, g.known, g.unknown = func() {}, func() {}, func() {}
 	idle := newIdle(0)
-	g.busy = func(busy bool) { idle.update(func() { idle.busy = busy }) }
+	var ready, spare flight
+	go func() { // as a session does
+		for {
+			select {
+			case m := <-g.inbox.messages:
+				switch m.kind {
+				case engineUp:
+					ready.start(dial(&engine))
+				case warm:
+					spare.start(dial(&warmed))
+				case occupied:
+					idle.setBusy(m.runs)
+				}
+			case <-t.Context().Done():
+				return
+			}
+		}
+	}()
 
 	host, end := socketPair(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -189,8 +204,8 @@ func TestEventFlood(t *testing.T) {
 	if size := dirSize(t, dir.Logs()); size > 10*machine.MaxLog {
 		t.Errorf("the logs take %d bytes", size)
 	}
-	if limit := int32(took/flightPause) + 2; engine.Load() > limit || warm.Load() > limit || most.Load() > 2 {
-		t.Errorf("the engine was dialled %d and %d times, %d at once", engine.Load(), warm.Load(), most.Load())
+	if limit := int32(took/flightPause) + 2; engine.Load() > limit || warmed.Load() > limit || most.Load() > 2 {
+		t.Errorf("the engine was dialled %d and %d times, %d at once", engine.Load(), warmed.Load(), most.Load())
 	}
 	status, _ := board.get()
 	problems := strings.Join(status.Problems, "\n")

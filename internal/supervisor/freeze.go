@@ -73,39 +73,54 @@ func (e *suspendedError) Hint() string {
 	return text
 }
 
-// powerOn starts the VM: from the machine's frozen state if that fits, otherwise
-// by booting. opening is what the guest is then to be told first.
-func (s *supervisor) powerOn(ctx context.Context, lock *machine.Lock) (vm *qemu.VM, opening func() (guestapi.Request, error), err error) {
+// powerOn starts the VM: from the machine's frozen state if that fits, otherwise by
+// booting. What comes of it is a message.
+func (s *supervisor) powerOn(reboot bool) {
+	if reboot {
+		if err := s.takeNextReboot(); err != nil {
+			s.inbox.post(message{kind: failed, err: err})
+			return
+		}
+	}
+	ran, vm, opening, err := thawed, (*qemu.VM)(nil), s.parts.identify, error(nil)
 	options := qemu.Options{
 		Accel:      s.parts.accel.Name,
-		ExtraFiles: []*os.File{lock.File()},
+		ExtraFiles: []*os.File{s.lock.File()},
 		Stderr:     &s.logs.hypervisor,
 		Console:    &s.logs.console,
 	}
 	s.logs.console.begin()
-	vm, err = s.thaw(ctx, options)
-	if vm != nil {
-		return vm, s.parts.identify, nil
-	}
-	switch unfit := (*frozen.MisfitError)(nil); {
-	case errors.As(err, &unfit):
+	vm, err = s.thaw(s.ctx, options)
+	unfit := (*frozen.MisfitError)(nil)
+	if errors.As(err, &unfit) {
 		s.log.Warn("booting", "cause", unfit)
 		s.board.set(func(st *control.Status) { st.BootReason = unfit.Error() })
-	case !errors.Is(err, frozen.ErrNone):
-		return nil, nil, err
 	}
-	s.board.set(func(st *control.Status) {
-		st.Thawed, st.MemoryShared = false, false
-		if st.State == control.Running { // it was asleep
-			st.State, st.Activity = control.Starting, "Booting"
-		}
-	})
+	if errors.As(err, &unfit) || errors.Is(err, frozen.ErrNone) {
+		ran, opening = booted, s.parts.configure
+		vm, err = s.bootDisk(options)
+	}
+	if err != nil {
+		s.inbox.post(message{kind: failed, err: err})
+		return
+	}
+	s.board.set(func(st *control.Status) { st.Thawed, st.MemoryShared = ran == thawed, vm.SharesMemory() })
+	m := &machineVM{VM: vm, opening: opening, stuck: s.watchHypervisor(vm)}
+	for _, gap := range vm.Confinement().Gaps() {
+		m.unconfined = append(m.unconfined, gap.String())
+	}
+	s.inbox.post(message{kind: ran, vm: m})
+}
+
+// bootDisk starts the VM from its disk, which is made as large as it is to be.
+func (s *supervisor) bootDisk(options qemu.Options) (*qemu.VM, error) {
+	s.inbox.post(message{kind: bootBegins})
+	s.board.set(func(st *control.Status) { st.Thawed, st.MemoryShared = false, false })
 	s.ungrown.Store(false) // the guest looks when it boots
 	if err := disk.Grow(s.machine.Dir().Disk(), s.parts.current.Load().Disk); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	vm, err = qemu.Start(ctx, s.parts.qemu, s.hardware(), options)
-	return vm, s.parts.configure, err
+	return qemu.Start(s.ctx, s.parts.qemu, s.hardware(), options)
 }
 
 // thaw starts the VM from the machine's frozen state, which is gone afterwards if its guest
@@ -149,8 +164,6 @@ func (s *supervisor) thaw(ctx context.Context, options qemu.Options) (*qemu.VM, 
 	})
 	unfit, kept := (*frozen.MisfitError)(nil), (*keptError)(nil)
 	switch {
-	case err == nil:
-		s.board.set(func(st *control.Status) { st.Thawed, st.MemoryShared = true, vm.SharesMemory() })
 	case errors.As(err, &kept):
 		err = &suspendedError{s.machine.Name, "", kept.cause}
 	case errors.As(err, &unfit) || errors.Is(err, frozen.ErrNone):
@@ -166,29 +179,15 @@ func (s *supervisor) thaw(ctx context.Context, options qemu.Options) (*qemu.VM, 
 // fraction of a second. Starting its containers comes later and takes what it takes.
 const thawPatience = time.Minute
 
-// watchThaw boots a machine whose guest does not come to itself.
-func (s *supervisor) watchThaw() (stop func() bool) {
-	return time.AfterFunc(thawPatience, func() {
-		if !s.guest.met() {
-			s.log.Warn("the thawed guest says nothing", "after", thawPatience)
-			s.bootInstead()
-		}
-	}).Stop
-}
-
-// bootInstead ends a VM that was thawed in vain: it has not come up, and so is booted.
-func (s *supervisor) bootInstead() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.vm != nil {
-		s.vm.Kill()
-	}
+// watchThaw tells of a guest that does not come to itself.
+func (s *supervisor) watchThaw(vm *machineVM) (stop func() bool) {
+	return time.AfterFunc(thawPatience, func() { s.inbox.post(message{kind: unfit, vm: vm}) }).Stop
 }
 
 // freeze ends the VM so that the next start can go on from where it is: suspended, if
 // that is more than an idle engine. After an error the guest still runs, or nothing
 // does.
-func (s *supervisor) freeze(vm *qemu.VM, how guestapi.Freeze, suspended bool) error {
+func (s *supervisor) freeze(vm hypervisor.VM, how guestapi.Freeze, suspended bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	dir := s.machine.Dir()
@@ -219,7 +218,7 @@ func (e *lostError) Error() string {
 // capture has the guest get ready, pauses the VM and writes its state to a draft for
 // the machine in dir. After an error the guest runs, but is not told so. Nobody speaks to
 // it before goOn.
-func (s *supervisor) capture(ctx context.Context, vm *qemu.VM, dir machine.Dir, how guestapi.Freeze, suspended bool) (*frozen.Draft, error) {
+func (s *supervisor) capture(ctx context.Context, vm hypervisor.VM, dir machine.Dir, how guestapi.Freeze, suspended bool) (*frozen.Draft, error) {
 	if err := s.guest.ask(ctx, guestapi.Request{Freeze: &how}); err != nil {
 		return nil, err
 	}
@@ -251,75 +250,23 @@ func (s *supervisor) goOn() {
 	}
 }
 
-// running returns the VM of a machine that is up, and keeps it so if nothing but a
-// kill ends it: s.copying is held.
-func (s *supervisor) running() (*qemu.VM, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if status, _ := s.board.get(); s.vm == nil || s.stopping || status.State != control.Running {
-		return nil, errors.New("the machine is not running")
-	}
-	return s.vm, nil
-}
-
 // suspend freezes the machine with everything that runs in it, or lets it run on.
-func (s *supervisor) suspend(ctx context.Context) error {
-	if err := s.awake(ctx); err != nil {
-		return err
+func (s *supervisor) suspend(t task) {
+	err := s.freeze(t.run.vm, guestapi.Freeze{KeepRunning: true}, true)
+	m := froze(err)
+	if m.kind == unfrozen {
+		s.log.Error("not suspended", "cause", err)
+		s.goOn()
+		m.err = fmt.Errorf("suspending the machine, which runs on: %w", err)
 	}
-	s.freezing.Add(1)
-	defer s.freezing.Done()
-	s.copying.Lock()
-	defer s.copying.Unlock()
-	vm, err := s.running()
-	if err != nil {
-		return err
-	}
-	if !s.parts.accel.Freezes() {
-		return fmt.Errorf("suspending the machine: %s", s.parts.accel.NoFreeze)
-	}
-	s.log.Info("asked to suspend")
-	stopping := func(yes bool, state control.State, activity string) {
-		s.mu.Lock()
-		if yes {
-			s.last = nil
-		}
-		s.stopping = yes
-		s.mu.Unlock()
-		s.board.set(func(st *control.Status) { st.State, st.Activity = state, activity })
-	}
-	stopping(true, control.Stopping, "Suspending")
-	err = s.freeze(vm, guestapi.Freeze{KeepRunning: true}, true)
-	if lost := (*lostError)(nil); err == nil || errors.As(err, &lost) {
-		return err
-	}
-	s.log.Error("not suspended", "cause", err)
-	s.goOn()
-	stopping(false, control.Running, "")
-	s.mu.Lock()
-	last := s.last
-	s.mu.Unlock()
-	if last != nil { // somebody asked for the end meanwhile
-		go s.Stop(context.Background(), *last)
-	}
-	return fmt.Errorf("suspending the machine, which runs on: %w", err)
+	s.inbox.post(m)
 }
 
-// Copy implements control.Supervisor. The machine is paused while its memory and its
-// disk are read, and goes on then; its copy will go on from there, or boot where
-// machines are not frozen. It goes on also if nobody waits for the copy any more.
-func (s *supervisor) Copy(ctx context.Context, request control.CopyRequest) error {
-	if err := s.awake(ctx); err != nil {
-		return err
-	}
-	s.copying.Lock()
-	defer s.copying.Unlock()
-	vm, err := s.running()
-	if err != nil {
-		return err
-	}
-	s.log.Info("asked for a copy", "dir", request.Dir)
-	to := machine.Dir(request.Dir)
+// copyVM makes a copy of the machine, which is paused while its memory and its disk are
+// read, and goes on then; its copy will go on from there, or boot where machines are not
+// frozen. It goes on also if nobody waits for the copy any more.
+func (s *supervisor) copyVM(ctx context.Context, vm hypervisor.VM, to machine.Dir) error {
+	s.log.Info("asked for a copy", "dir", to)
 	draft, err := s.copyPaused(ctx, vm, to)
 	s.goOn()
 	if err != nil || draft == nil {
@@ -331,7 +278,7 @@ func (s *supervisor) Copy(ctx context.Context, request control.CopyRequest) erro
 
 // copyPaused copies the machine while it is paused; the guest is not yet told to go on
 // afterwards. Without an error the draft is its state, nil if it has none.
-func (s *supervisor) copyPaused(ctx context.Context, vm *qemu.VM, to machine.Dir) (*frozen.Draft, error) {
+func (s *supervisor) copyPaused(ctx context.Context, vm hypervisor.VM, to machine.Dir) (*frozen.Draft, error) {
 	copyDisk := func() error {
 		return errors.Join(disk.Copy(ctx, to.Disk(), s.machine.Dir().Disk()), s.unpause(vm))
 	}
@@ -358,7 +305,7 @@ func (s *supervisor) copyPaused(ctx context.Context, vm *qemu.VM, to machine.Dir
 }
 
 // unpause lets a paused VM go on, or ends it: it may then boot again.
-func (s *supervisor) unpause(vm *qemu.VM) error {
+func (s *supervisor) unpause(vm hypervisor.VM) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := vm.Continue(ctx); err != nil {

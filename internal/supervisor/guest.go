@@ -8,7 +8,6 @@ import (
 	"net"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hyve-vm/hyve/internal/control"
@@ -26,34 +25,23 @@ type guest struct {
 	board *board
 	log   *slog.Logger
 	ports *ports
-
-	// rehearse is called when there is time before the engine is ready, engineReady
-	// when it is, giveUp when it never will be.
-	rehearse, engineReady, giveUp func()
-	known, unknown                func()     // a guest that was thawed is its machine, or cannot be
-	busy                          func(bool) // is told whether anything runs
+	inbox *mailbox // of the session, which hears what it says
 
 	mu       sync.Mutex
 	out      *guestapi.Writer[guestapi.Request] // nil until the guest is connected
 	services map[string]*logFile
 	born     time.Time          // when its clock began
-	greeted  bool               // the guest of this boot has said hello
+	greeted  chan struct{}      // closed once it is connected
 	thawing  bool               // it was frozen and is not ready yet
-	nameless bool               // nor does it know yet who it is
 	hushed   bool               // nothing is to be said to it
 	unsaid   []guestapi.Request // what it is to hear afterwards
-	poweroff *guestapi.PowerOff // the guest's last word
-	failed   *guestapi.Failed   // the last fatal failure
-	engineUp atomic.Bool        // as the guest has said last
-	ready    *flight            // of engineReady, as often as the guest says so
-	warm     *flight            // of rehearse
 	lastID   uint64             // of a request
 	replies  map[uint64]chan guestapi.Reply
 }
 
-func newGuest(dir machine.Dir, board *board, log *slog.Logger, ports *ports) (*guest, error) {
-	g := &guest{board: board, log: log, ports: ports, services: map[string]*logFile{},
-		lastID: openingID, replies: map[uint64]chan guestapi.Reply{}}
+func newGuest(dir machine.Dir, board *board, log *slog.Logger, ports *ports, inbox *mailbox) (*guest, error) {
+	g := &guest{board: board, log: log, ports: ports, inbox: inbox, services: map[string]*logFile{},
+		greeted: make(chan struct{}), lastID: openingID, replies: map[uint64]chan guestapi.Reply{}}
 	for _, service := range []string{guestapi.ServiceInit, guestapi.ServiceContainerd, guestapi.ServiceDockerd} {
 		var err error
 		if g.services[service], err = openLog(dir.Log(service), true, nil); err != nil {
@@ -76,7 +64,9 @@ func (g *guest) close() {
 func (g *guest) hangUp() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.out = nil
+	if g.out != nil {
+		g.out, g.greeted = nil, make(chan struct{})
+	}
 	for id, waiting := range g.replies {
 		waiting <- guestapi.Reply{ID: id, Error: guestapi.NewProse("the VM has ended")}
 		delete(g.replies, id)
@@ -96,9 +86,7 @@ func (g *guest) converse(ctx context.Context, conn net.Conn, thawed bool, openin
 	defer g.hangUp()
 
 	g.mu.Lock()
-	g.greeted, g.hushed, g.unsaid, g.poweroff, g.failed = false, false, nil, nil, nil
-	g.thawing, g.nameless = thawed, thawed
-	g.ready, g.warm = new(flight), new(flight)
+	g.hushed, g.unsaid, g.thawing = false, nil, thawed
 	g.mu.Unlock()
 	session := uint64(time.Now().UnixNano())
 	out := guestapi.NewWriter[guestapi.Request](patient{conn})
@@ -121,7 +109,7 @@ func (g *guest) converse(ctx context.Context, conn net.Conn, thawed bool, openin
 		if err := open(); err != nil {
 			return err
 		}
-		g.warm.start(g.rehearse)
+		g.inbox.post(message{kind: warm})
 	}
 	in := guestapi.NewReader[guestapi.Event](conn)
 	in.Damaged = func(line []byte) { g.log.Warn("damaged message from the guest", "line", string(line)) }
@@ -148,9 +136,13 @@ func (g *guest) converse(ctx context.Context, conn net.Conn, thawed bool, openin
 				}
 			}
 			g.mu.Lock()
-			g.out, g.greeted, g.born = out, true, time.Now().Add(-event.Uptime)
+			g.out, g.born = out, time.Now().Add(-event.Uptime)
+			close(g.greeted)
 			g.mu.Unlock()
 			go g.keepClock(ctx, thawed)
+			if !thawed {
+				g.inbox.post(message{kind: met})
+			}
 		default:
 			g.handle(event)
 		}
@@ -181,6 +173,21 @@ func (g *guest) send(request guestapi.Request) error {
 		return errors.New("the guest is being frozen")
 	}
 	return out.Write(request)
+}
+
+// greetingPatience bounds the wait for a thawed guest's hello, which takes a fraction of it.
+const greetingPatience = 10 * time.Second
+
+// await waits until the guest is connected, ended is closed or it has had its time.
+func (g *guest) await(ended <-chan struct{}) {
+	g.mu.Lock()
+	greeted := g.greeted
+	g.mu.Unlock()
+	select {
+	case <-greeted:
+	case <-ended:
+	case <-time.After(greetingPatience):
+	}
 }
 
 func (g *guest) isConnected() bool {
@@ -241,24 +248,19 @@ func (g *guest) handle(event guestapi.Event) {
 		g.board.stepAt(name, activityAfter[name], at)
 		switch name {
 		case guestapi.PhaseContainerd:
-			g.warm.start(g.rehearse)
+			g.inbox.post(message{kind: warm})
 		case guestapi.PhaseIdentity:
-			g.mu.Lock()
-			g.nameless = false
-			g.mu.Unlock()
-			g.known()
+			g.inbox.post(message{kind: met})
 		}
 	case event.EngineReady != nil:
 		g.mu.Lock()
 		thawing := g.thawing
 		g.mu.Unlock()
 		if !thawing { // it answers as somebody else
-			g.engineUp.Store(true)
-			g.ready.start(g.engineReady)
+			g.inbox.post(message{kind: engineUp})
 		}
 	case event.EngineEnded != nil:
-		g.engineUp.Store(false)
-		g.engineless(&control.Failure{Cause: "the engine of this machine is not running", Hint: "hyve logs says why; hyve restart starts it"})
+		g.inbox.post(message{kind: engineDown})
 	case event.Failed != nil:
 		g.fail(event.Failed)
 	case event.PortOpened != nil:
@@ -282,12 +284,10 @@ func (g *guest) handle(event guestapi.Event) {
 		g.complain(fmt.Sprintf("images and containers that docker kept with %.20q are on the disk, and this engine cannot read them: "+
 			"start the old machine and move them with hyve migrate", event.Unreadable.Driver.String()))
 	case event.Busy != nil:
-		g.busy(event.Busy.Running)
+		g.inbox.post(message{kind: occupied, runs: event.Busy.Running})
 	case event.PowerOff != nil:
 		g.log.Info("guest powers off", "reboot", event.PowerOff.Reboot, "reason", event.PowerOff.Reason)
-		g.mu.Lock()
-		g.poweroff = event.PowerOff
-		g.mu.Unlock()
+		g.inbox.post(message{kind: poweredOff, poweroff: event.PowerOff})
 	case event.Reply != nil:
 		g.replied(*event.Reply)
 	}
@@ -307,11 +307,10 @@ func (g *guest) replied(reply guestapi.Reply) {
 	case waiting != nil:
 		waiting <- reply
 	case woken && reply.Error.String() == "":
-		g.engineUp.Store(true)
-		g.ready.start(g.engineReady)
+		g.inbox.post(message{kind: engineUp})
 	case woken:
 		g.log.Error("the thawed guest cannot be this machine", "cause", reply.Error)
-		g.unknown()
+		g.inbox.post(message{kind: unfit})
 	case reply.Error.String() != "":
 		g.log.Warn("guest refused a request", "id", reply.ID, "error", reply.Error)
 	}
@@ -356,32 +355,14 @@ var activityAfter = map[string]string{
 	guestapi.PhaseConfigured: "Starting the engine",
 }
 
+// fail passes on a failure. One that is fatal has the guest power off by itself.
 func (g *guest) fail(failed *guestapi.Failed) {
 	g.log.Error("guest reports a failure", "phase", failed.Phase, "cause", failed.Cause, "fatal", failed.Fatal)
-	status, _ := g.board.get()
-	if !failed.Fatal && status.State != control.Starting {
-		g.board.complaint(failureOf(failed).Error())
-		if failed.Phase.String() == guestapi.PhaseEngine && !g.engineUp.Load() {
-			g.engineless(failureOf(failed))
-		}
-		return
+	kind := trouble
+	if failed.Fatal {
+		kind = fatal
 	}
-	// A machine that starts without an engine is of no use to anybody.
-	g.mu.Lock()
-	g.failed = failed
-	g.mu.Unlock()
-	if !failed.Fatal { // otherwise the guest is on its way out
-		g.giveUp()
-	}
-}
-
-// engineless publishes that a machine runs on without its engine, and why.
-func (g *guest) engineless(why *control.Failure) {
-	g.board.set(func(s *control.Status) {
-		if s.State == control.Running {
-			s.EngineVersion, s.Failure = "", why.Bounded()
-		}
-	})
+	g.inbox.post(message{kind: kind, failure: failed})
 }
 
 // failureOf is what a guest reports, of which the second line is a way out.
@@ -407,20 +388,6 @@ func (g *guest) complain(line string) {
 func (g *guest) trouble(line string) {
 	g.log.Warn(line)
 	g.board.problem(line)
-}
-
-// last returns the guest's last words.
-func (g *guest) last() (*guestapi.PowerOff, *guestapi.Failed) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.poweroff, g.failed
-}
-
-// met tells whether the guest of the last boot or thaw came up.
-func (g *guest) met() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.greeted && !g.nameless
 }
 
 // record writes a line of a guest's service into its log.

@@ -14,12 +14,25 @@ import (
 
 // testGuest is a guest that was thawed, and its end of the conversation, which ends with
 // ctx.
-func testGuest(ctx context.Context, t *testing.T) (g *guest, in *guestapi.Reader[guestapi.Request], out *guestapi.Writer[guestapi.Event]) {
+func testGuest(ctx context.Context, t *testing.T) (g *guest, in *guestapi.Reader[guestapi.Request], out *guestapi.Writer[guestapi.Event], heard <-chan kind) {
 	t.Helper()
 	host, end := net.Pipe()
 	t.Cleanup(func() { end.Close() })
 	g = &guest{board: newBoard(control.Status{}), log: slog.New(slog.DiscardHandler), lastID: openingID,
-		replies: map[uint64]chan guestapi.Reply{}, rehearse: func() {}}
+		replies: map[uint64]chan guestapi.Reply{}, greeted: make(chan struct{}), inbox: newMailbox()}
+	told := make(chan kind, 100)
+	go func() {
+		for {
+			select {
+			case m := <-g.inbox.messages:
+				if m.kind != warm {
+					told <- m.kind
+				}
+			case <-t.Context().Done():
+				return
+			}
+		}
+	}()
 	go g.converse(ctx, host, true, func() (guestapi.Request, error) {
 		return guestapi.Request{Identity: &guestapi.Identity{}}, nil
 	})
@@ -36,7 +49,7 @@ func testGuest(ctx context.Context, t *testing.T) (g *guest, in *guestapi.Reader
 	if read(t, in).Clock == nil {
 		t.Fatal("the guest is not told the time once it listens")
 	}
-	return g, in, out
+	return g, in, out, told
 }
 
 var identified = guestapi.NewText(guestapi.PhaseIdentity)
@@ -60,28 +73,23 @@ func say(t *testing.T, out *guestapi.Writer[guestapi.Event], event guestapi.Even
 // A guest that was thawed has come up when it is its machine, not before, and is of use
 // when what is to run in it does; a step of it has ended when its clock says so.
 func TestThawedGuest(t *testing.T) {
-	g, _, out := testGuest(t.Context(), t)
-	called := make(chan string, 1)
-	g.known = func() { called <- "known" }
-	g.engineReady = func() { called <- "ready" }
-	if g.met() {
-		t.Error("a guest that only said hello has come up")
-	}
+	g, _, out, heard := testGuest(t.Context(), t)
+	say(t, out, guestapi.Event{EngineReady: &guestapi.EngineReady{}}) // as somebody else
 	said := time.Now()
 	say(t, out, guestapi.Event{Uptime: time.Hour - time.Minute, Phase: &guestapi.Phase{Name: identified}})
-	if word := <-called; word != "known" || !g.met() {
-		t.Errorf("it knows who it is: %s, %t", word, g.met())
+	if kind := <-heard; kind != met {
+		t.Errorf("it knows who it is: %d", kind)
 	}
 	say(t, out, guestapi.Event{Reply: &guestapi.Reply{ID: openingID}})
-	if word := <-called; word != "ready" {
-		t.Error(word)
+	if kind := <-heard; kind != engineUp {
+		t.Errorf("its engine is up: %d", kind)
 	}
 	status, _ := g.board.get()
 	if at := g.board.start().Add(status.Timing[0].At).Sub(said); at < -70*time.Second || at > -50*time.Second {
 		t.Errorf("the step ended after %v", at)
 	}
 	say(t, out, guestapi.Event{Uptime: 2 * time.Hour, Phase: &guestapi.Phase{Name: identified}})
-	<-called
+	<-heard
 	if status, _ = g.board.get(); g.board.start().Add(status.Timing[1].At).After(time.Now()) {
 		t.Error("a step ended in the future")
 	}
@@ -89,20 +97,16 @@ func TestThawedGuest(t *testing.T) {
 
 // One that cannot be its machine has not come up.
 func TestThawedGuestWithoutName(t *testing.T) {
-	g, _, out := testGuest(t.Context(), t)
-	called := make(chan bool)
-	g.unknown = func() { called <- true }
+	_, _, out, heard := testGuest(t.Context(), t)
 	say(t, out, guestapi.Event{Reply: &guestapi.Reply{ID: openingID, Error: guestapi.NewProse("no")}})
-	<-called
-	if g.met() {
-		t.Error("it has come up")
+	if kind := <-heard; kind != unfit {
+		t.Errorf("it is not this machine: %d", kind)
 	}
 }
 
 // Nobody speaks to a guest that is being frozen.
 func TestHush(t *testing.T) {
-	g, in, out := testGuest(t.Context(), t)
-	g.known = func() {}
+	g, in, out, _ := testGuest(t.Context(), t)
 	say(t, out, guestapi.Event{Phase: &guestapi.Phase{Name: identified}}) // the greeting is over
 	g.hush(true)
 	if err := g.send(guestapi.Request{Clock: &guestapi.Clock{}}); err == nil {
@@ -118,8 +122,7 @@ func TestHush(t *testing.T) {
 // A port that is opened while the guest is being frozen is answered when that is over, and
 // so is what else is said only once.
 func TestSaidWhileFrozen(t *testing.T) {
-	g, in, out := testGuest(t.Context(), t)
-	g.known = func() {}
+	g, in, out, _ := testGuest(t.Context(), t)
 	n, err := network.New(network.Config{Log: g.log})
 	if err != nil {
 		t.Fatal(err)
@@ -164,8 +167,7 @@ func TestSaidWhileFrozen(t *testing.T) {
 func TestUnansweredRequest(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	g, in, out := testGuest(ctx, t)
-	g.known = func() {}
+	g, in, out, _ := testGuest(ctx, t)
 	say(t, out, guestapi.Event{Phase: &guestapi.Phase{Name: identified}}) // the greeting is over
 	asked := make(chan error)
 	go func() { asked <- g.ask(t.Context(), guestapi.Request{Freeze: &guestapi.Freeze{}}) }()
@@ -245,7 +247,7 @@ func TestSyncBeforeKill(t *testing.T) {
 		"one that has ended before": {ended: true, most: syncPatience / 2},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g, in, out := testGuest(t.Context(), t)
+			g, in, out, _ := testGuest(t.Context(), t)
 			s := &supervisor{guest: g, log: slog.New(slog.DiscardHandler)}
 			asked := make(chan struct{})
 			ended := make(chan struct{})

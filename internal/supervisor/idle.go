@@ -18,21 +18,35 @@ type idle struct {
 	woken   chan struct{} // somebody has something for the guest
 	changed chan struct{} // what is below has
 
-	mu     sync.Mutex
-	after  time.Duration // 0: never
-	busy   bool          // something runs
-	since  time.Time     // the earliest from which on nothing can have happened
-	asleep bool          // falling asleep, or asleep
+	mu    sync.Mutex
+	after time.Duration // 0: never
+	busy  bool          // something runs
+	since time.Time     // the earliest from which on nothing can have happened
 }
 
 func newIdle(after time.Duration) *idle {
 	return &idle{woken: make(chan struct{}, 1), changed: make(chan struct{}, 1), after: after, since: time.Now()}
 }
 
-// update changes what is to be known; all that counts begins anew.
-func (i *idle) update(change func()) {
+// setAfter changes how long nothing has to happen, setBusy whether something runs; all that
+// counts begins anew then.
+func (i *idle) setAfter(after time.Duration) {
 	i.mu.Lock()
-	change()
+	i.after = after
+	i.mu.Unlock()
+	i.restart()
+}
+
+func (i *idle) setBusy(busy bool) {
+	i.mu.Lock()
+	i.busy = busy
+	i.mu.Unlock()
+	i.restart()
+}
+
+// restart has all that counts begin anew.
+func (i *idle) restart() {
+	i.mu.Lock()
 	i.since = time.Now()
 	i.mu.Unlock()
 	select {
@@ -50,7 +64,7 @@ func (i *idle) wait(lastTraffic time.Time) (time.Duration, bool) {
 	if lastTraffic.After(quiet) {
 		quiet = lastTraffic
 	}
-	return time.Until(quiet.Add(i.after)), i.after > 0 && !i.busy && !i.asleep
+	return time.Until(quiet.Add(i.after)), i.after > 0 && !i.busy
 }
 
 func (i *idle) wake() {
@@ -60,29 +74,25 @@ func (i *idle) wake() {
 	}
 }
 
-func (i *idle) isAsleep() bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.asleep
-}
-
-// watchIdle has the machine fall asleep whenever it is time, until ctx ends.
+// watchIdle tells whenever it is time to fall asleep, until ctx ends. What comes of it
+// begins the count anew.
 func (s *supervisor) watchIdle(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for {
+	for told := false; ; {
 		left, matters := s.idle.wait(s.net.LastTraffic())
-		if matters && left <= 0 {
-			s.fallAsleep()
+		if matters && left <= 0 && !told {
+			told = s.inbox.post(message{kind: quiet})
 			continue
 		}
 		timer.Stop()
-		if matters {
+		if matters && !told {
 			timer.Reset(left)
 		}
 		select {
 		case <-timer.C:
 		case <-s.idle.changed:
+			told = false
 		case <-ctx.Done():
 			return
 		}
@@ -90,88 +100,52 @@ func (s *supervisor) watchIdle(ctx context.Context) {
 }
 
 // fallAsleep freezes the machine as it is, unless something runs in it after all.
-func (s *supervisor) fallAsleep() {
-	s.copying.Lock()
-	defer s.copying.Unlock()
-	vm, err := s.running()
-	if err != nil || !s.reachable.isOpen() { // it only just comes up
-		s.idle.update(func() {})
-		return
-	}
-	s.freezing.Add(1)
-	defer s.freezing.Done()
-	select {
-	case <-s.idle.woken: // long ago
-	default:
-	}
+func (s *supervisor) fallAsleep(t task) {
 	s.rehearsal.forget() // later, that would wake the machine
 	s.net.Hold(s.idle.wake)
 	if left, _ := s.idle.wait(s.net.LastTraffic()); left > 0 { // at the last moment
 		s.net.Release()
+		s.inbox.post(message{kind: unfrozen})
 		return
 	}
 	s.reachable.shut()
-	s.idle.update(func() { s.idle.asleep = true })
-	if err := s.freeze(vm, guestapi.Freeze{KeepRunning: true, IfQuiet: true}, false); err != nil {
+	err := s.freeze(t.run.vm, guestapi.Freeze{KeepRunning: true, IfQuiet: true}, false)
+	if err != nil {
 		s.log.Info("not falling asleep", "cause", err)
 		s.goOn()
 		s.net.Release()
 		s.reachable.open()
-		s.idle.update(func() { s.idle.asleep = false })
 	}
+	s.inbox.post(froze(err))
 }
 
-// sleep waits until the machine, whose VM is frozen, is to go on.
-func (s *supervisor) sleep(ctx context.Context) error {
-	s.log.Info("asleep")
-	s.found = frozen.Look(s.machine.Dir().Frozen())
-	s.board.set(func(st *control.Status) { st.Asleep, st.HypervisorID = true, 0 })
-	select {
-	case <-s.idle.woken:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+// froze is what comes of a freeze.
+func froze(err error) message {
+	if lost := (*lostError)(nil); err == nil || errors.As(err, &lost) {
+		return message{kind: isFrozen, err: err}
 	}
-	s.log.Info("woken")
-	s.board.set(func(st *control.Status) { st.Asleep = false })
-	s.idle.update(func() { s.idle.asleep = false })
-	return nil
+	return message{kind: unfrozen, err: err}
 }
 
 // dropIfCold drops the state of a machine that was shut down in its sleep, or before it went
 // on: nothing ran in it, so that is all there is to do. One that is suspended stays so.
 func (s *supervisor) dropIfCold() error {
-	s.mu.Lock()
-	cold := s.last != nil && !s.last.Freeze && !s.last.Kill
-	s.mu.Unlock()
-	if _, suspended := frozen.Exists(s.machine.Dir().Frozen()); !cold || suspended {
+	last := s.session.last
+	_, suspended := frozen.Exists(s.machine.Dir().Frozen())
+	if last == nil || last.Freeze || last.Kill || suspended {
 		return nil
 	}
 	return frozen.Drop(s.machine.Dir().Frozen())
 }
 
-// awake waits for a machine that is asleep, or just waking up.
-func (s *supervisor) awake(ctx context.Context) error {
-	if status, _ := s.board.get(); status.State != control.Running {
-		return nil
-	}
-	return s.reachable.wait(ctx)
-}
-
 // Identify implements control.Supervisor.
 func (s *supervisor) Identify(ctx context.Context) error {
 	if status, _ := s.board.get(); status.State != control.Running {
-		return errors.New("the machine is not running")
+		return errNotRunning
 	}
 	if err := s.parts.reopen(); err != nil {
 		return err
 	}
-	identity, err := s.parts.guestIdentity()
-	if err != nil {
-		return err
-	}
 	s.rehearsal.forget() // it was made with the old certificates
-	if !s.guest.isConnected() {
-		return nil // it is asleep, and hears who it is when it wakes
-	}
-	return s.guest.ask(ctx, guestapi.Request{Identity: &identity})
+	return s.inbox.ask(ctx, message{kind: wordSettle, anew: true})
 }

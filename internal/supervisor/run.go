@@ -24,6 +24,7 @@ import (
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/frozen"
 	"github.com/hyve-vm/hyve/internal/guestapi"
+	"github.com/hyve-vm/hyve/internal/hypervisor"
 	"github.com/hyve-vm/hyve/internal/hypervisor/qemu"
 	"github.com/hyve-vm/hyve/internal/image"
 	"github.com/hyve-vm/hyve/internal/machine"
@@ -44,23 +45,24 @@ type supervisor struct {
 	net     *network.Network
 	guest   *guest
 	parts   parts
+	lock    *machine.Lock
 
-	openDoors func()                  // lets clients in that go straight to the guest
-	reachable gate                    // open while the engine can be dialled
-	rehearsal rehearsal               // for the first who dials it
-	cancel    context.CancelCauseFunc // ends the run before the VM runs
+	inbox   *mailbox        // of the session
+	session session         // serve's alone
+	ctx     context.Context // of the run
+	cancel  context.CancelCauseFunc
 
-	found    *frozen.Find   // to thaw from
-	freezing sync.WaitGroup // a freeze that is going on
-	copying  sync.Mutex     // held by what keeps the machine from stopping in order
-	ungrown  atomic.Bool    // the disk is larger than its file system
-	idle     *idle
+	openDoors   func()       // lets clients in that go straight to the guest
+	reachable   gate         // open while the engine can be dialled
+	rehearsal   rehearsal    // for the first who dials it
+	warm, ready *flight      // of making it, and of dialling an engine that is up; anew for each VM
+	found       *frozen.Find // to thaw from
+	ungrown     atomic.Bool  // the disk is larger than its file system
+	idle        *idle
+	room        room
 
-	mu       sync.Mutex
-	vm       *qemu.VM             // nil before it runs
-	stopping bool                 // somebody asked for the end
-	last     *control.StopRequest // what was asked for last
-	access   network.HostAccess   // of the guest to the host
+	mu     sync.Mutex
+	access network.HostAccess // of the guest to the host
 }
 
 // errStopped ends a run that was asked to stop before its VM ran.
@@ -90,14 +92,15 @@ func Run(ctx context.Context, home machine.Home, name string, leash io.Reader, r
 	s := &supervisor{
 		board: newBoard(control.Status{PID: os.Getpid(), Activity: "Preparing"}),
 		idle:  newIdle(m.IdleAfter()),
+		inbox: newMailbox(),
 	}
+	s.session.hands = s
 	s.reachable.knock = s.idle.wake
-	lock, err := m.Dir().Acquire()
-	if err != nil {
+	if s.lock, err = m.Dir().Acquire(); err != nil {
 		ready(err)
 		return err
 	}
-	defer lock.Release()
+	defer s.lock.Release()
 	// Whoever had the lock just now may have changed it.
 	if s.machine, err = home.Load(name); err != nil {
 		ready(err)
@@ -124,7 +127,7 @@ func Run(ctx context.Context, home machine.Home, name string, leash io.Reader, r
 		return err
 	}
 	defer s.sockets.close()
-	ctx, s.cancel = context.WithCancelCause(ctx)
+	s.ctx, s.cancel = context.WithCancelCause(ctx)
 	defer s.cancel(nil)
 	told := s.answerWords()
 	defer told()
@@ -132,22 +135,49 @@ func Run(ctx context.Context, home machine.Home, name string, leash io.Reader, r
 	if leash != nil {
 		go func() {
 			io.Copy(io.Discard, leash)
-			s.Stop(ctx, control.StopRequest{Kill: true})
+			s.Stop(s.ctx, control.StopRequest{Kill: true})
 		}()
 	}
 	os.Remove(m.Dir().Failure())
 	ready(nil)
 
 	s.log.Info("starting", "machine", m.Name, "image", m.Image)
-	err = s.live(ctx, lock)
-	s.end(err)
+	err = s.live()
+	s.conclude(err)
 	return err
 }
 
 // live is the part of Run during which there is something to watch.
-func (s *supervisor) live(ctx context.Context, lock *machine.Lock) error {
+func (s *supervisor) live() error {
+	go func() {
+		if err := s.prepare(); err != nil {
+			s.inbox.post(message{kind: failed, err: err})
+		} else {
+			s.inbox.post(message{kind: prepared})
+		}
+	}()
+	for s.session.phase != over {
+		select {
+		case m := <-s.inbox.messages:
+			s.session.handle(m)
+		case <-s.idle.woken:
+			s.session.handle(message{kind: knock})
+		}
+	}
+	close(s.inbox.over)
+	if s.net != nil {
+		defer s.net.Close()
+	}
+	if s.guest != nil {
+		defer s.guest.close()
+	}
+	return errors.Join(s.session.err, s.dropIfCold())
+}
+
+// prepare sees to all that the VM needs, up to the network.
+func (s *supervisor) prepare() error {
 	s.found = frozen.Look(s.machine.Dir().Frozen())
-	parts, err := prepare(ctx, s.machine)
+	parts, err := gather(s.ctx, s.machine)
 	if err != nil {
 		return err
 	}
@@ -163,27 +193,19 @@ func (s *supervisor) live(ctx context.Context, lock *machine.Lock) error {
 		return err
 	}
 	s.board.step("prepared", "Booting")
-	if err := s.startNetwork(ctx); err != nil {
+	if err := s.startNetwork(s.ctx); err != nil {
 		return err
 	}
-	defer s.net.Close()
-	s.guest, err = newGuest(s.machine.Dir(), s.board, s.log, &ports{network: s.net, board: s.board, log: s.log})
+	s.guest, err = newGuest(s.machine.Dir(), s.board, s.log, &ports{network: s.net, board: s.board, log: s.log}, s.inbox)
 	if err != nil {
 		return err
 	}
-	s.guest.rehearse = func() { s.rehearsal.hold(ctx, s.overTLS(s.dialGuest)) }
-	s.guest.engineReady = func() { s.engineReady(ctx) }
-	s.guest.known = s.openDoors
-	s.guest.unknown = s.bootInstead
-	s.guest.busy = func(busy bool) { s.idle.update(func() { s.idle.busy = busy }) }
-	s.guest.giveUp = func() { s.Stop(ctx, control.StopRequest{}) }
-	defer s.guest.close()
-	go parts.keepCertificates(ctx, renewal, s.tellIdentity, func(err error) { s.guest.trouble(err.Error()) })
-	go s.followHost(ctx)
+	go parts.keepCertificates(s.ctx, renewal, s.tellIdentity, func(err error) { s.guest.trouble(err.Error()) })
+	go s.followHost(s.ctx)
 	if s.parts.accel.Freezes() {
-		go s.watchIdle(ctx)
+		go s.watchIdle(s.ctx)
 	}
-	return s.boot(ctx, lock)
+	return nil
 }
 
 // tellIdentity gives the guest its identity again; one that is not there gets it when it
@@ -199,110 +221,89 @@ func (s *supervisor) tellIdentity() error {
 	return s.guest.send(guestapi.Request{Identity: &identity})
 }
 
-// errEarlyEnd says that a VM ended, or QEMU crashed, before its guest was up. Under
-// emulation a kernel does that once in many boots: before it has a console to say why, or
-// by a panic over an instruction that it is patching. Nothing is lost by booting it again.
-var errEarlyEnd = errors.New("the VM ended before its guest came up")
-
-// earlyEnds is how often that is taken for bad luck.
-const earlyEnds = 2
-
-// boot runs the VM, again if the guest reboots, until it ends.
-func (s *supervisor) boot(ctx context.Context, lock *machine.Lock) error {
-	for early := 0; ; {
-		vm, opening, err := s.powerOn(ctx, lock)
-		if err != nil {
-			return errors.Join(s.orStopped(err), s.dropIfCold())
-		}
-		s.board.set(func(st *control.Status) {
-			st.HypervisorID = vm.PID()
-			st.Unconfined = nil
-			for _, gap := range vm.Confinement().Gaps() {
-				st.Unconfined = append(st.Unconfined, gap.String())
+// watchHypervisor logs the hypervisor's events, and passes on those that are about room on
+// the host's disk: why there is none, or nil.
+func (s *supervisor) watchHypervisor(vm *qemu.VM) <-chan error {
+	stuck := make(chan error)
+	go func() {
+		defer close(stuck)
+		for event := range vm.Events() {
+			s.log.Info("hypervisor event", "event", event.Name)
+			switch event.Name {
+			case qemu.EventBlockIOError:
+				stuck <- diskError(event)
+			case qemu.EventResume: // unless the write fails again
+				stuck <- nil
 			}
-		})
-		s.board.step("hypervisor", "")
-		if !s.adopt(vm) {
-			vm.Kill()
 		}
-		if status, _ := s.board.get(); !status.Thawed {
-			s.openDoors()
-		}
-		again, err := s.attend(ctx, vm, opening)
-		if errors.Is(err, errEarlyEnd) && early < earlyEnds {
-			early++
-			s.log.Warn("booting again", "cause", err)
-		} else if !again {
-			return err
-		}
-		if s.idle.isAsleep() {
-			if err := s.sleep(ctx); err != nil {
-				return errors.Join(s.orStopped(err), s.dropIfCold())
-			}
-			continue
-		}
-		s.reachable.shut()
-		s.rehearsal.forget()
-		if err := s.takeNextReboot(); err != nil {
-			return err
-		}
-		s.board.reboot()
+	}()
+	return stuck
+}
+
+func diskError(event qemu.Event) error {
+	var data qemu.BlockIOErrorData
+	if json.Unmarshal(event.Data, &data) != nil || data.Reason == "" {
+		return errors.New("the host's disk cannot be written")
 	}
+	return errors.New("the host's disk cannot be written: " + strings.ToLower(data.Reason))
 }
 
 // errorPause is how often a VM that the host's full disk has paused is let go on,
 // to see whether there is room again. Nothing tells when there is.
 const errorPause = 5 * time.Second
 
-// watchHypervisor logs the hypervisor's events, and helps a VM over a full disk
-// of the host: QEMU pauses it at the first write that fails, and repeats that
-// write when it goes on, so nothing is lost. A machine that somebody waits for
-// ends instead.
-func (s *supervisor) watchHypervisor(ctx context.Context, vm *qemu.VM) {
-	const line = "the host's disk cannot be written, the machine is paused: make room"
-	solved := time.AfterFunc(0, func() {})
-	retry := time.AfterFunc(0, func() {})
-	defer retry.Stop()
-	for event := range vm.Events() {
-		s.log.Info("hypervisor event", "event", event.Name)
-		switch event.Name {
-		case qemu.EventBlockIOError:
-			if status, _ := s.board.get(); status.State == control.Starting {
-				s.guest.fail(&guestapi.Failed{Phase: guestapi.NewText(guestapi.PhaseDisk), Cause: guestapi.NewProse(diskError(event)), Fatal: true})
-				go vm.Quit(ctx)
-				continue
-			}
-			solved.Stop()
-			s.board.problem(line)
-			retry.Stop()
-			retry = time.AfterFunc(errorPause, func() { vm.Retry(ctx) })
-		case qemu.EventResume: // unless the write fails again
-			solved = time.AfterFunc(errorPause/2, func() { s.board.solved(line) })
+// room is what helps a VM over a full disk of the host: it is paused at the first write
+// that fails, and repeats that write when it goes on, so nothing is lost.
+type room struct{ retry, solved *time.Timer }
+
+const noRoom = "the host's disk cannot be written, the machine is paused: make room"
+
+// wait has a VM try again after a while.
+func (r *room) wait(board *board, vm hypervisor.VM) {
+	r.stop()
+	board.problem(noRoom)
+	r.retry = time.AfterFunc(errorPause, func() { vm.Retry(context.Background()) })
+}
+
+// found takes the problem back soon, unless the write fails again.
+func (r *room) found(board *board) {
+	r.stop()
+	r.solved = time.AfterFunc(errorPause/2, func() { board.solved(noRoom) })
+}
+
+func (r *room) stop() {
+	for _, timer := range []*time.Timer{r.retry, r.solved} {
+		if timer != nil {
+			timer.Stop()
 		}
 	}
 }
 
-func diskError(event qemu.Event) string {
-	var data qemu.BlockIOErrorData
-	if json.Unmarshal(event.Data, &data) != nil || data.Reason == "" {
-		return "the host's disk cannot be written"
+// attend implements hands: it speaks with the guest until its VM has ended.
+func (s *supervisor) attend(vm *machineVM, wasThawed bool) {
+	s.board.set(func(st *control.Status) { st.HypervisorID, st.Unconfined = vm.PID(), vm.unconfined })
+	s.board.step("hypervisor", "")
+	s.warm, s.ready = new(flight), new(flight)
+	s.room.stop()
+	if !wasThawed {
+		s.openDoors()
 	}
-	return "the host's disk cannot be written: " + strings.ToLower(data.Reason)
+	go func() {
+		for why := range vm.stuck {
+			m := message{kind: unstuck, vm: vm}
+			if why != nil {
+				m.kind = stuck
+				m.failure = &guestapi.Failed{Phase: guestapi.NewText(guestapi.PhaseDisk), Cause: guestapi.NewProse(why.Error()), Fatal: true}
+			}
+			s.inbox.post(m)
+		}
+	}()
+	go func() { s.inbox.post(s.converse(vm, wasThawed)) }()
 }
 
-// adopt makes vm the one that requests are about, unless the machine was asked
-// to stop meanwhile.
-func (s *supervisor) adopt(vm *qemu.VM) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.vm = vm
-	return !s.stopping
-}
-
-// attend speaks with the guest until its VM has ended, and tells whether it
-// wants to be started again.
-func (s *supervisor) attend(ctx context.Context, vm *qemu.VM, opening func() (guestapi.Request, error)) (again bool, err error) {
-	ctx, cancel := context.WithCancel(ctx)
+// converse speaks with the guest until its VM has ended and all that it said is heard.
+func (s *supervisor) converse(vm *machineVM, wasThawed bool) message {
+	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
 	var talk errgroup.Group
 	talk.Go(func() error {
@@ -310,58 +311,21 @@ func (s *supervisor) attend(ctx context.Context, vm *qemu.VM, opening func() (gu
 		if err != nil {
 			return err
 		}
-		status, _ := s.board.get()
-		return s.guest.converse(ctx, conn, status.Thawed, opening)
+		return s.guest.converse(ctx, conn, wasThawed, vm.opening)
 	})
-	go s.watchHypervisor(ctx, vm)
-	if status, _ := s.board.get(); status.Thawed {
-		defer s.watchThaw()()
+	if wasThawed {
+		defer s.watchThaw(vm)()
 	}
 	<-vm.Done()
 	// What the guest said last is still in the socket, whose end ends the talk.
 	// One that never began needs to be told.
 	defer time.AfterFunc(time.Second, cancel).Stop()
-	talkErr := talk.Wait()
+	err := talk.Wait()
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
 	s.guest.ports.clear()
-	s.freezing.Wait()
-
-	off, failed := s.guest.last()
-	s.mu.Lock()
-	stopping := s.stopping
-	s.vm = nil
-	s.mu.Unlock()
-	switch {
-	case failed != nil:
-		return false, failureOf(failed)
-	case stopping:
-		return false, nil
-	case s.idle.isAsleep():
-		return true, nil
-	case off != nil:
-		return off.Reboot, nil
-	case errors.Is(vm.Err(), qemu.ErrCrashed) && !s.guest.met():
-		return false, fmt.Errorf("%w: %w", errEarlyEnd, vm.Err())
-	case vm.Err() != nil:
-		return false, fmt.Errorf("the VM ended: %w", vm.Err())
-	case talkErr != nil && !errors.Is(talkErr, context.Canceled):
-		return false, talkErr
-	}
-	words := lastWords(s.logs.console.last())
-	// A thawed guest has a memory to lose, which a boot would pass over in silence.
-	if status, _ := s.board.get(); !s.guest.met() || status.State == control.Starting && !status.Thawed {
-		return false, fmt.Errorf("%w: %s", errEarlyEnd, words)
-	}
-	return false, &control.Failure{Cause: "the VM ended by itself: " + words}
-}
-
-// orStopped is err, unless it came because the machine was asked to stop.
-func (s *supervisor) orStopped(err error) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stopping {
-		return errStopped
-	}
-	return err
+	return message{kind: vmEnded, vm: vm, err: err, crashed: errors.Is(vm.Err(), qemu.ErrCrashed), words: lastWords(s.logs.console.last())}
 }
 
 // answerWords serves the control socket. The returned function waits until
@@ -384,45 +348,26 @@ func (s *supervisor) Status() (control.Status, <-chan struct{}) { return s.board
 // Stop implements control.Supervisor.
 func (s *supervisor) Stop(ctx context.Context, request control.StopRequest) error {
 	if request.Suspend {
-		return s.suspend(ctx)
+		if status, _ := s.board.get(); status.State == control.Running && !s.parts.accel.Freezes() {
+			return fmt.Errorf("suspending the machine: %s", s.parts.accel.NoFreeze)
+		}
+		return s.inbox.ask(ctx, message{kind: wordSuspend})
 	}
-	s.mu.Lock()
-	vm, again := s.vm, s.stopping
-	s.stopping = true
-	s.last = &request
-	s.mu.Unlock()
 	s.log.Info("asked to stop", "kill", request.Kill, "freeze", request.Freeze)
-	var ran bool
-	s.board.set(func(st *control.Status) {
-		ran = st.State == control.Running
-		if st.State != control.Stopped {
-			st.State, st.Activity = control.Stopping, "Stopping"
-		}
-	})
-	switch {
-	case vm == nil:
-		s.cancel(errStopped)
-	case request.Kill:
-		if request.Sync {
-			s.syncGuest(vm.Done())
-		}
-		return vm.Kill()
-	case again: // it is on its way, unless a suspension fails
-	default:
-		s.freezing.Go(func() {
-			s.copying.Lock()
-			defer s.copying.Unlock()
-			if request.Freeze && ran && s.parts.accel.Freezes() {
-				err := s.freeze(vm, guestapi.Freeze{}, false)
-				if err == nil {
-					return
-				}
-				s.log.Warn("shutting down instead of freezing", "cause", err)
-			}
-			s.shutDown(vm)
-		})
+	kind := wordStop
+	if request.Kill {
+		kind = wordKill
 	}
-	return nil
+	err := s.inbox.ask(context.WithoutCancel(ctx), message{kind: kind, stop: request})
+	if errors.Is(err, errNotRunning) { // any more
+		return nil
+	}
+	return err
+}
+
+// Copy implements control.Supervisor.
+func (s *supervisor) Copy(ctx context.Context, request control.CopyRequest) error {
+	return s.inbox.ask(ctx, message{kind: wordCopy, dir: request.Dir})
 }
 
 // syncPatience is how long a guest that is to be killed may take to write to its disk.
@@ -447,16 +392,33 @@ func (s *supervisor) syncGuest(ended <-chan struct{}) {
 	}
 }
 
+// end freezes the VM where that was asked for and can be, or leaves it to be shut down.
+func (s *supervisor) end(t task) {
+	m := message{kind: unfrozen}
+	if t.stop.Freeze && s.parts.accel.Freezes() {
+		m = froze(s.freeze(t.run.vm, guestapi.Freeze{}, false))
+		if m.err != nil {
+			s.log.Warn("shutting down instead of freezing", "cause", m.err)
+		}
+	}
+	s.inbox.post(m)
+}
+
 // shutDown asks the guest for its end, and pulls the plug where that is in vain.
-func (s *supervisor) shutDown(vm *qemu.VM) {
-	late := time.AfterFunc(patience, func() {
-		s.log.Warn("the guest does not shut down; pulling its plug", "after", patience)
-		vm.Quit(context.Background())
-	})
+func (s *supervisor) shutDown(vm hypervisor.VM, wasThawed bool) {
+	if wasThawed { // what runs in it is asked, too
+		s.guest.await(vm.Done())
+	}
 	if s.guest.send(guestapi.Request{Shutdown: &guestapi.Shutdown{}}) != nil {
 		// A guest that has not said hello runs nothing yet; one that does not listen is lost.
-		late.Stop()
-		go vm.Quit(context.Background())
+		vm.Quit(context.Background())
+		return
+	}
+	select {
+	case <-vm.Done():
+	case <-time.After(patience):
+		s.log.Warn("the guest does not shut down; pulling its plug", "after", patience)
+		vm.Quit(context.Background())
 	}
 }
 
@@ -472,8 +434,8 @@ func (s *supervisor) stopOnSignal() {
 	}()
 }
 
-// end publishes how the run ended.
-func (s *supervisor) end(err error) {
+// conclude publishes how the run ended.
+func (s *supervisor) conclude(err error) {
 	var failure *control.Failure
 	switch {
 	case err == nil || errors.Is(err, errStopped):
@@ -523,8 +485,8 @@ type parts struct {
 
 func (p *parts) features() qemu.Features { return p.qemu.Features(p.accel.Name) }
 
-// prepare gathers the parts, side by side.
-func prepare(ctx context.Context, m *machine.Machine) (*parts, error) {
+// gather finds the parts, side by side.
+func gather(ctx context.Context, m *machine.Machine) (*parts, error) {
 	var p parts
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {

@@ -11,7 +11,7 @@ import (
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/frozen"
 	"github.com/hyve-vm/hyve/internal/guestapi"
-	"github.com/hyve-vm/hyve/internal/hypervisor/qemu"
+	"github.com/hyve-vm/hyve/internal/hypervisor"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
@@ -65,7 +65,7 @@ func (s *supervisor) reread() error {
 		return err
 	}
 	s.parts.current.Store(m)
-	s.idle.update(func() { s.idle.after = m.IdleAfter() })
+	s.idle.setAfter(m.IdleAfter())
 	s.setHostAccess(hostAccess(m))
 	s.parts.around.set(m.HostParts)
 	return nil
@@ -84,19 +84,17 @@ func (s *supervisor) Reload(ctx context.Context) error {
 	if s.parts.current.Load().IdleAfter() > 0 && !s.parts.accel.Freezes() {
 		sleepless = fmt.Errorf("it is kept, but the machine does not fall asleep: %s", s.parts.accel.NoFreeze)
 	}
-	return errors.Join(s.catchUp(ctx), sleepless)
+	err := s.inbox.ask(ctx, message{kind: wordSettle})
+	if errors.Is(err, errNotRunning) { // any more
+		err = nil
+	}
+	return errors.Join(err, sleepless)
 }
 
-// catchUp gives the machine, if it is up, what was set since it began to start.
-func (s *supervisor) catchUp(ctx context.Context) error {
-	s.copying.Lock()
-	defer s.copying.Unlock()
-	vm, err := s.running()
-	if err != nil || s.idle.isAsleep() || !s.reachable.isOpen() {
-		return nil // it hears of it when it is up
-	}
-	// What is begun is ended, also if nobody waits for it any more.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settingsPatience)
+// catchUp gives a machine that is up what was set since it began to start. What is begun
+// is ended, also if nobody waits for it any more.
+func (s *supervisor) catchUp(ctx context.Context, vm hypervisor.VM) error {
+	ctx, cancel := context.WithTimeout(ctx, settingsPatience)
 	defer cancel()
 	return errors.Join(s.tellSettings(ctx), s.growDisk(ctx, vm))
 }
@@ -121,7 +119,7 @@ func (s *supervisor) tellSettings(ctx context.Context) error {
 
 // growDisk makes the running machine's disk as large as it is to be, and the file system on
 // it. If that is cut short at any moment the next boot does the rest.
-func (s *supervisor) growDisk(ctx context.Context, vm *qemu.VM) error {
+func (s *supervisor) growDisk(ctx context.Context, vm hypervisor.VM) error {
 	size := s.parts.current.Load().Disk
 	info, err := os.Stat(s.machine.Dir().Disk())
 	if err != nil {

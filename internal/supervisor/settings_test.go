@@ -107,7 +107,7 @@ func TestTellSettings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, in, out := testGuest(t.Context(), t)
+	g, in, out, _ := testGuest(t.Context(), t)
 	s := &supervisor{machine: m, guest: g, log: slog.New(slog.DiscardHandler), parts: parts{identity: id}, idle: newIdle(0)}
 	if _, err := id.guestIdentity(); err != nil { // it was told so when it came up
 		t.Fatal(err)
@@ -157,14 +157,28 @@ func TestTellSettings(t *testing.T) {
 }
 
 // A machine that cannot be told now is told when it is up: that is no error.
-func TestCatchUpLater(t *testing.T) {
+func TestReloadLater(t *testing.T) {
 	m := testMachine(t)
 	id, err := openIdentity(m)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &supervisor{machine: m, board: newBoard(control.Status{}), log: slog.New(slog.DiscardHandler), parts: parts{identity: id}, idle: newIdle(0)}
-	if err := errors.Join(s.Reload(t.Context()), s.catchUp(t.Context())); err != nil {
+	s := &supervisor{machine: m, board: newBoard(control.Status{}), log: slog.New(slog.DiscardHandler), parts: parts{identity: id}, idle: newIdle(0), inbox: newMailbox()}
+	if err := s.Reload(t.Context()); err != nil { // before it is prepared
+		t.Error(err)
+	}
+	s.board.set(func(st *control.Status) { st.Accelerator = "tcg" })
+	for _, p := range []phase{comingUp, asleep, rousing, stopping} {
+		s.session = session{hands: s, phase: p}
+		handled := make(chan bool)
+		go func() { s.session.handle(<-s.inbox.messages); close(handled) }()
+		if err := s.Reload(t.Context()); err != nil {
+			t.Errorf("%s: %v", p, err)
+		}
+		<-handled
+	}
+	close(s.inbox.over)
+	if err := s.Reload(t.Context()); err != nil {
 		t.Error(err)
 	}
 }

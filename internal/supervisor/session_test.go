@@ -1,0 +1,536 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/frozen"
+	"github.com/hyve-vm/hyve/internal/guestapi"
+	"github.com/hyve-vm/hyve/internal/hypervisor"
+)
+
+// A world is all that a session deals with, scripted: the hypervisor, the guest, the frozen
+// states and the words. What is under way are jobs, each a coroutine that stands still
+// wherever another one may come first; chance says which goes on.
+type world struct {
+	rng     *rand.Rand
+	session session
+	jobs    []func() (struct{}, bool)
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	story   []string // what happened, if anybody wants to know
+	verbose bool
+	wrong   []string
+
+	shown phase // as published last
+	words []*askedWord
+	vm    *scriptedVM // that runs, or nil
+	doing int         // operations on it
+	there *scriptedState
+	made  []*scriptedState
+	lost  bool // a state could not be kept, as who asked hears
+}
+
+// A scriptedVM has ended when it is dead; err is then why.
+type scriptedVM struct {
+	hypervisor.VM
+	machine *machineVM
+	dead    bool
+	err     error
+	crashed bool
+	met     bool
+	said    []message // the guest's last words, which are heard before its end
+}
+
+func (vm *scriptedVM) Err() error { return vm.err }
+
+// die ends a VM, once.
+func (vm *scriptedVM) die(err error) {
+	if !vm.dead {
+		vm.dead, vm.err = true, err
+	}
+}
+
+// A scriptedState is a frozen state, and what became of it.
+type scriptedState struct {
+	w         *world
+	suspended bool
+	taken     bool
+	ran       bool // its guest has, perhaps
+	refused   bool // the hypervisor says that it is of no use
+	cold      bool // it was dropped, as was asked for
+}
+
+func (st *scriptedState) PutBack() error {
+	if !st.taken || st.ran {
+		st.w.fail("a state is put back that was not taken, or ran")
+	}
+	st.taken, st.w.there = false, st
+	return nil
+}
+
+func (st *scriptedState) Discard() {
+	if !st.taken {
+		st.w.fail("a state is discarded that was not taken")
+	}
+	st.taken = false
+}
+
+// An askedWord waits for an answer, as a client does.
+type askedWord struct {
+	kind   kind
+	answer chan error
+	leave  context.CancelFunc
+	left   bool
+}
+
+func newWorld(seed uint64) *world {
+	w := &world{rng: rand.New(rand.NewPCG(seed, 0))}
+	w.ctx, w.cancel = context.WithCancelCause(context.Background())
+	w.session.hands = w
+	if w.chance(2) { // it begins suspended, or stopped
+		w.there = &scriptedState{w: w, suspended: w.chance(2)}
+		w.made = append(w.made, w.there)
+	}
+	w.begin(func(yield func() bool) {
+		yield()
+		if w.chance(20) || w.ctx.Err() != nil {
+			w.tell(message{kind: failed, err: errors.New("there is no image")})
+			return
+		}
+		w.tell(message{kind: prepared})
+	})
+	return w
+}
+
+func (w *world) chance(in int) bool { return w.rng.IntN(in) == 0 }
+
+func (w *world) fail(format string, args ...any) {
+	w.wrong = append(w.wrong, fmt.Sprintf(format, args...))
+}
+
+func (w *world) note(m message) {}
+
+// begin adds a job; it stands still wherever it yields.
+func (w *world) begin(job func(yield func() bool)) {
+	next, _ := iter.Pull(func(yield func(struct{}) bool) {
+		job(func() bool { return yield(struct{}{}) })
+	})
+	w.jobs = append(w.jobs, next)
+}
+
+// advance has a job go on to where it stands still or ends.
+func (w *world) advance(i int) {
+	if _, more := w.jobs[i](); !more {
+		w.jobs = slices.Delete(w.jobs, i, i+1)
+	}
+}
+
+// tell passes a message to the session and looks at what it makes of it.
+func (w *world) tell(m message) {
+	if w.verbose {
+		name := fmt.Sprint("note ", int(m.kind)-events)
+		if int(m.kind) < events {
+			name = eventNames[m.kind]
+		}
+		w.story = append(w.story, fmt.Sprintf("%s in %s", name, w.session.phase))
+	}
+	if w.session.phase == over {
+		m.reply(errNotRunning)
+		return
+	}
+	w.session.handle(m)
+	if w.shown != w.session.phase {
+		w.fail("%s is shown in %s", w.shown, w.session.phase)
+	}
+	if p := w.session.phase; (p == running || p == busy || p == dozing || p == suspending) && w.vm == nil && w.session.ended == nil {
+		w.fail("there is no VM in %s", p)
+	}
+}
+
+func (w *world) publish(was, now phase, _ message) {
+	if was != w.shown {
+		w.fail("%s leads to %s, and %s was shown", was, now, w.shown)
+	}
+	w.shown = now
+}
+
+func (w *world) attend(vm *machineVM, _ bool) {
+	script := vm.VM.(*scriptedVM)
+	if w.there != nil {
+		w.fail("a VM runs beside a state")
+	}
+	w.begin(func(yield func() bool) {
+		for !script.dead {
+			yield()
+		}
+		yield()
+		for _, m := range script.said {
+			w.tell(m)
+			yield()
+		}
+		w.vm = nil
+		w.tell(message{kind: vmEnded, vm: vm, crashed: script.crashed, words: "nothing"})
+	})
+}
+
+func (w *world) do(t task) {
+	var vm *scriptedVM
+	if t.run.vm != nil {
+		vm = t.run.vm.VM.(*scriptedVM)
+	}
+	switch t.action {
+	case power:
+		if w.vm != nil {
+			w.fail("two VMs run")
+		}
+		w.begin(w.start)
+	case abort:
+		w.cancel(errStopped)
+	case kill:
+		w.begin(func(yield func() bool) {
+			yield()
+			vm.die(nil)
+			t.cause.reply(nil)
+		})
+	case unplug:
+		w.begin(func(yield func() bool) { yield(); vm.die(nil) })
+	case shutDown, giveUp:
+		w.begin(func(yield func() bool) {
+			yield()
+			if w.chance(2) {
+				vm.said = append(vm.said, message{kind: poweredOff, poweroff: &guestapi.PowerOff{}})
+			}
+			vm.die(nil)
+		})
+	case end, suspend, doze:
+		w.begin(func(yield func() bool) { w.freeze(t, vm, yield) })
+	case copyVM, settle:
+		w.operate(t)
+		w.begin(func(yield func() bool) {
+			for range w.rng.IntN(3) {
+				yield()
+			}
+			m := message{kind: finished, err: t.ctx.Err()}
+			if vm.dead {
+				m.err = errors.New("the VM has ended")
+			}
+			w.finish(m)
+		})
+	}
+}
+
+// operate and finish hold an operation on the VM, of which there is one at a time.
+func (w *world) operate(t task) {
+	if w.doing++; w.doing > 1 {
+		w.fail("two things are done with the VM at once: %d", t.action)
+	}
+}
+
+func (w *world) finish(m message) {
+	w.doing--
+	w.tell(m)
+}
+
+// start goes on from the state that there is, or boots.
+func (w *world) start(yield func() bool) {
+	yield()
+	var vm *scriptedVM
+	var how = thawed
+	if st := w.there; st != nil {
+		_, err := resume(w.ctx, st.suspended, w.take, func(ctx context.Context, take func() error) (hypervisor.VM, error) {
+			var err error
+			vm, err = w.load(ctx, st, take, yield)
+			return vm, err
+		})
+		unfit := (*frozen.MisfitError)(nil)
+		if err != nil && !errors.As(err, &unfit) {
+			w.tell(message{kind: failed, err: err})
+			return
+		}
+		if err != nil {
+			vm, w.there = nil, nil
+			if st.suspended && !st.ran && !st.refused {
+				w.fail("a suspended machine is booted: %v", err)
+			}
+			st.refused = true
+		}
+	}
+	if vm == nil {
+		how = booted
+		w.tell(message{kind: bootBegins})
+		yield()
+		if w.ctx.Err() != nil || w.chance(30) {
+			w.tell(message{kind: failed, err: errors.New("no memory")})
+			return
+		}
+		vm = &scriptedVM{}
+	}
+	yield()
+	vm.machine = &machineVM{VM: vm}
+	w.vm = vm
+	w.tell(message{kind: how, vm: vm.machine})
+}
+
+func (w *world) take() (takenState, error) {
+	st := w.there
+	if st == nil {
+		return nil, frozen.ErrNone
+	}
+	if st.ran {
+		w.fail("a state is taken that ran")
+	}
+	st.taken, w.there = true, nil
+	return st, nil
+}
+
+// load is a hypervisor that goes on from a state, and may be stopped, killed or refuse at
+// any step.
+func (w *world) load(ctx context.Context, st *scriptedState, take func() error, yield func() bool) (*scriptedVM, error) {
+	for step := spawned; step < steps; step++ {
+		yield()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		switch {
+		case w.chance(12):
+			return nil, hypervisor.ErrKilled
+		case step == loaded && w.chance(12):
+			st.refused = true
+			return nil, errors.New("load of migration failed")
+		}
+		if step == taken {
+			if err := take(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	st.ran = true
+	if yield(); w.chance(12) {
+		return nil, errors.Join(hypervisor.ErrKilled, hypervisor.ErrRan)
+	}
+	return &scriptedVM{}, nil
+}
+
+// freeze ends in a state and no VM, or in a VM that runs unless it has ended.
+func (w *world) freeze(t task, vm *scriptedVM, yield func() bool) {
+	w.operate(t)
+	ended := errors.New("the VM has ended")
+	if t.action == end && !t.stop.Freeze {
+		yield()
+		w.finish(message{kind: unfrozen})
+		return
+	}
+	for range 2 { // the guest is asked, and the VM written
+		yield()
+		if vm.dead {
+			w.finish(message{kind: unfrozen, err: ended})
+			return
+		}
+		if w.chance(6) {
+			w.finish(message{kind: unfrozen, err: errors.New("something runs after all")})
+			return
+		}
+	}
+	yield()
+	vm.die(nil)
+	yield()
+	if w.there != nil {
+		w.fail("there are two states")
+	}
+	if w.chance(20) {
+		w.lost = true
+		w.finish(message{kind: isFrozen, err: &lostError{errors.New("the disk is full")}})
+		return
+	}
+	w.there = &scriptedState{w: w, suspended: t.action == suspend}
+	w.made = append(w.made, w.there)
+	w.finish(message{kind: isFrozen})
+}
+
+// word has somebody ask for something.
+func (w *world) word(kind kind, stop control.StopRequest) {
+	word := &askedWord{kind: kind, answer: make(chan error, 2)} // a second one is a fault
+	m := message{kind: kind, answer: word.answer, stop: stop}
+	m.ctx, word.leave = context.WithCancel(context.Background())
+	w.words = append(w.words, word)
+	w.tell(m)
+}
+
+// happen has something happen that is no job's step.
+func (w *world) happen() {
+	vm := w.vm
+	if vm == nil || vm.dead {
+		vm = nil
+	}
+	switch n := w.rng.IntN(40); {
+	case n < 14 && vm != nil: // the guest comes up, and its engine
+		if !vm.met {
+			vm.met = true
+			w.tell(message{kind: met})
+			return
+		}
+		w.tell(message{kind: engineUp})
+		w.begin(func(yield func() bool) {
+			yield()
+			w.tell(message{kind: engineIsUp, vm: vm.machine})
+		})
+	case n == 14 && vm != nil:
+		vm.crashed = w.chance(2)
+		vm.die(errors.New("QEMU crashed"))
+	case n == 15 && vm != nil:
+		vm.said = append(vm.said, message{kind: poweredOff, poweroff: &guestapi.PowerOff{Reboot: w.chance(2)}})
+		vm.die(nil)
+	case n == 16 && vm != nil && w.chance(3):
+		w.tell(message{kind: fatal, failure: &guestapi.Failed{Fatal: true}})
+		vm.die(nil)
+	case n == 17 && vm != nil && w.chance(3):
+		w.tell(message{kind: trouble, failure: &guestapi.Failed{}})
+	case n == 18 && vm != nil:
+		w.tell(message{kind: unfit, vm: vm.machine})
+	case n == 19 && vm != nil && w.chance(3):
+		w.tell(message{kind: stuck, vm: vm.machine, failure: &guestapi.Failed{Fatal: true}})
+	case n < 23:
+		w.tell(message{kind: quiet})
+	case n < 27:
+		w.tell(message{kind: knock})
+	case n < 29:
+		w.word(wordSuspend, control.StopRequest{Suspend: true})
+	case n < 31:
+		w.word(wordCopy, control.StopRequest{})
+	case n < 33:
+		w.word(wordSettle, control.StopRequest{})
+	case n == 33 && w.chance(2):
+		w.word(wordStop, control.StopRequest{Freeze: w.chance(2)})
+	case n == 34 && w.chance(4):
+		w.word(wordKill, control.StopRequest{Kill: true})
+	case n == 35 && len(w.words) > 0: // who asked has gone
+		word := w.words[w.rng.IntN(len(w.words))]
+		word.leave()
+		word.left = true
+	}
+}
+
+// play lets chance decide until the session is over or there was enough of it, and then
+// ends it.
+func (w *world) play(length int) {
+	for range length {
+		if w.session.phase == over {
+			break
+		}
+		if len(w.jobs) > 0 && !w.chance(3) {
+			w.advance(w.rng.IntN(len(w.jobs)))
+		} else {
+			w.happen()
+		}
+	}
+	for n := 0; w.session.phase != over; n++ {
+		if n == 0 || n%100 == 99 { // once in the middle of it, and once more
+			kind, stop := wordStop, control.StopRequest{Freeze: w.chance(2)}
+			if n > 500 || w.chance(2) {
+				kind, stop = wordKill, control.StopRequest{Kill: true}
+			}
+			w.word(kind, stop)
+		}
+		if n > 2000 {
+			w.fail("it does not end in %s, with %d jobs", w.session.phase, len(w.jobs))
+			return
+		}
+		if len(w.jobs) > 0 {
+			w.advance(w.rng.IntN(len(w.jobs)))
+		}
+	}
+	for len(w.jobs) > 0 { // what is heard too late
+		w.advance(w.rng.IntN(len(w.jobs)))
+	}
+	w.judge()
+}
+
+// judge looks whether all is as it must be at the end.
+func (w *world) judge() {
+	asked := false
+	for _, word := range w.words {
+		asked = asked || word.kind == wordStop || word.kind == wordKill
+		switch answers := len(word.answer); {
+		case answers > 1:
+			w.fail("%s is answered %d times", eventNames[word.kind], answers)
+		case answers == 0 && !word.left:
+			w.fail("%s is not answered", eventNames[word.kind])
+		case answers == 1 && word.kind == wordSuspend && <-word.answer == nil && (w.there == nil || !w.there.suspended):
+			w.fail("it is suspended, and there is no state")
+		}
+		word.leave()
+	}
+	if last := w.session.last; w.there != nil && !w.there.suspended && last != nil && !last.Freeze && !last.Kill {
+		w.there.cold, w.there = true, nil // as dropIfCold does
+	}
+	suspended := false
+	for _, st := range w.made {
+		ends := 0
+		for _, is := range []bool{st.ran, w.there == st, st.refused && !st.ran, st.cold} {
+			if is {
+				ends++
+			}
+		}
+		if ends != 1 || st.taken {
+			w.fail("a state has %d ends: ran %t, is there %t, was refused %t, dropped %t; taken: %t", ends, st.ran, w.there == st, st.refused, st.cold, st.taken)
+		}
+		suspended = suspended || st.suspended
+	}
+	if vm := w.session.run.vm; vm != nil && !asked && w.session.err == nil && w.session.run.poweroff == nil && !suspended && !w.lost {
+		w.fail("it ended by itself, and says nothing: %v", vm.Err())
+	}
+	if w.doing != 0 {
+		w.fail("something is still done with the VM")
+	}
+}
+
+// Whatever comes first: states are consumed or put back, who waits is answered, what is
+// shown is a phase that was, and nothing is done with a VM while something else is.
+func TestInterleavings(t *testing.T) {
+	plays := uint64(1_000_000)
+	if testing.Short() {
+		plays = 30_000
+	}
+	first := uint64(0)
+	if seed, err := strconv.ParseUint(os.Getenv("HYVE_TEST_SEED"), 10, 64); err == nil {
+		first, plays = seed, 1
+	}
+	var next, bad atomic.Uint64
+	var ends [phases]atomic.Uint64
+	var workers sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(func() {
+			for bad.Load() < 5 {
+				seed := first + next.Add(1) - 1
+				if seed >= first+plays {
+					return
+				}
+				w := newWorld(seed)
+				w.verbose = plays == 1
+				w.play(40)
+				ends[w.session.phase].Add(1)
+				if len(w.wrong) > 0 {
+					bad.Add(1)
+					t.Errorf("HYVE_TEST_SEED=%d: %s\n%s", seed, strings.Join(w.wrong, "; "), strings.Join(w.story, "\n"))
+				}
+			}
+		})
+	}
+	workers.Wait()
+	if ends[over].Load() != plays && bad.Load() == 0 {
+		t.Errorf("%d of %d ended", ends[over].Load(), plays)
+	}
+}
