@@ -36,6 +36,7 @@ type world struct {
 
 	shown phase // as published last
 	words []*askedWord
+	knock bool        // somebody knocked when the machine was about to fall asleep
 	vm    *scriptedVM // that runs, or nil
 	doing int         // operations on it
 	there *scriptedState
@@ -50,7 +51,7 @@ type scriptedVM struct {
 	dead    bool
 	err     error
 	crashed bool
-	met     bool
+	met, up bool
 	said    []message // the guest's last words, which are heard before its end
 }
 
@@ -151,7 +152,15 @@ func (w *world) tell(m message) {
 		m.reply(errNotRunning)
 		return
 	}
+	aboutToSleep := func() bool { return w.session.phase == dozing || w.session.phase == nodding }
+	if m.kind == knock && aboutToSleep() {
+		w.knock = true
+	}
 	w.session.handle(m)
+	if w.knock && w.session.phase == asleep {
+		w.fail("it sleeps, though somebody has knocked")
+	}
+	w.knock = w.knock && aboutToSleep()
 	if w.shown != w.session.phase {
 		w.fail("%s is shown in %s", w.shown, w.session.phase)
 	}
@@ -165,6 +174,9 @@ func (w *world) publish(was, now phase, _ message) {
 		w.fail("%s leads to %s, and %s was shown", was, now, w.shown)
 	}
 	w.shown = now
+	if now == running && (was == comingUp || was == stirring) && !w.session.run.vm.VM.(*scriptedVM).up {
+		w.fail("it is shown to run, with an engine that is not up")
+	}
 }
 
 func (w *world) attend(vm *machineVM, _ bool) {
@@ -190,6 +202,9 @@ func (w *world) do(t task) {
 	var vm *scriptedVM
 	if t.run.vm != nil {
 		vm = t.run.vm.VM.(*scriptedVM)
+	}
+	if w.session.ended != nil && t.action >= kill && t.action <= doze {
+		w.fail("action %d is begun with a VM that has ended", t.action)
 	}
 	switch t.action {
 	case power:
@@ -220,7 +235,8 @@ func (w *world) do(t task) {
 	case copyVM, settle:
 		w.operate(t)
 		w.begin(func(yield func() bool) {
-			for range w.rng.IntN(3) {
+			slow := w.chance(4) // so that nobody can wait for it
+			for n := w.rng.IntN(3); n > 0 || slow && t.ctx.Err() == nil; n-- {
 				yield()
 			}
 			m := message{kind: finished, err: t.ctx.Err()}
@@ -382,6 +398,7 @@ func (w *world) happen() {
 			w.tell(message{kind: met})
 			return
 		}
+		vm.up = true
 		w.tell(message{kind: engineUp})
 		w.begin(func(yield func() bool) {
 			yield()
