@@ -47,7 +47,11 @@ func (s *supervisor) keepSuspended() error {
 	}
 	accel, err := s.parts.accel.ForState(frozen.Accelerator(dir))
 	if err != nil {
-		return &suspendedError{s.machine.Name, s.parts.accel.Hint, err}
+		hint := "hyve doctor tries again"
+		if s.parts.accel.Hint != "" {
+			hint = s.parts.accel.Hint + "; " + hint
+		}
+		return &suspendedError{s.machine.Name, hint, err}
 	}
 	s.parts.accel = accel
 	return nil
@@ -55,7 +59,7 @@ func (s *supervisor) keepSuspended() error {
 
 // A suspendedError says why a suspended machine cannot go on, and so is left alone.
 type suspendedError struct {
-	name, hint string
+	name, hint string // the latter how to go on with the machine's memory
 	cause      error
 }
 
@@ -66,17 +70,14 @@ func (e *suspendedError) Unwrap() error { return e.cause }
 
 // Hint says how to go on, with the machine's memory and without.
 func (e *suspendedError) Hint() string {
-	text := "hyve doctor tries again; hyve start --cold " + e.name + " boots it from its disk, without what ran in its memory"
-	if e.hint != "" {
-		text = e.hint + "; " + text
-	}
-	return text
+	return e.hint + "; hyve start --cold " + e.name + " boots it from its disk, without what ran in its memory"
 }
 
 // powerOn starts the VM: from the machine's frozen state if that fits, otherwise by
 // booting. What comes of it is a message.
 func (s *supervisor) powerOn(reboot bool) {
 	if reboot {
+		s.rehearsal.forget()
 		if err := s.takeNextReboot(); err != nil {
 			s.inbox.post(message{kind: failed, err: err})
 			return
@@ -165,7 +166,7 @@ func (s *supervisor) thaw(ctx context.Context, options qemu.Options) (*qemu.VM, 
 	unfit, kept := (*frozen.MisfitError)(nil), (*keptError)(nil)
 	switch {
 	case errors.As(err, &kept):
-		err = &suspendedError{s.machine.Name, "", kept.cause}
+		err = &suspendedError{s.machine.Name, "hyve start " + s.machine.Name + " tries again", kept.cause}
 	case errors.As(err, &unfit) || errors.Is(err, frozen.ErrNone):
 		s.sockets.guest.forget()
 		if dropped := frozen.Drop(dir.Frozen()); dropped != nil {

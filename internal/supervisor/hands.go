@@ -60,7 +60,6 @@ func (s *supervisor) do(t task) {
 		reboot := t.cause.kind == again
 		if reboot {
 			s.reachable.shut()
-			s.rehearsal.forget()
 		}
 		go s.powerOn(reboot)
 	case abort:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -93,5 +94,32 @@ func TestSuspendRacesCrash(t *testing.T) {
 				t.Errorf("it is shown to be %q", shown)
 			}
 		})
+	}
+}
+
+// What is published is the phase that is, after every event in every phase.
+func TestPublish(t *testing.T) {
+	kept, _ := net.Pipe()
+	s := &supervisor{machine: testMachine(t), board: newBoard(control.Status{}), log: slog.New(slog.DiscardHandler), inbox: newMailbox(), idle: newIdle(0)}
+	s.rehearsal.conn = kept // it is made already
+	defer close(s.inbox.over)
+	for was := range over {
+		for e := range kind(events) {
+			now, _ := next(was, e)
+			if now == over { // which is published with the reason
+				continue
+			}
+			s.board.set(func(st *control.Status) {
+				*st = control.Status{State: was.state(), Activity: "what it was", Asleep: was == asleep}
+			})
+			s.publish(was, now, message{kind: e, version: "28"})
+			st, _ := s.board.get()
+			if st.State != now.state() || st.Asleep != (now == asleep) {
+				t.Errorf("%s in %s leads to %s: it is shown to be %s, asleep %t", eventNames[e], was, now, st.State, st.Asleep)
+			}
+			if was.state() != now.state() && st.Activity == "what it was" {
+				t.Errorf("%s in %s leads to %s: it still does %s", eventNames[e], was, now, st.Activity)
+			}
+		}
 	}
 }

@@ -48,7 +48,7 @@ type supervisor struct {
 	lock    *machine.Lock
 
 	inbox   *mailbox        // of the session
-	session session         // serve's alone
+	session session         // live's alone
 	ctx     context.Context // of the run
 	cancel  context.CancelCauseFunc
 

@@ -151,7 +151,7 @@ func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o Options) (*VM,
 }
 
 // goPatience bounds how long QEMU may take to let a guest go on.
-const goPatience = 30 * time.Second
+const goPatience = time.Minute
 
 // launch starts the process, with the other ends of monitor and console. One that is thawed shares
 // with the file that its memory begins as what the guest does not change, where this
