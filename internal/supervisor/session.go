@@ -132,6 +132,7 @@ func (s *session) present() {
 
 // step is handle without what waits.
 func (s *session) step(m message) {
+	asked, outcome := s.doing, m.err
 	if !s.notice(&m) {
 		return
 	}
@@ -141,6 +142,9 @@ func (s *session) step(m message) {
 		s.phase, s.settled = now, now.settled()
 	}
 	s.hands.publish(was, now, m)
+	if m.kind == finished || m.kind == isFrozen || m.kind == unfrozen {
+		asked.reply(outcome) // who then looks sees what has come of it
+	}
 	if now == over && was != over {
 		s.err = m.err
 		if was == cancelling || was == condemned {
@@ -163,7 +167,6 @@ func (s *session) notice(m *message) bool {
 	case wordStop, wordKill:
 		s.last = &m.stop
 	case finished, isFrozen, unfrozen:
-		s.doing.reply(m.err)
 		s.callOff()
 		s.doing, m.err = nil, nil
 	case trouble:

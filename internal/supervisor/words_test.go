@@ -1,0 +1,394 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/frozen"
+	"github.com/hyve-vm/hyve/internal/guestapi"
+	"github.com/hyve-vm/hyve/internal/hypervisor"
+	"github.com/hyve-vm/hyve/internal/hypervisor/qemu"
+	"github.com/hyve-vm/hyve/internal/image"
+	"github.com/hyve-vm/hyve/internal/machine"
+	"github.com/hyve-vm/hyve/internal/network"
+	"github.com/hyve-vm/hyve/internal/sparse"
+)
+
+// A fakeVM does what a hypervisor does with a VM, without one.
+type fakeVM struct {
+	hypervisor.VM
+	freeze func() error // instead of a freeze that goes well, if it is set
+
+	mu     sync.Mutex
+	done   chan struct{}
+	err    error
+	paused bool
+}
+
+var errCrash = errors.New("QEMU was ended by a signal: killed")
+
+func (vm *fakeVM) Done() <-chan struct{} { return vm.done }
+func (vm *fakeVM) Err() error            { return vm.err }
+func (vm *fakeVM) Kill() error           { vm.end(nil); return nil }
+
+func (vm *fakeVM) Quit(context.Context) error { return vm.Kill() }
+
+func (vm *fakeVM) Continue(context.Context) error { vm.pause(false); return nil }
+
+func (vm *fakeVM) Freeze(_ context.Context, devices string, _ *sparse.Writer) error {
+	if vm.freeze != nil {
+		return vm.freeze()
+	}
+	vm.pause(true)
+	return os.WriteFile(devices, []byte("devices"), 0o600)
+}
+
+func (vm *fakeVM) pause(yes bool) {
+	vm.mu.Lock()
+	vm.paused = yes
+	vm.mu.Unlock()
+}
+
+func (vm *fakeVM) end(err error) {
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	select {
+	case <-vm.done:
+	default:
+		vm.err = err
+		close(vm.done)
+	}
+}
+
+// A scene is a machine that runs: the supervisor with its session, its files and its end
+// of the conversation are real; hypervisor and guest are not.
+type scene struct {
+	*supervisor
+	t     *testing.T
+	vm    *fakeVM
+	ended chan struct{} // the session is over
+
+	mu      sync.Mutex
+	heard   []string // by the guest
+	refuses bool     // to be frozen
+	shown   []control.State
+}
+
+func newScene(t *testing.T) *scene {
+	t.Helper()
+	m := testMachine(t)
+	if err := os.WriteFile(m.Dir().Disk(), []byte("disk"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	id, err := openIdentity(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := network.New(network.Config{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Close() })
+	g, in, out, _ := testGuest(t.Context(), t)
+	vm := &fakeVM{done: make(chan struct{})}
+	s := &scene{t: t, vm: vm, ended: make(chan struct{}), supervisor: &supervisor{
+		machine: m, guest: g, net: n, board: newBoard(control.Status{}), log: g.log, inbox: newMailbox(), idle: newIdle(0),
+		parts: parts{identity: id, accel: qemu.Verdict{Name: "tcg"}, qemu: &qemu.QEMU{Arch: "amd64"}, image: &image.Image{}},
+	}}
+	s.reachable.knock = s.idle.wake
+	s.reachable.open()
+	ran := &machineVM{VM: vm}
+	s.session = session{hands: s.supervisor, phase: running, run: run{vm: ran, met: true, engineUp: true}}
+	s.show(control.Running, "")
+	go s.answer(in, out)
+	go func() {
+		<-vm.done
+		s.inbox.post(message{kind: vmEnded, vm: ran})
+	}()
+	go s.serve()
+	return s
+}
+
+// answer is the guest.
+func (s *scene) answer(in *guestapi.Reader[guestapi.Request], out *guestapi.Writer[guestapi.Event]) {
+	for {
+		request, err := in.Read()
+		if err != nil {
+			return
+		}
+		var reply guestapi.Reply
+		switch {
+		case request.Freeze != nil:
+			if s.hear("freeze") {
+				reply.Error = guestapi.NewProse("something runs")
+			}
+		case request.Unfreeze != nil:
+			s.hear("unfreeze")
+		case request.Shutdown != nil:
+			s.hear("shutdown")
+			s.inbox.post(message{kind: poweredOff, poweroff: &guestapi.PowerOff{}})
+			s.vm.end(nil)
+		}
+		if reply.ID = request.ID; reply.ID != 0 {
+			out.Write(guestapi.Event{Reply: &reply})
+		}
+	}
+}
+
+func (s *scene) hear(word string) (refuses bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.heard = append(s.heard, word)
+	return s.refuses
+}
+
+// serve is what live does.
+func (s *scene) serve() {
+	defer close(s.ended)
+	defer close(s.inbox.over)
+	for s.session.phase != over {
+		select {
+		case m := <-s.inbox.messages:
+			s.session.handle(m)
+		case <-s.idle.woken:
+			s.session.handle(message{kind: knock})
+		case <-s.t.Context().Done():
+			return
+		}
+		status, _ := s.board.get()
+		s.mu.Lock()
+		s.shown = append(s.shown, status.State)
+		s.mu.Unlock()
+	}
+}
+
+// hears waits until the guest has heard that, and nothing else.
+func (s *scene) hears(want ...string) {
+	s.t.Helper()
+	var heard []string
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		s.mu.Lock()
+		heard = slices.Clone(s.heard)
+		s.mu.Unlock()
+		if slices.Equal(heard, want) {
+			return
+		}
+	}
+	s.t.Errorf("the guest has heard %q, want %q", heard, want)
+}
+
+// isOver waits for the session's end.
+func (s *scene) isOver(cause error) {
+	s.t.Helper()
+	select {
+	case <-s.ended:
+	case <-time.After(20 * time.Second):
+		s.t.Fatal("it does not end")
+	}
+	if err := errors.Join(s.session.err, s.dropIfCold()); !errors.Is(err, cause) || err != nil && cause == nil {
+		s.t.Errorf("it has ended with %v, want %v", err, cause)
+	}
+}
+
+// isFrozen looks for the machine's state.
+func (s *scene) isFrozen(there, suspended bool) {
+	s.t.Helper()
+	if e, r := frozen.Exists(s.machine.Dir().Frozen()); e != there || r != suspended {
+		s.t.Errorf("there is a state: %t, suspended: %t; want %t, %t", e, r, there, suspended)
+	}
+	if left, _ := filepath.Glob(s.machine.Dir().Frozen() + ".*"); len(left) > 0 {
+		s.t.Errorf("left: %q", left)
+	}
+}
+
+func (s *scene) stop(request control.StopRequest) {
+	s.t.Helper()
+	if err := s.Stop(s.t.Context(), request); err != nil {
+		s.t.Error(err)
+	}
+}
+
+func TestSuspend(t *testing.T) {
+	s := newScene(t)
+	s.stop(control.StopRequest{Suspend: true})
+	s.isOver(nil)
+	s.isFrozen(true, true)
+	s.hears("freeze")
+	if err := s.Stop(t.Context(), control.StopRequest{Suspend: true}); !errors.Is(err, errNotRunning) {
+		t.Errorf("a second time: %v", err)
+	}
+}
+
+// A suspension that cannot be has the machine run on as before, and a stop that came
+// meanwhile stops it.
+func TestSuspendInVain(t *testing.T) {
+	s := newScene(t)
+	s.refuses = true
+	suspend := func() {
+		if err := s.Stop(t.Context(), control.StopRequest{Suspend: true}); err == nil || !strings.Contains(err.Error(), "runs on: something runs") {
+			t.Errorf("who asked is told %v", err)
+		}
+	}
+	suspend()
+	if status, _ := s.board.get(); status.State != control.Running {
+		t.Errorf("it is %s", status.State)
+	}
+	s.hears("freeze", "unfreeze")
+
+	reached, hold := make(chan struct{}), make(chan struct{})
+	s.mu.Lock()
+	s.refuses = false
+	s.mu.Unlock()
+	s.vm.freeze = func() error { close(reached); <-hold; return errors.New("something runs") }
+	var both sync.WaitGroup
+	both.Go(suspend)
+	<-reached
+	s.stop(control.StopRequest{})
+	close(hold)
+	both.Wait()
+	s.isOver(nil)
+	s.isFrozen(false, false)
+	s.hears("freeze", "unfreeze", "freeze", "unfreeze", "shutdown")
+}
+
+// A suspension whose VM crashes is none, and the machine has not stopped because somebody
+// wanted that: whichever is heard of first, who asked is told and the crash is reported.
+func TestSuspendRacesCrash(t *testing.T) {
+	for name, wait := range map[string]time.Duration{"the end is heard first": 100 * time.Millisecond, "at once": 0} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t)
+			s.vm.freeze = func() error {
+				s.vm.end(errCrash)
+				time.Sleep(wait)
+				return errors.New("QEMU's monitor is closed")
+			}
+			if err := s.Stop(t.Context(), control.StopRequest{Suspend: true}); err == nil || !strings.Contains(err.Error(), "monitor is closed") {
+				t.Errorf("who asked is told %v", err)
+			}
+			s.isOver(errCrash)
+			s.isFrozen(false, false)
+			if !slices.Contains(s.shown, control.Stopping) {
+				t.Errorf("it is shown to be %q", s.shown)
+			}
+		})
+	}
+}
+
+// A kill waits for nothing, not even for a suspension.
+func TestKillWhileSuspending(t *testing.T) {
+	s := newScene(t)
+	reached := make(chan struct{})
+	s.vm.freeze = func() error { close(reached); <-s.vm.done; return errors.New("QEMU's monitor is closed") }
+	var both sync.WaitGroup
+	both.Go(func() {
+		if err := s.Stop(t.Context(), control.StopRequest{Suspend: true}); err == nil {
+			t.Error("it is suspended")
+		}
+	})
+	<-reached
+	s.stop(control.StopRequest{Kill: true, Sync: true})
+	both.Wait()
+	s.isOver(nil)
+	s.isFrozen(false, false)
+}
+
+// A stop freezes the machine, with nothing in it; where that cannot be it shuts down.
+func TestStopFreezes(t *testing.T) {
+	s := newScene(t)
+	s.stop(control.StopRequest{Freeze: true})
+	s.isOver(nil)
+	s.isFrozen(true, false)
+	s.hears("freeze")
+
+	s = newScene(t)
+	s.refuses = true
+	s.stop(control.StopRequest{Freeze: true})
+	s.isOver(nil)
+	s.isFrozen(false, false)
+	s.hears("freeze", "shutdown")
+}
+
+// Copies are made one after another, each with the machine's memory and its disk; it runs
+// on, and a stop waits for the one that is being made.
+func TestCopyRunning(t *testing.T) {
+	s := newScene(t)
+	to := make([]machine.Dir, 3)
+	var copies sync.WaitGroup
+	for i := range to {
+		to[i] = machine.Dir(t.TempDir())
+		copies.Go(func() {
+			if err := s.Copy(t.Context(), control.CopyRequest{Dir: string(to[i])}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	copies.Wait()
+	for _, dir := range to {
+		if data, err := os.ReadFile(dir.Disk()); err != nil || string(data) != "disk" {
+			t.Errorf("the copied disk holds %q, %v", data, err)
+		}
+		if exists, suspended := frozen.Exists(dir.Frozen()); !exists || !suspended {
+			t.Error("the copy has no memory")
+		}
+	}
+	s.hears("freeze", "unfreeze", "freeze", "unfreeze", "freeze", "unfreeze")
+	if s.vm.paused {
+		t.Error("it is paused")
+	}
+	s.isFrozen(false, false)
+
+	reached, hold := make(chan struct{}), make(chan struct{})
+	s.vm.freeze = func() error { close(reached); <-hold; return errors.New("the disk is full") }
+	copies.Go(func() {
+		if err := s.Copy(t.Context(), control.CopyRequest{Dir: t.TempDir()}); err == nil {
+			t.Error("there is a copy")
+		}
+	})
+	<-reached
+	s.stop(control.StopRequest{})
+	if status, _ := s.board.get(); status.State != control.Stopping {
+		t.Errorf("it is %s", status.State)
+	}
+	close(hold)
+	copies.Wait()
+	s.isOver(nil)
+}
+
+// A machine that is asleep has a state. It is kept at a stop, and dropped at a cold one;
+// whoever knocks while it falls asleep, or is refused to, finds it awake.
+func TestFallAsleep(t *testing.T) {
+	for name, cold := range map[string]bool{"stopped": false, "stopped cold": true} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t)
+			s.inbox.post(message{kind: quiet})
+			for status, changed := s.board.get(); !status.Asleep; status, changed = s.board.get() {
+				<-changed
+			}
+			if status, _ := s.board.get(); status.State != control.Running {
+				t.Errorf("it is %s", status.State)
+			}
+			s.isFrozen(true, false)
+			s.stop(control.StopRequest{Freeze: !cold})
+			s.isOver(nil)
+			s.isFrozen(!cold, false)
+		})
+	}
+	s := newScene(t)
+	s.refuses = true
+	s.inbox.post(message{kind: quiet})
+	s.hears("freeze", "unfreeze")
+	if err := s.reachable.wait(t.Context()); err != nil {
+		t.Error(err)
+	}
+	s.stop(control.StopRequest{})
+	s.isOver(nil)
+}
