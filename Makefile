@@ -63,6 +63,7 @@ e2e-kvm: build
 long: E2E := -long
 long: e2e
 	$(GO) test -count=1 -timeout 15m -v -run TestMemory ./internal/network
+	$(GO) test -count=1 -timeout 15m -v -run TestInterleavings ./internal/supervisor
 	HYVE_TEST_CACHE_DIR=$(CURDIR)/.e2e/cache $(GO) test -count=1 -timeout 30m -v -run TestBuildFromMirror ./internal/image/build
 
 # A container that writes, over a hundred freezes and thaws.
