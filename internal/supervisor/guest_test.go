@@ -18,6 +18,7 @@ func testGuest(ctx context.Context, t *testing.T) (g *guest, in *guestapi.Reader
 	t.Helper()
 	host, end := net.Pipe()
 	t.Cleanup(func() { end.Close() })
+	end.SetDeadline(time.Now().Add(time.Minute)) // of the whole test
 	g = &guest{board: newBoard(control.Status{}), log: slog.New(slog.DiscardHandler), lastID: openingID,
 		replies: map[uint64]chan guestapi.Reply{}, greeted: make(chan struct{}), inbox: newMailbox()}
 	told := make(chan kind, 100)
