@@ -48,7 +48,7 @@ type supervisor struct {
 	lock    *machine.Lock
 
 	inbox   *mailbox        // of the session
-	session session         // live's alone
+	session session         // serve's alone
 	ctx     context.Context // of the run
 	cancel  context.CancelCauseFunc
 
@@ -156,6 +156,19 @@ func (s *supervisor) live() error {
 			s.inbox.post(message{kind: prepared})
 		}
 	}()
+	s.serve()
+	if s.net != nil {
+		defer s.net.Close()
+	}
+	if s.guest != nil {
+		defer s.guest.close()
+	}
+	return errors.Join(s.session.err, s.dropIfCold())
+}
+
+// serve passes the session its messages until it is over. Nobody else looks at it meanwhile.
+func (s *supervisor) serve() {
+	defer close(s.inbox.over)
 	for s.session.phase != over {
 		select {
 		case m := <-s.inbox.messages:
@@ -164,14 +177,6 @@ func (s *supervisor) live() error {
 			s.session.handle(message{kind: knock})
 		}
 	}
-	close(s.inbox.over)
-	if s.net != nil {
-		defer s.net.Close()
-	}
-	if s.guest != nil {
-		defer s.guest.close()
-	}
-	return errors.Join(s.session.err, s.dropIfCold())
 }
 
 // prepare sees to all that the VM needs, up to the network.

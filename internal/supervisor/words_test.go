@@ -107,14 +107,17 @@ func newScene(t *testing.T) *scene {
 	s.reachable.knock = s.idle.wake
 	s.reachable.open()
 	ran := &machineVM{VM: vm}
-	s.session = session{hands: s.supervisor, phase: running, run: run{vm: ran, met: true, engineUp: true}}
+	s.session = session{hands: s, phase: running, run: run{vm: ran, met: true, engineUp: true}}
 	s.show(control.Running, "")
 	go s.answer(in, out)
 	go func() {
 		<-vm.done
 		s.inbox.post(message{kind: vmEnded, vm: ran})
 	}()
-	go s.serve()
+	go func() {
+		defer close(s.ended)
+		s.serve()
+	}()
 	return s
 }
 
@@ -151,24 +154,13 @@ func (s *scene) hear(word string) (refuses bool) {
 	return s.refuses
 }
 
-// serve is what live does.
-func (s *scene) serve() {
-	defer close(s.ended)
-	defer close(s.inbox.over)
-	for s.session.phase != over {
-		select {
-		case m := <-s.inbox.messages:
-			s.session.handle(m)
-		case <-s.idle.woken:
-			s.session.handle(message{kind: knock})
-		case <-s.t.Context().Done():
-			return
-		}
-		status, _ := s.board.get()
-		s.mu.Lock()
-		s.shown = append(s.shown, status.State)
-		s.mu.Unlock()
-	}
+// publish is the supervisor's, and keeps what is shown.
+func (s *scene) publish(was, now phase, m message) {
+	s.supervisor.publish(was, now, m)
+	status, _ := s.board.get()
+	s.mu.Lock()
+	s.shown = append(s.shown, status.State)
+	s.mu.Unlock()
 }
 
 // hears waits until the guest has heard that, and nothing else.
