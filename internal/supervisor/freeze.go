@@ -91,7 +91,7 @@ func (s *supervisor) powerOn(reboot bool) {
 		Console:    &s.logs.console,
 	}
 	s.logs.console.begin()
-	vm, err = s.thaw(s.ctx, options)
+	vm, err = s.thaw(s.upToVM, options)
 	unfit := (*frozen.MisfitError)(nil)
 	if errors.As(err, &unfit) {
 		s.log.Warn("booting", "cause", unfit)
@@ -121,7 +121,7 @@ func (s *supervisor) bootDisk(options qemu.Options) (*qemu.VM, error) {
 	if err := disk.Grow(s.machine.Dir().Disk(), s.parts.current.Load().Disk); err != nil {
 		return nil, err
 	}
-	return qemu.Start(s.ctx, s.parts.qemu, s.hardware(), options)
+	return qemu.Start(s.upToVM, s.parts.qemu, s.hardware(), options)
 }
 
 // thaw starts the VM from the machine's frozen state, which is gone afterwards if its guest

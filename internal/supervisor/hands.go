@@ -63,7 +63,7 @@ func (s *supervisor) do(t task) {
 		}
 		go s.powerOn(reboot)
 	case abort:
-		s.cancel(errStopped)
+		s.callOff(errStopped)
 	case kill:
 		go s.kill(t)
 	case unplug:

@@ -36,7 +36,10 @@ func resume(ctx context.Context, suspended bool, take func() (takenState, error)
 		state.Discard()
 	case ran:
 	case ctx.Err() != nil:
-		return nil, errors.Join(context.Cause(ctx), putBack(state))
+		if err := putBack(state); err != nil { // whoever looks next does it
+			return nil, err
+		}
+		return nil, context.Cause(ctx)
 	case suspended && (state == nil || errors.Is(err, hypervisor.ErrKilled)):
 		return nil, &keptError{errors.Join(err, putBack(state))}
 	case state != nil:

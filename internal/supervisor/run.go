@@ -49,8 +49,9 @@ type supervisor struct {
 
 	inbox   *mailbox        // of the session
 	session session         // serve's alone
-	ctx     context.Context // of the run
-	cancel  context.CancelCauseFunc
+	ctx     context.Context // of the run, to its end
+	upToVM  context.Context // of what comes before a VM runs, which can be called off
+	callOff context.CancelCauseFunc
 
 	openDoors   func()       // lets clients in that go straight to the guest
 	reachable   gate         // open while the engine can be dialled
@@ -127,8 +128,11 @@ func Run(ctx context.Context, home machine.Home, name string, leash io.Reader, r
 		return err
 	}
 	defer s.sockets.close()
-	s.ctx, s.cancel = context.WithCancelCause(ctx)
-	defer s.cancel(nil)
+	var cancel context.CancelFunc
+	s.ctx, cancel = context.WithCancel(ctx)
+	defer cancel()
+	s.upToVM, s.callOff = context.WithCancelCause(s.ctx)
+	defer s.callOff(nil)
 	told := s.answerWords()
 	defer told()
 	s.stopOnSignal()
@@ -182,7 +186,7 @@ func (s *supervisor) serve() {
 // prepare sees to all that the VM needs, up to the network.
 func (s *supervisor) prepare() error {
 	s.found = frozen.Look(s.machine.Dir().Frozen())
-	parts, err := gather(s.ctx, s.machine)
+	parts, err := gather(s.upToVM, s.machine)
 	if err != nil {
 		return err
 	}

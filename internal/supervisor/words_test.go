@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,6 +37,7 @@ type fakeVM struct {
 
 var errCrash = errors.New("QEMU was ended by a signal: killed")
 
+func (vm *fakeVM) PID() int              { return os.Getpid() }
 func (vm *fakeVM) Done() <-chan struct{} { return vm.done }
 func (vm *fakeVM) Err() error            { return vm.err }
 func (vm *fakeVM) Kill() error           { vm.end(nil); return nil }
@@ -383,4 +385,66 @@ func TestFallAsleep(t *testing.T) {
 	}
 	s.stop(control.StopRequest{})
 	s.isOver(nil)
+}
+
+// A thawed guest that runs when its start is called off is asked to shut down, like one that
+// has been up for long: what runs in it has its time to end.
+func TestStopAsItGoesOn(t *testing.T) {
+	m := testMachine(t)
+	board, log := newBoard(control.Status{}), slog.New(slog.DiscardHandler)
+	s := &supervisor{machine: m, board: board, log: log, logs: &logs{}, inbox: newMailbox(), idle: newIdle(0), ctx: t.Context(), openDoors: func() {}}
+	s.upToVM, s.callOff = context.WithCancelCause(s.ctx)
+	defer s.callOff(nil)
+	s.session = session{hands: s, phase: starting}
+	n, err := network.New(network.Config{Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	if err := os.MkdirAll(m.Dir().Logs(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if s.sockets, err = listen(m.Dir()); err != nil {
+		t.Fatal(err)
+	}
+	defer s.sockets.close()
+	if s.guest, err = newGuest(m.Dir(), board, log, &ports{network: n, board: board, log: log}, s.inbox); err != nil {
+		t.Fatal(err)
+	}
+	defer s.guest.close()
+	s.rehearsal.conn, _ = net.Pipe() // it is made already
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.serve()
+	}()
+	if err := s.Stop(t.Context(), control.StopRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if s.upToVM.Err() == nil {
+		t.Error("the start is not called off")
+	}
+
+	vm := &fakeVM{done: make(chan struct{})}
+	s.inbox.post(message{kind: thawed, vm: &machineVM{VM: vm, opening: func() (guestapi.Request, error) {
+		return guestapi.Request{Identity: &guestapi.Identity{}}, nil
+	}}})
+	time.Sleep(50 * time.Millisecond) // the guest takes its time to say hello
+	conn, err := net.Dial("unix", m.Dir().GuestSocket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.SetDeadline(time.Now().Add(greetingPatience / 2))
+	in, out := guestapi.NewReader[guestapi.Request](conn), guestapi.NewWriter[guestapi.Event](conn)
+	hello := read(t, in).Hello
+	say(t, out, guestapi.Event{Hello: &guestapi.GuestHello{Version: guestapi.Version, Session: hello.Session}})
+	for read(t, in).Shutdown == nil {
+	}
+	say(t, out, guestapi.Event{PowerOff: &guestapi.PowerOff{}})
+	conn.Close()
+	vm.end(nil)
+	<-ended
+	if s.session.err != nil {
+		t.Error(s.session.err)
+	}
 }
