@@ -29,7 +29,7 @@ func (w *world) happen() {
 		}
 		vm.up = true
 		w.tell(message{kind: engineUp})
-		w.begin(func(yield func() bool) {
+		w.begin(func(yield func()) {
 			yield()
 			w.tell(message{kind: engineIsUp, vm: vm.machine})
 		})
@@ -75,6 +75,9 @@ func (w *world) play(length int) {
 	for range length {
 		if w.session.phase == over {
 			break
+		}
+		if w.chance(500) {
+			w.kill()
 		}
 		if len(w.jobs) > 0 && !w.chance(3) {
 			w.advance(w.rng.IntN(len(w.jobs)))

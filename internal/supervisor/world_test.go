@@ -20,7 +20,7 @@ import (
 type world struct {
 	rng     *rand.Rand
 	session session
-	jobs    []func() (struct{}, bool)
+	jobs    []job
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	story   []string // what happened, if anybody wants to know
@@ -92,13 +92,19 @@ type askedWord struct {
 
 func newWorld(seed uint64) *world {
 	w := &world{rng: rand.New(rand.NewPCG(seed, 0))}
-	w.ctx, w.cancel = context.WithCancelCause(context.Background())
-	w.session.hands = w
 	if w.chance(2) { // it begins suspended, or stopped
 		w.there = &scriptedState{w: w, suspended: w.chance(2)}
 		w.made = append(w.made, w.there)
 	}
-	w.begin(func(yield func() bool) {
+	w.run()
+	return w
+}
+
+// run begins a supervisor's run.
+func (w *world) run() {
+	w.ctx, w.cancel = context.WithCancelCause(context.Background())
+	w.session, w.shown, w.doing, w.knock, w.lost = session{hands: w}, preparing, 0, false, false
+	w.begin(func(yield func()) {
 		yield()
 		if w.chance(20) || w.ctx.Err() != nil {
 			w.tell(message{kind: failed, err: errors.New("there is no image")})
@@ -106,7 +112,27 @@ func newWorld(seed uint64) *world {
 		}
 		w.tell(message{kind: prepared})
 	})
-	return w
+}
+
+// kill ends the supervisor and its hypervisor like a kill -9, whatever they were about, and
+// has another supervisor find what is left.
+func (w *world) kill() {
+	for _, job := range w.jobs {
+		job.stop()
+	}
+	w.jobs, w.vm = nil, nil
+	w.cancel(nil)
+	for _, word := range w.words { // who asked hears that nobody is there any more
+		word.leave()
+	}
+	w.words = nil
+	for _, st := range w.made { // as frozen.Look does
+		if st.taken && !st.ran {
+			st.taken, w.there = false, st
+		}
+		st.taken = false
+	}
+	w.run()
 }
 
 func (w *world) chance(in int) bool { return w.rng.IntN(in) == 0 }
@@ -117,17 +143,35 @@ func (w *world) fail(format string, args ...any) {
 
 func (w *world) note(m message) {}
 
+// A job is a coroutine, which can be stopped wherever it stands still.
+type job struct {
+	next func() (struct{}, bool)
+	stop func()
+}
+
+var errKilled = errors.New("killed")
+
 // begin adds a job; it stands still wherever it yields.
-func (w *world) begin(job func(yield func() bool)) {
-	next, _ := iter.Pull(func(yield func(struct{}) bool) {
-		job(func() bool { return yield(struct{}{}) })
+func (w *world) begin(do func(yield func())) {
+	var j job
+	j.next, j.stop = iter.Pull(func(yield func(struct{}) bool) {
+		defer func() {
+			if r := recover(); r != nil && r != errKilled {
+				panic(r)
+			}
+		}()
+		do(func() {
+			if !yield(struct{}{}) {
+				panic(errKilled)
+			}
+		})
 	})
-	w.jobs = append(w.jobs, next)
+	w.jobs = append(w.jobs, j)
 }
 
 // advance has a job go on to where it stands still or ends.
 func (w *world) advance(i int) {
-	if _, more := w.jobs[i](); !more {
+	if _, more := w.jobs[i].next(); !more {
 		w.jobs = slices.Delete(w.jobs, i, i+1)
 	}
 }
@@ -177,7 +221,7 @@ func (w *world) attend(vm *machineVM, _ bool) {
 	if w.there != nil {
 		w.fail("a VM runs beside a state")
 	}
-	w.begin(func(yield func() bool) {
+	w.begin(func(yield func()) {
 		for !script.dead {
 			yield()
 		}
@@ -208,15 +252,15 @@ func (w *world) do(t task) {
 	case abort:
 		w.cancel(errStopped)
 	case kill:
-		w.begin(func(yield func() bool) {
+		w.begin(func(yield func()) {
 			yield()
 			vm.die(nil)
 			t.cause.reply(nil)
 		})
 	case unplug:
-		w.begin(func(yield func() bool) { yield(); vm.die(nil) })
+		w.begin(func(yield func()) { yield(); vm.die(nil) })
 	case shutDown, giveUp:
-		w.begin(func(yield func() bool) {
+		w.begin(func(yield func()) {
 			yield()
 			if w.chance(2) {
 				vm.said = append(vm.said, message{kind: poweredOff, poweroff: &guestapi.PowerOff{}})
@@ -224,10 +268,10 @@ func (w *world) do(t task) {
 			vm.die(nil)
 		})
 	case end, suspend, doze:
-		w.begin(func(yield func() bool) { w.freeze(t, vm, yield) })
+		w.begin(func(yield func()) { w.freeze(t, vm, yield) })
 	case copyVM, settle:
 		w.operate(t)
-		w.begin(func(yield func() bool) {
+		w.begin(func(yield func()) {
 			slow := w.chance(4) // so that nobody can wait for it
 			for n := w.rng.IntN(3); n > 0 || slow && t.ctx.Err() == nil; n-- {
 				yield()
@@ -254,7 +298,7 @@ func (w *world) finish(m message) {
 }
 
 // start goes on from the state that there is, or boots.
-func (w *world) start(yield func() bool) {
+func (w *world) start(yield func()) {
 	yield()
 	var vm *scriptedVM
 	var how = thawed
@@ -307,7 +351,7 @@ func (w *world) take() (takenState, error) {
 
 // load is a hypervisor that goes on from a state, and may be stopped, killed or refuse at
 // any step.
-func (w *world) load(ctx context.Context, st *scriptedState, take func() error, yield func() bool) (*scriptedVM, error) {
+func (w *world) load(ctx context.Context, st *scriptedState, take func() error, yield func()) (*scriptedVM, error) {
 	for step := spawned; step < steps; step++ {
 		yield()
 		if ctx.Err() != nil {
@@ -334,7 +378,7 @@ func (w *world) load(ctx context.Context, st *scriptedState, take func() error, 
 }
 
 // freeze ends in a state and no VM, or in a VM that runs unless it has ended.
-func (w *world) freeze(t task, vm *scriptedVM, yield func() bool) {
+func (w *world) freeze(t task, vm *scriptedVM, yield func()) {
 	w.operate(t)
 	ended := errors.New("the VM has ended")
 	if t.action == end && !t.stop.Freeze {
