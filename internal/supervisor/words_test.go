@@ -136,6 +136,8 @@ func (s *scene) answer(in *guestapi.Reader[guestapi.Request], out *guestapi.Writ
 			if s.hear("freeze") {
 				reply.Error = guestapi.NewProse("something runs")
 			}
+		case request.Identity != nil:
+			s.hear("identity")
 		case request.Unfreeze != nil:
 			s.hear("unfreeze")
 		case request.Shutdown != nil:
@@ -355,6 +357,34 @@ func TestCopyRunning(t *testing.T) {
 	close(hold)
 	copies.Wait()
 	s.isOver(nil)
+}
+
+// New keys and certificates reach a machine that is just being copied when that is over.
+func TestIdentifyWhileCopying(t *testing.T) {
+	s := newScene(t)
+	reached, hold := make(chan struct{}), make(chan struct{})
+	s.vm.freeze = func() error { close(reached); <-hold; return errors.New("the disk is full") }
+	var both sync.WaitGroup
+	both.Go(func() {
+		if err := s.Copy(t.Context(), control.CopyRequest{Dir: t.TempDir()}); err == nil {
+			t.Error("there is a copy")
+		}
+	})
+	<-reached
+	both.Go(func() {
+		if err := s.Identify(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+	time.Sleep(20 * time.Millisecond) // to where it would be told too early
+	close(hold)
+	both.Wait()
+	s.hears("freeze", "unfreeze", "identity")
+	s.stop(control.StopRequest{})
+	s.isOver(nil)
+	if err := s.Identify(t.Context()); !errors.Is(err, errNotRunning) {
+		t.Errorf("of a machine that has stopped: %v", err)
+	}
 }
 
 // A machine that is asleep has a state. It is kept at a stop, and dropped at a cold one;
