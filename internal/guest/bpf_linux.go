@@ -21,6 +21,7 @@ type insn struct {
 // The few operations that hyve's programs consist of.
 func load32(dst, src uint8, off int16) insn  { return insn{op: 0x61, regs: src<<4 | dst, off: off} }
 func store32(dst, src uint8, off int16) insn { return insn{op: 0x63, regs: src<<4 | dst, off: off} }
+func store64(dst, src uint8, off int16) insn { return insn{op: 0x7b, regs: src<<4 | dst, off: off} }
 func zero32(dst uint8, off int16) insn       { return insn{op: 0x62, regs: dst, off: off} }
 func move(dst, src uint8) insn               { return insn{op: 0xbf, regs: src<<4 | dst} }
 func set(dst uint8, imm int32) insn          { return insn{op: 0xb7, regs: dst, imm: imm} }
@@ -33,17 +34,26 @@ func ifZero(dst uint8, n int16) insn             { return insn{op: 0x15, regs: d
 func ifEqual(dst uint8, imm int32, n int16) insn { return insn{op: 0x16, regs: dst, imm: imm, off: n} }
 func ifOther(dst uint8, imm int32, n int16) insn { return insn{op: 0x56, regs: dst, imm: imm, off: n} }
 func ifDiffer(dst, src uint8, n int16) insn      { return insn{op: 0x5e, regs: src<<4 | dst, off: n} }
+func ifDiffer64(dst, src uint8, n int16) insn    { return insn{op: 0x5d, regs: src<<4 | dst, off: n} }
 
-// loadMap is two instructions.
+// load64 is two instructions, and so is loadMap.
+func load64(dst uint8, n uint64) []insn {
+	return []insn{{op: 0x18, regs: dst, imm: int32(n)}, {imm: int32(n >> 32)}}
+}
+
 func loadMap(dst uint8, fd int) []insn {
 	return []insn{{op: 0x18, regs: unix.BPF_PSEUDO_MAP_FD<<4 | dst, imm: int32(fd)}, {}}
 }
 
 // Helpers of the kernel, by their numbers.
 const (
-	helperLookup       = 1
-	helperSockOpsFlags = 59
-	helperRing         = 130
+	helperLookup        = 1
+	helperUpdate        = 2
+	helperDelete        = 3
+	helperSocketCookie  = 46
+	helperSockOpsFlags  = 59
+	helperNetworkCookie = 122
+	helperRing          = 130
 )
 
 // A hook is where in a control group a program is attached, and what kind of program that is.

@@ -4,12 +4,17 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
@@ -97,6 +102,25 @@ func TestInGroup(t *testing.T) {
 		fmt.Println(<-result, err)
 	case "bind":
 		_, err := net.ListenPacket("udp", address)
+		fmt.Println(err)
+		wait()
+	case "apart": // in a network name space of its own
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			fmt.Println(err)
+			return
+		}
+		_, err := net.ListenPacket("udp4", address)
+		fmt.Println(err)
+		wait()
+	case "again": // on the same socket, when the first address cannot be had
+		fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_DGRAM, 0)
+		for _, one := range strings.Fields(address) {
+			to, _ := net.ResolveUDPAddr("udp4", one)
+			if err = syscall.Bind(fd, &syscall.SockaddrInet4{Port: to.Port, Addr: [4]byte(to.IP.To4())}); err == nil {
+				break
+			}
+		}
 		fmt.Println(err)
 		wait()
 	case "dial":
@@ -263,5 +287,76 @@ func TestHostAddress(t *testing.T) {
 	}
 	if err := h.set(guestapi.Identity{HostAddress: "x", HostAlias: meant}); err == nil {
 		t.Error("an address that is none is no error")
+	}
+}
+
+// A UDP port that is asked for by its number is a server's, in the ephemeral range, too; one
+// that the kernel has chosen is a client's.
+func TestAskedPorts(t *testing.T) {
+	group := testGroup(t)
+	asked, err := newAskedPorts(group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// the socket of UDP at that address; port 0 means any
+	socketAt := func(address netip.AddrPort) (found listener, ok bool) {
+		all, err := listeners()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range all {
+			if l.protocol == "udp" && l.address.Addr() == address.Addr() && (l.address.Port() == address.Port() || address.Port() == 0) {
+				return l, true
+			}
+		}
+		return found, false
+	}
+	held, err := net.ListenPacket("udp4", "127.77.77.78:51821")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	for _, test := range []struct {
+		does, address string
+		client        bool
+	}{
+		{"bind", "127.77.77.77:51820", false}, {"bind", "[::1]:51820", false}, {"bind", "127.77.77.77:60001", false},
+		{"bind", "127.77.77.77:0", true}, {"again 127.77.77.78:51821", "127.77.77.77:0", true},
+	} {
+		address := netip.MustParseAddrPort(test.address)
+		stop := inGroup(t, group, test.does+" "+test.address)
+		var l listener
+		for end, ok := time.Now().Add(5*time.Second), false; !ok && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			l, ok = socketAt(address)
+		}
+		if l.isClient(portRange{1024, 65535}, asked.of) != test.client || l.protocol == "" {
+			t.Errorf("%s %s: %+v, a client's: %t", test.does, test.address, l, !test.client)
+		}
+		if got := stop(); got != "<nil>" {
+			t.Errorf("%s %s: %s", test.does, test.address, got)
+		}
+		if l, ok := socketAt(address); ok {
+			t.Errorf("%s %s has ended, and there is %+v", test.does, test.address, l)
+		}
+		if asked.of(l.cookie) != 0 {
+			t.Errorf("%s %s has ended, and is remembered", test.does, test.address)
+		}
+	}
+	remembered := func() bool {
+		attr := words(uint32(asked.sockets), 0, 0, 0, 0, 0, 0, 0)
+		var first uint64
+		pointer(attr, 16, unsafe.Pointer(&first))
+		_, err := bpf(unix.BPF_MAP_GET_NEXT_KEY, attr)
+		return err == nil
+	}
+	for what, want := range map[string]bool{"bind 127.77.77.77:51820": true, "apart 0.0.0.0:51820": false} {
+		stop := inGroup(t, group, what)
+		time.Sleep(500 * time.Millisecond)
+		if remembered() != want {
+			t.Errorf("%s is remembered: %t", what, !want)
+		}
+		if got := stop(); got != "<nil>" {
+			t.Errorf("%s: %s", what, got)
+		}
 	}
 }

@@ -9,8 +9,9 @@ import (
 type listener struct {
 	protocol string // "tcp", "udp"
 	address  netip.AddrPort
-	only6    bool // of "::", not for IPv4
-	twin     bool // there is one of "0.0.0.0" with the same port
+	only6    bool   // of "::", not for IPv4
+	twin     bool   // there is one of "0.0.0.0" with the same port
+	cookie   uint64 // the kernel's number of the socket
 }
 
 // Layout of struct inet_diag_msg and of the attribute that says whether a socket of IPv6
@@ -19,6 +20,7 @@ const (
 	diagSize     = 72
 	diagPort     = 4 // in the network's order, like the address
 	diagAddress  = 8
+	diagCookie   = 44
 	diagSKV6Only = 11
 
 	familyIPv4 = 2 // AF_INET
@@ -40,7 +42,7 @@ func parseListener(protocol string, b []byte) (l listener, ok bool) {
 	default:
 		return l, false
 	}
-	l = listener{protocol: protocol, address: netip.AddrPortFrom(ip, port)}
+	l = listener{protocol: protocol, address: netip.AddrPortFrom(ip, port), cookie: binary.NativeEndian.Uint64(b[diagCookie:])}
 	for attrs := b[diagSize:]; len(attrs) >= 4; {
 		size := int(binary.NativeEndian.Uint16(attrs))
 		if size < 4 || size > len(attrs) {
@@ -52,6 +54,13 @@ func parseListener(protocol string, b []byte) (l listener, ok bool) {
 		attrs = attrs[min((size+3)&^3, len(attrs)):]
 	}
 	return l, port != 0
+}
+
+// isClient tells whether the socket is a client's: of UDP, at a port that the kernel has
+// chosen. asked tells which port was asked for.
+func (l listener) isClient(ephemeral portRange, asked func(cookie uint64) uint16) bool {
+	port := l.address.Port()
+	return l.protocol == "udp" && ephemeral.has(port) && asked(l.cookie) != port
 }
 
 // withTwins notes of listeners which have one of IPv4 beside them: a service that opens a

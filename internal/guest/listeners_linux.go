@@ -31,6 +31,8 @@ func (g *guest) followListeners() {
 		g.note(fmt.Errorf("following what listens: %w", err))
 		return
 	}
+	asked, err := newAskedPorts(cgroupRoot)
+	g.note(err)
 	rings := make(chan struct{}, 1)
 	g.spawn(func() {
 		for bell.wait() == nil {
@@ -41,7 +43,7 @@ func (g *guest) followListeners() {
 		}
 	})
 	for {
-		udp, err := g.publishListeners()
+		udp, err := g.publishListeners(asked)
 		if err != nil {
 			g.note(err)
 		}
@@ -60,7 +62,7 @@ func (g *guest) followListeners() {
 }
 
 // publishListeners publishes what listens now, and tells whether there is UDP among it.
-func (g *guest) publishListeners() (udp bool, err error) {
+func (g *guest) publishListeners(asked *askedPorts) (udp bool, err error) {
 	all, err := listeners()
 	if err != nil {
 		return false, err
@@ -74,11 +76,8 @@ func (g *guest) publishListeners() (udp bool, err error) {
 	var wanted []publication
 	for _, l := range withTwins(all) {
 		p, ok := l.wanted(card)
-		switch {
-		case !ok, isDoor(p.protocol, p.port), p.protocol == "tcp" && p.port == g.front.otherPort():
+		if !ok || isDoor(p.protocol, p.port) || p.protocol == "tcp" && p.port == g.front.otherPort() || l.isClient(ephemeral, asked.of) {
 			continue
-		case p.protocol == "udp" && ephemeral.has(p.port):
-			continue // a client, most likely
 		}
 		wanted = append(wanted, p)
 		udp = udp || p.protocol == "udp"

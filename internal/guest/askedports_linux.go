@@ -1,0 +1,99 @@
+package guest
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// askedPorts remember which UDP ports the programs of this network name space have asked
+// bind(2) for. Whoever asks for one by its number is a server; a client is content with any,
+// and looks the same once it has one.
+type askedPorts struct{ sockets int } // a map: a socket's cookie, its port as it is in the network
+
+// maxAsked is how many sockets are remembered. They are forgotten as they are closed, but for
+// the kernel's own (WireGuard's), of which the eldest have to go.
+const maxAsked = 4096
+
+// newAskedPorts notes ports from now on, in a control group and below.
+func newAskedPorts(group string) (*askedPorts, error) {
+	sockets, err := newMap(unix.BPF_MAP_TYPE_LRU_HASH, 8, 4, maxAsked)
+	if err != nil {
+		return nil, fmt.Errorf("noting which ports are asked for: %w", err)
+	}
+	dir, err := os.Open(group)
+	if err != nil {
+		return nil, fmt.Errorf("noting which ports are asked for: %w", err)
+	}
+	defer dir.Close()
+	space, err := networkCookie()
+	if err != nil {
+		return nil, fmt.Errorf("noting which ports are asked for: %w", err)
+	}
+	a := &askedPorts{sockets}
+	err = errors.Join(
+		attachProgram(dir, hook{unix.BPF_PROG_TYPE_CGROUP_SOCK_ADDR, unix.BPF_CGROUP_INET4_BIND}, a.onBind(space)),
+		attachProgram(dir, hook{unix.BPF_PROG_TYPE_CGROUP_SOCK_ADDR, unix.BPF_CGROUP_INET6_BIND}, a.onBind(space)),
+		attachProgram(dir, hook{unix.BPF_PROG_TYPE_CGROUP_SOCK, unix.BPF_CGROUP_INET_SOCK_RELEASE}, a.onRelease()))
+	if err != nil {
+		return nil, fmt.Errorf("noting which ports are asked for: %w", err)
+	}
+	return a, nil
+}
+
+// networkCookie is the number of this network name space.
+func networkCookie() (uint64, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	return unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+}
+
+// onBind is for struct bpf_sock_addr: it notes the port, if that is of UDP and not 0.
+func (a *askedPorts) onBind(space uint64) []insn {
+	const port, protocol = 24, 36 // fields
+	note := append([]insn{move(1, 6), call(helperNetworkCookie)}, load64(2, space)...)
+	note = append(note,
+		ifDiffer64(0, 2, 13), // to the end
+		move(1, 6), call(helperSocketCookie), store64(10, 0, -8), store32(10, 7, -12))
+	note = append(append(note, loadMap(1, a.sockets)...),
+		move(2, 10), add(2, -8), move(3, 10), add(3, -12), set(4, 0), call(helperUpdate), set(0, 1))
+	program := []insn{
+		move(6, 1),
+		load32(2, 6, protocol), ifOther(2, unix.IPPROTO_UDP, int16(2+len(note))),
+		load32(7, 6, port), ifEqual(7, 0, int16(len(note))),
+	}
+	return append(append(program, note...), set(0, 1), exit())
+}
+
+// onRelease is for struct bpf_sock, of a socket that is closed.
+func (a *askedPorts) onRelease() []insn {
+	program := append([]insn{call(helperSocketCookie), store64(10, 0, -8)}, loadMap(1, a.sockets)...)
+	return append(program, move(2, 10), add(2, -8), call(helperDelete), set(0, 1), exit())
+}
+
+// of returns the port that was asked for a socket, 0 if none was or nobody knows.
+func (a *askedPorts) of(cookie uint64) uint16 {
+	if a == nil {
+		return 0
+	}
+	var port [4]byte
+	attr := make([]byte, 32)
+	copy(attr, words(uint32(a.sockets)))
+	pointer(attr, 8, unsafe.Pointer(&cookie))
+	pointer(attr, 16, unsafe.Pointer(&port[0]))
+	_, err := bpf(unix.BPF_MAP_LOOKUP_ELEM, attr)
+	runtime.KeepAlive(&cookie)
+	runtime.KeepAlive(&port)
+	if err != nil {
+		return 0
+	}
+	return binary.BigEndian.Uint16(port[:])
+}
