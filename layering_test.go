@@ -82,7 +82,7 @@ var layers = map[string][]string{
 	"e2e/testregistry":   {},
 	"e2e/testimage":      {"internal/image", "internal/image/build", "internal/machine"},
 	"e2e/serve-registry": {"e2e/testregistry"},
-	"e2e/udp-echo":       {},
+	"e2e/echo":           {},
 	"e2e/keeper":         {},
 	"e2e/attacker":       {},
 	"e2e/hellofs":        {},

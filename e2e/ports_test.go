@@ -107,31 +107,36 @@ func TestPublishedOnLoopback(t *testing.T) {
 }
 
 func TestPublishedUDP(t *testing.T) {
-	id := strings.TrimSpace(dock(t, shared, "create", "-p", "18053:53/udp", "busybox", "/udp-echo"))
+	id := strings.TrimSpace(dock(t, shared, "create", "-p", "18053:53/udp", "busybox", "/echo"))
 	t.Cleanup(func() { dock(t, shared, "rm", "-f", id) })
-	dock(t, shared, "cp", buildForGuest(t, "udp-echo"), id+":/udp-echo")
+	dock(t, shared, "cp", buildForGuest(t, "echo"), id+":/echo")
 	dock(t, shared, "start", id)
-	shut := echoes(t, "127.0.0.1:18053")
+	shut := echoes(t, "udp", "127.0.0.1:18053")
 	dock(t, shared, "stop", "-t", "0", id)
 	eventually(t, "the port shuts with its container", shut)
 }
 
-// echoes waits for udp-echo to answer at an address. shut then tells whether nobody does.
-func echoes(t *testing.T, address string) (shut func() bool) {
+// echoes waits for the program echo to answer at an address. shut then tells whether nobody
+// does.
+func echoes(t *testing.T, network, address string) (shut func() bool) {
 	t.Helper()
-	conn, err := net.Dial("udp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
+	var conn net.Conn
 	ping := func() (string, error) {
+		var err error
+		if network == "tcp" || conn == nil {
+			if conn, err = net.Dial(network, address); err != nil {
+				return "", err
+			}
+			opened := conn
+			t.Cleanup(func() { opened.Close() })
+		}
 		answer := make([]byte, 100)
 		fmt.Fprint(conn, "ping")
 		conn.SetReadDeadline(time.Now().Add(time.Second))
 		n, err := conn.Read(answer)
 		return string(answer[:n]), err
 	}
-	eventually(t, "an echo by UDP from "+address, func() bool {
+	eventually(t, "an echo by "+network+" from "+address, func() bool {
 		answer, err := ping()
 		return err == nil && answer == "ping"
 	})
@@ -402,6 +407,33 @@ func TestHostNetwork(t *testing.T) {
 	eventually(t, "the port shuts with its program", func() bool { return !connects("127.0.0.1:18088") })
 }
 
+// So it is whatever the protocol, the family and the port, but for clients' sockets.
+func TestHostNetworkKinds(t *testing.T) {
+	ip := strings.TrimSpace(hyve(t, "ip", shared))
+	id := strings.TrimSpace(dock(t, shared, "create", "--network", "host", "busybox", "/echo",
+		"udp4", ":51820", "udp", ":18094", "tcp6", "[::]:18095", "udp6", "[::]:18096",
+		"udp4", "0.0.0.0:0", "udp6", "[::]:0", "tcp6", "[::1]:18097"))
+	t.Cleanup(func() { try(limit, docker, "--context", "hyve-"+shared, "rm", "-f", id) })
+	dock(t, shared, "cp", buildForGuest(t, "echo"), id+":/echo")
+	dock(t, shared, "start", id)
+	var shut []func() bool
+	for _, at := range []struct{ network, address string }{
+		{"udp", "127.0.0.1:51820"}, {"udp", ip + ":51820"}, {"udp", "127.0.0.1:18094"}, {"udp", "[::1]:18094"},
+		{"tcp", "[::1]:18095"}, {"udp", "[::1]:18096"},
+	} {
+		shut = append(shut, echoes(t, at.network, at.address))
+	}
+	for _, p := range statusOf(t, shared).Ports {
+		if p.Protocol == "udp" && p.Port >= 32768 && p.Port != 51820 || p.Port == 18097 {
+			t.Errorf("a client's socket, or one of the guest's loopback, is published: %+v", p)
+		}
+	}
+	dock(t, shared, "stop", "-t", "0", id)
+	for _, shut := range shut {
+		eventually(t, "the port shuts with its program", shut)
+	}
+}
+
 // What a swarm's ingress publishes is reachable like a published port, and gone with its service.
 func TestSwarmIngress(t *testing.T) {
 	takesLong(t)
@@ -415,16 +447,16 @@ func TestSwarmIngress(t *testing.T) {
 			return err == nil || strings.Contains(out, "not part of a swarm")
 		})
 	})
-	hyve(t, "scp", buildForGuest(t, "udp-echo"), shared+":/home/docker/udp-echo")
+	hyve(t, "scp", buildForGuest(t, "echo"), shared+":/home/docker/echo")
 	dock(t, shared, "service", "create", "--name", "web", "--no-resolve-image", "--publish", "18091:80", "--publish", "18092:53/udp",
-		"--mount", "type=bind,source=/home/docker/udp-echo,target=/udp-echo", "busybox", "sh", "-c",
-		"mkdir -p /www && echo swarm > /www/index.html && (/udp-echo &) && exec httpd -f -p 80 -h /www")
+		"--mount", "type=bind,source=/home/docker/echo,target=/echo", "busybox", "sh", "-c",
+		"mkdir -p /www && echo swarm > /www/index.html && (/echo &) && exec httpd -f -p 80 -h /www")
 	for _, address := range []string{"127.0.0.1:18091", ip + ":18091", "[::1]:18091"} {
 		if text := get(t, address); text != "swarm" {
 			t.Errorf("%s serves %q", address, text)
 		}
 	}
-	shut := []func() bool{echoes(t, "127.0.0.1:18092"), echoes(t, ip+":18092")}
+	shut := []func() bool{echoes(t, "udp", "127.0.0.1:18092"), echoes(t, "udp", ip+":18092")}
 	dock(t, shared, "service", "rm", "web")
 	for _, address := range []string{"127.0.0.1:18091", ip + ":18091", "[::1]:18091"} {
 		eventually(t, address+" shuts with its service", func() bool { return !connects(address) })

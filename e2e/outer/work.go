@@ -21,7 +21,7 @@ const (
 )
 
 // programs are those of the tests that run in containers.
-var programs = []string{"udp-echo", "keeper", "attacker"}
+var programs = []string{"echo", "keeper", "attacker"}
 
 // makeWork makes work.img, the part of a checkout that is carried into the outer VM:
 // hyve, its guest image, the compiled tests and what they read.

@@ -172,7 +172,7 @@ func TestReservedPort(t *testing.T) {
 	if v6.GuestPort != 0 {
 		t.Errorf("IPv6 is asked for as %+v", v6)
 	}
-	p.follow([]publication{{"tcp", "0.0.0.0", 40000, ""}}) // dockerd's own socket
+	p.follow([]publication{{"tcp", "0.0.0.0", 40000, ""}}, nil) // dockerd's own socket
 	var proxies []io.Closer
 	for _, test := range []struct {
 		want  publication

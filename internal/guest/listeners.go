@@ -84,14 +84,17 @@ func withTwins(all []listener) []listener {
 
 // wanted is how a listener is published, if it is: on all addresses of the host where it
 // has all of the guest's, or that of its card. One of the guest's loopback, or of a network
-// of containers, is nobody's but the guest's.
+// of containers, is nobody's but the guest's. What listens on IPv6 alone needs a relay.
 func (l listener) wanted(card netip.Addr) (publication, bool) {
 	p := publication{protocol: l.protocol, port: l.address.Port()}
 	switch ip := l.address.Addr().Unmap(); {
 	case ip == netip.IPv6Unspecified() && !l.only6:
 		p.hostIP = "" // both families
-	case ip == netip.IPv6Unspecified() && l.twin:
+	case ip == netip.IPv6Unspecified():
 		p.hostIP = "::"
+		if !l.twin {
+			p.target = netip.AddrPortFrom(netip.IPv6Loopback(), p.port).String()
+		}
 	case ip == netip.IPv4Unspecified(), ip == card:
 		p.hostIP = "0.0.0.0"
 	default:

@@ -33,6 +33,7 @@ func (g *guest) followListeners() {
 	}
 	asked, err := newAskedPorts(cgroupRoot)
 	g.note(err)
+	relays := newRelays(g.reaper, g.out)
 	rings := make(chan struct{}, 1)
 	g.spawn(func() {
 		for bell.wait() == nil {
@@ -43,7 +44,7 @@ func (g *guest) followListeners() {
 		}
 	})
 	for {
-		udp, err := g.publishListeners(asked)
+		udp, err := g.publishListeners(asked, relays)
 		if err != nil {
 			g.note(err)
 		}
@@ -62,7 +63,7 @@ func (g *guest) followListeners() {
 }
 
 // publishListeners publishes what listens now, and tells whether there is UDP among it.
-func (g *guest) publishListeners(asked *askedPorts) (udp bool, err error) {
+func (g *guest) publishListeners(asked *askedPorts, relays *relays) (udp bool, err error) {
 	all, err := listeners()
 	if err != nil {
 		return false, err
@@ -76,13 +77,14 @@ func (g *guest) publishListeners(asked *askedPorts) (udp bool, err error) {
 	var wanted []publication
 	for _, l := range withTwins(all) {
 		p, ok := l.wanted(card)
-		if !ok || isDoor(p.protocol, p.port) || p.protocol == "tcp" && p.port == g.front.otherPort() || l.isClient(ephemeral, asked.of) {
+		if !ok || isDoor(p.protocol, p.port) || p.protocol == "tcp" && p.port == g.front.otherPort() || relays.has(p.protocol, p.port) || l.isClient(ephemeral, asked.of) {
 			continue
 		}
 		wanted = append(wanted, p)
 		udp = udp || p.protocol == "udp"
 	}
-	g.ports.follow(wanted)
+	wanted = g.ports.unclaimed(wanted)
+	g.ports.follow(wanted, relays.follow(card, wanted))
 	return udp, nil
 }
 

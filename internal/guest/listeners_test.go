@@ -2,8 +2,11 @@ package guest
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
+	"os"
 	"slices"
+	"syscall"
 	"testing"
 
 	"github.com/hyve-vm/hyve/internal/guestapi"
@@ -42,7 +45,7 @@ func TestListeners(t *testing.T) {
 		{diagAnswer(familyIPv4, "192.168.127.2", 80, false), "0.0.0.0", true},
 		{diagAnswer(familyIPv6, "::", 80, false), "", true},
 		{diagAnswer(familyIPv6, "::ffff:192.168.127.2", 80, false), "0.0.0.0", true},
-		{diagAnswer(familyIPv6, "::", 80, true), "", false},
+		{diagAnswer(familyIPv6, "::", 80, true), "::", true},
 		{diagAnswer(familyIPv6, "::1", 80, false), "", false},
 		{diagAnswer(familyIPv6, "::ffff:127.0.0.1", 80, false), "", false},
 		{diagAnswer(familyIPv4, "127.0.0.1", 80, false), "", false},
@@ -58,7 +61,11 @@ func TestListeners(t *testing.T) {
 		if ok {
 			p, ok = l.wanted(card)
 		}
-		if ok != test.ok || ok && (p != publication{protocol: "tcp", hostIP: test.want, port: 80}) {
+		want := publication{protocol: "tcp", hostIP: test.want, port: 80}
+		if test.want == "::" {
+			want.target = "[::1]:80" // by a relay
+		}
+		if ok != test.ok || ok && p != want {
 			t.Errorf("%x: %+v, %t; want %q, %t", test.answer, p, ok, test.want, test.ok)
 		}
 	}
@@ -81,7 +88,11 @@ func TestTwins(t *testing.T) {
 			got = append(got, p)
 		}
 	}
-	want := []publication{{protocol: "tcp", hostIP: "::", port: 80}, {protocol: "tcp", hostIP: "0.0.0.0", port: 80}, {protocol: "tcp", hostIP: "0.0.0.0", port: 82}}
+	want := []publication{
+		{protocol: "tcp", hostIP: "::", port: 80}, {protocol: "tcp", hostIP: "0.0.0.0", port: 80},
+		{protocol: "udp", hostIP: "::", port: 80, target: "[::1]:80"}, {protocol: "tcp", hostIP: "::", port: 81, target: "[::1]:81"},
+		{protocol: "tcp", hostIP: "0.0.0.0", port: 82},
+	}
 	if !slices.Equal(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
@@ -105,15 +116,15 @@ func TestFollow(t *testing.T) {
 	}
 	openedPort(t, out)
 	service := publication{protocol: "tcp", hostIP: "0.0.0.0", port: 8080}
-	p.follow([]publication{service, {protocol: "tcp", port: 4000}, service})
+	p.follow([]publication{service, {protocol: "tcp", port: 4000}, service}, nil)
 	opened := openedPort(t, out)
 	want, err := service.event()
 	if want.ID = 2; opened != want || err != nil {
 		t.Errorf("opened %+v, want %+v", opened, want)
 	}
 	p.acknowledge(guestapi.PortAck{ID: 2})
-	p.follow([]publication{service})
-	p.follow(nil)
+	p.follow([]publication{service}, nil)
+	p.follow(nil, nil)
 	next := nextEvent(t, out, func(e guestapi.Event) bool { return e.PortOpened != nil || e.PortClosed != nil })
 	if next.PortClosed == nil || next.PortClosed.ID != 2 {
 		t.Errorf("then %s", describe(next))
@@ -122,8 +133,83 @@ func TestFollow(t *testing.T) {
 	for port := uint16(10000); port < 12000; port++ {
 		many = append(many, publication{protocol: "tcp", port: port})
 	}
-	p.follow(many)
+	p.follow(many, nil)
 	if len(p.followed) != maxFollowed {
 		t.Errorf("%d are followed, want %d", len(p.followed), maxFollowed)
 	}
+}
+
+// What listens on IPv6 alone is published where its relay listens, for as long as it has one,
+// and not beside the proxy of a container.
+func TestFollowRelays(t *testing.T) {
+	out := testOutbox()
+	p := testPorts(out)
+	next := func() any {
+		e := nextEvent(t, out, func(e guestapi.Event) bool { return e.PortOpened != nil || e.PortClosed != nil })
+		if e.PortClosed != nil {
+			return *e.PortClosed
+		}
+		return [2]uint16{e.PortOpened.Port, e.PortOpened.GuestPort}
+	}
+	expect := func(want ...any) {
+		t.Helper()
+		for _, want := range want {
+			if got := next(); got != want {
+				t.Errorf("%+v, want %+v", got, want)
+			}
+		}
+	}
+	service := publication{"tcp", "::", 8080, "[::1]:8080"}
+	p.follow([]publication{service}, nil) // there is no relay
+	p.follow([]publication{service}, map[publication]uint16{service: 5000})
+	expect([2]uint16{8080, 5000})
+	p.follow([]publication{service}, map[publication]uint16{service: 5001}) // another one
+	expect(guestapi.PortClosed{ID: 1}, [2]uint16{8080, 5001})
+	// dockerd 28 has bound it, and now its proxy comes.
+	if _, err := p.add(publication{"tcp", "::", 8080, "172.17.0.2:80"}, false); err != nil {
+		t.Fatal(err)
+	}
+	expect(guestapi.PortClosed{ID: 2}, [2]uint16{8080, 4000})
+	if left := p.unclaimed([]publication{service}); len(left) != 0 {
+		t.Errorf("%+v is no proxy's", left)
+	}
+}
+
+// A relay runs for each listener that needs one, no longer than that, and no more than may be.
+func TestRelays(t *testing.T) {
+	started := make(chan publication, 1000)
+	r := &relays{running: map[publication]relay{}, logf: t.Logf, start: func(card netip.Addr, to publication) (*process, uint16, error) {
+		started <- to
+		if to.port == 9 {
+			return nil, 0, errors.New("no such program")
+		}
+		p, err := testReaper.start([]string{"sleep", "100"}, &os.ProcAttr{Env: os.Environ()})
+		return p, 10000 + to.port, err
+	}}
+	one, broken := publication{"tcp", "::", 1, "[::1]:1"}, publication{"udp", "::", 9, "[::1]:9"}
+	for range 2 { // nothing is started twice
+		ports := r.follow(netip.Addr{}, []publication{one, {protocol: "tcp", port: 80}, broken, one})
+		if len(started) != 2 || ports[one] != 10001 || ports[broken] != 0 || !r.has("tcp", 10001) || r.has("udp", 10001) {
+			t.Errorf("started %d, ports %v", len(started), ports)
+		}
+	}
+	process := r.running[one].process
+	process.signal(syscall.SIGKILL, false)
+	process.wait()
+	r.follow(netip.Addr{}, []publication{one})
+	if process = r.running[one].process; len(started) != 3 || process.ended() {
+		t.Errorf("a relay that has ended is not started again")
+	}
+	if r.follow(netip.Addr{}, nil); len(r.running) != 0 {
+		t.Errorf("%v run for nobody", r.running)
+	}
+	process.wait() // it was killed
+	var many []publication
+	for port := range uint16(maxRelays + 10) {
+		many = append(many, publication{"tcp", "::", port + 100, "x"})
+	}
+	if r.follow(netip.Addr{}, many); len(r.running) != maxRelays {
+		t.Errorf("%d run, want %d", len(r.running), maxRelays)
+	}
+	r.follow(netip.Addr{}, nil)
 }

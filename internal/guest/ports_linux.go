@@ -3,6 +3,7 @@ package guest
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -153,7 +154,19 @@ func (p *ports) add(want publication, chosen bool) (*openPort, error) {
 	if g.port != want.port {
 		event.GuestPort = g.port
 	}
+	p.displace(want, g)
 	return p.put(&openPort{want: want, event: event, grant: g, acked: make(chan struct{})}), nil
+}
+
+// displace takes back what was followed and leads elsewhere in the guest than the proxy that
+// has come for it: dockerd 28 listens before it starts one. The caller holds mu.
+func (p *ports) displace(by publication, to grant) {
+	for want, o := range p.followed {
+		if want.protocol == by.protocol && want.port == by.port && o.grant.port != to.port {
+			p.drop(o)
+			delete(p.followed, want)
+		}
+	}
 }
 
 // claim returns the port that is reserved for what is wanted, or nil. The caller holds mu.
@@ -178,9 +191,8 @@ func (p *ports) put(o *openPort) *openPort {
 	return o
 }
 
-// follow publishes what listens now and is no proxy's, and takes back what does not any
-// more. Nobody can be refused.
-func (p *ports) follow(now []publication) {
+// unclaimed leaves out what a proxy stands for.
+func (p *ports) unclaimed(now []publication) []publication {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	type served struct {
@@ -194,24 +206,41 @@ func (p *ports) follow(now []publication) {
 			proxies[served{o.want.protocol, o.want.port}] = true // dockerd 28 may have bound it
 		}
 	}
-	wanted := map[publication]bool{}
+	return slices.DeleteFunc(slices.Clone(now), func(want publication) bool { return proxies[served{want.protocol, want.port}] })
+}
+
+// follow publishes what listens now and is no proxy's, and takes back what does not any
+// more. What has a target is served by a relay, or not at all. Nobody can be refused.
+func (p *ports) follow(now []publication, relays map[publication]uint16) {
+	now = p.unclaimed(now)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	wanted := map[publication]uint16{} // where in the guest
 	for _, want := range now {
-		wanted[want] = !proxies[served{want.protocol, want.port}]
+		if port := relays[want]; port != 0 {
+			wanted[want] = port
+		} else if want.target == "" {
+			wanted[want] = want.port
+		}
 	}
 	for want, o := range p.followed {
-		if !wanted[want] {
+		if wanted[want] != o.grant.port {
 			p.drop(o)
 			delete(p.followed, want)
 		}
 	}
-	for want, is := range wanted {
-		if is && p.followed[want] == nil && len(p.followed) < maxFollowed {
-			event, err := want.event()
-			if err != nil {
-				continue // it has no address of which the host could know
-			}
-			p.followed[want] = p.put(&openPort{want: want, event: event, grant: grant{"0.0.0.0", want.port}, acked: make(chan struct{}), settled: true})
+	for want, port := range wanted {
+		if p.followed[want] != nil || len(p.followed) >= maxFollowed {
+			continue
 		}
+		event, err := want.event()
+		if err != nil {
+			continue // it has no address of which the host could know
+		}
+		if port != want.port {
+			event.GuestPort = port
+		}
+		p.followed[want] = p.put(&openPort{want: want, event: event, grant: grant{"0.0.0.0", port}, acked: make(chan struct{}), settled: true})
 	}
 }
 

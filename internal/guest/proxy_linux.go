@@ -68,36 +68,46 @@ func proxyBeside(call proxyCall, port uint16) error {
 	if err != nil {
 		return fmt.Errorf("publishing port %d: %w", call.port, err)
 	}
-	ready, told, err := os.Pipe()
-	if err != nil {
-		return fmt.Errorf("publishing port %d: %w", call.port, err)
-	}
-	defer ready.Close()
 	// Its parent, at whose death it is killed, is this thread, which exec makes that of
 	// the real proxy.
 	runtime.LockOSThread()
-	attr := &os.ProcAttr{
-		Env:   os.Environ(),
-		Files: []*os.File{nil, os.Stdout, os.Stderr, told}, // the last as dockerd's proxies have it
-		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
+	err = startProxy(call.at(grant{address, port}), []*os.File{nil, os.Stdout, os.Stderr}, func(path string, argv []string, attr *os.ProcAttr) error {
+		attr.Sys = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		_, err := os.StartProcess(path, argv, attr)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("publishing port %d at %s: %w", call.port, address, err)
 	}
+	return nil
+}
+
+// startProxy starts the real docker-proxy with these arguments and descriptors, as start
+// does it, and returns when it listens.
+func startProxy(args []string, files []*os.File, start func(path string, argv []string, attr *os.ProcAttr) error) error {
+	ready, told, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer ready.Close()
+	attr := &os.ProcAttr{Env: os.Environ(), Files: append(files, told)} // the last as dockerd's proxies have it
 	for _, path := range realProxies {
-		if _, err = os.StartProcess(path, append([]string{"docker-proxy"}, call.at(grant{address, port})...), attr); err == nil {
+		if err = start(path, append([]string{"docker-proxy"}, args...), attr); err == nil {
 			break
 		}
 	}
 	told.Close()
 	if err != nil {
-		return fmt.Errorf("publishing port %d: %w", call.port, err)
+		return err
 	}
 	ready.SetReadDeadline(time.Now().Add(ackTimeout))
 	answer := make([]byte, 256)
 	n, err := ready.Read(answer)
 	if err != nil {
-		return fmt.Errorf("publishing port %d at %s: %w", call.port, address, err)
+		return err
 	}
 	if text := string(answer[:n]); text != "0\n" {
-		return fmt.Errorf("publishing port %d at %s: docker-proxy answered %q", call.port, address, text)
+		return fmt.Errorf("docker-proxy answered %q", text)
 	}
 	return nil
 }

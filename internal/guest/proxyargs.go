@@ -24,7 +24,7 @@ type publication struct {
 	protocol string // "tcp", "udp", "sctp"
 	hostIP   string // as given to -p, of the host
 	port     uint16
-	target   string // the container's address and port; empty for what is no container's
+	target   string // the container's address and port, or that of the guest which needs a relay; else empty
 }
 
 // A grant is where in the guest a proxy is to listen: at an address that the host's

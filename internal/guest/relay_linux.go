@@ -1,0 +1,131 @@
+package guest
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+)
+
+// relays serve to the host what listens in the guest on IPv6 alone, since the host comes by
+// IPv4: a docker-proxy each, of TCP or UDP, on a free port of the guest's card.
+type relays struct {
+	// start starts one, which leads to a port of the guest's, and returns where it listens.
+	start   func(card netip.Addr, to publication) (*process, uint16, error)
+	logf    func(string, ...any)
+	running map[publication]relay
+}
+
+// A relay that could not be started is kept without a process, so that it is not tried again
+// while its listener is there.
+type relay struct {
+	process *process
+	port    uint16
+}
+
+// maxRelays bounds what they take: some 4 MiB each.
+const maxRelays = 64
+
+func newRelays(r *reaper, out *outbox) *relays {
+	start := func(card netip.Addr, to publication) (*process, uint16, error) { return startRelay(r, card, to) }
+	return &relays{start: start, logf: out.logf, running: map[publication]relay{}}
+}
+
+// follow has a relay run for each of the publications that needs one, and no other. It
+// returns on which port of the guest.
+func (r *relays) follow(card netip.Addr, wanted []publication) map[publication]uint16 {
+	var missing []publication
+	needed := map[publication]bool{}
+	for _, p := range wanted {
+		if p.target == "" || needed[p] {
+			continue
+		}
+		needed[p] = true
+		if one, ok := r.running[p]; !ok || one.process != nil && one.process.ended() {
+			missing = append(missing, p)
+		}
+	}
+	for p, one := range r.running {
+		if !needed[p] {
+			one.stop()
+			delete(r.running, p)
+		}
+	}
+	r.begin(card, missing)
+	ports := map[publication]uint16{}
+	for p, one := range r.running {
+		ports[p] = one.port
+	}
+	return ports
+}
+
+// begin starts relays, at the same time.
+func (r *relays) begin(card netip.Addr, missing []publication) {
+	room := max(maxRelays-len(r.running), 0)
+	if len(missing) > room {
+		r.logf("publishing port %d, which listens on IPv6 alone: there are %d such ports already, which is the most", missing[room].port, maxRelays)
+		missing = missing[:room]
+	}
+	started := make([]relay, len(missing))
+	var all sync.WaitGroup
+	for i, p := range missing {
+		all.Go(func() {
+			process, port, err := r.start(card, p)
+			if err != nil {
+				r.logf("publishing port %d, which listens on IPv6 alone: %v", p.port, err)
+			}
+			started[i] = relay{process, port}
+		})
+	}
+	all.Wait()
+	for i, p := range missing {
+		r.running[p] = started[i]
+	}
+}
+
+// has tells whether a relay listens on the port.
+func (r *relays) has(protocol string, port uint16) bool {
+	for p, one := range r.running {
+		if p.protocol == protocol && one.port == port {
+			return true
+		}
+	}
+	return false
+}
+
+func (r relay) stop() {
+	if r.process != nil {
+		r.process.signal(syscall.SIGKILL, false)
+	}
+}
+
+// startRelay starts docker-proxy, and returns when it listens.
+func startRelay(r *reaper, card netip.Addr, to publication) (*process, uint16, error) {
+	port, err := freePort(to.protocol, 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	target, err := netip.ParseAddrPort(to.target)
+	if err != nil {
+		return nil, 0, err
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer null.Close()
+	call := proxyCall{publication: to, args: []string{"-container-ip", target.Addr().String(), "-container-port", fmt.Sprint(target.Port())}}
+	var process *process
+	err = startProxy(call.at(grant{card.String(), port}), []*os.File{null, null, null}, func(path string, argv []string, attr *os.ProcAttr) (err error) {
+		process, err = r.startFile(path, argv, attr)
+		return err
+	})
+	if err != nil && process != nil {
+		process.signal(syscall.SIGKILL, false)
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	return process, port, nil
+}
