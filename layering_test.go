@@ -43,7 +43,7 @@ var layers = map[string][]string{
 	// The verbs. Not supervisor: a command must not do by accident what only the
 	// owner of a VM may. Of the hypervisor only whether there is one.
 	"internal/lifecycle": {"internal/machine", "internal/image", "internal/image/build", "internal/pki", "internal/control",
-		"internal/disk", "internal/dockerenv", "internal/frozen", "internal/hypervisor", "internal/hypervisor/qemu", "internal/bounded"},
+		"internal/disk", "internal/dockerenv", "internal/frozen", "internal/guestapi", "internal/hypervisor", "internal/hypervisor/qemu", "internal/bounded"},
 
 	"internal/supervisor": {"internal/hypervisor", "internal/hypervisor/qemu", "internal/network", "internal/accept", "internal/guestapi", "internal/hostenv",
 		"internal/disk", "internal/frozen", "internal/machine", "internal/image", "internal/control", "internal/dockerenv", "internal/pki"},

@@ -59,7 +59,7 @@ func (a *app) start(ctx context.Context, home machine.Home, name string, timing,
 		return err
 	}
 	if status.Failure != nil {
-		return &lifecycle.StartError{Name: name, Failure: *status.Failure}
+		return &lifecycle.StartError{Name: name, Failure: *status.Failure, Given: m.Boot()}
 	}
 	return a.say("machine %q is already running", name)
 }

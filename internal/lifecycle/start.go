@@ -16,6 +16,7 @@ import (
 	"github.com/hyve-vm/hyve/internal/bounded"
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/frozen"
+	"github.com/hyve-vm/hyve/internal/guestapi"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
@@ -31,6 +32,8 @@ var ErrAlready = errors.New("nothing to do")
 type StartError struct {
 	Name    string
 	Failure control.Failure
+	// Given is what it was to start with.
+	Given machine.Boot
 	// Removed says that the machine was new and is not there any more.
 	Removed bool
 }
@@ -41,13 +44,39 @@ func (e *StartError) Error() string {
 
 // Hint says how to go on.
 func (e *StartError) Hint() string {
+	given, undo := e.toEngine()
 	switch {
 	case e.Failure.Hint != "":
 		return e.Failure.Hint
+	case given != "" && e.Removed:
+		return fmt.Sprintf("it was removed; its engine was given %s: create it without that, or with another value", given)
+	case given != "":
+		return fmt.Sprintf("its engine was given %s; to take that back: hyve set %s%s; hyve logs %[2]s shows what it said", given, e.Name, undo)
 	case e.Removed:
 		return fmt.Sprintf("it was removed; to see more, make it with --no-start, then: hyve start %s, hyve logs %[1]s", e.Name)
 	}
 	return "hyve logs " + e.Name + " shows what the machine said"
+}
+
+// toEngine is what the user has given to an engine that did not start, and the flags of hyve
+// set that take it back; empty if the failure was another, or nothing was given.
+func (e *StartError) toEngine() (given, undo string) {
+	if e.Failure.Phase != guestapi.PhaseEngine {
+		return "", ""
+	}
+	var all []string
+	for _, one := range []struct {
+		flag   string
+		values []string
+	}{{"--engine-opt", e.Given.EngineOptions}, {"--engine-env", e.Given.EngineEnv}} {
+		if len(one.values) > 0 {
+			undo += " " + one.flag + " ''"
+		}
+		for _, value := range one.values {
+			all = append(all, one.flag+" "+value)
+		}
+	}
+	return strings.Join(all, ", "), undo
 }
 
 // Start starts a machine and waits until its engine answers. It tells follow
@@ -127,7 +156,8 @@ func start(ctx context.Context, m *machine.Machine, leashed bool, follow func(co
 	case last.State == control.Running:
 		return last, nil
 	case last.Failure != nil:
-		return last, &StartError{Name: m.Name, Failure: *last.Failure}
+		wanted := m.Wanted()
+		return last, &StartError{Name: m.Name, Failure: *last.Failure, Given: wanted.Boot()}
 	default:
 		return last, &StartError{Name: m.Name, Failure: control.Failure{Cause: "it was stopped before it was ready"}}
 	}

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/guestapi"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
@@ -88,5 +90,29 @@ func TestEndOf(t *testing.T) {
 		if got := endOf(path); got != test.want {
 			t.Errorf("of %q: %q, want %q", test.log, got, test.want)
 		}
+	}
+}
+
+// An engine that does not start with what its user has given to it says how that is taken
+// back; whatever else fails does not blame it.
+func TestHintOfGivenOptions(t *testing.T) {
+	given := machine.Boot{EngineOptions: []string{"debug", "bip=foo"}, EngineEnv: []string{"A=b"}}
+	for want, e := range map[string]StartError{
+		"its engine was given --engine-opt debug, --engine-opt bip=foo, --engine-env A=b; to take that back: hyve set a --engine-opt '' --engine-env ''; hyve logs a shows what it said": {
+			Failure: control.Failure{Phase: guestapi.PhaseEngine}, Given: given},
+		"its engine was given --engine-opt bip=foo; to take that back: hyve set a --engine-opt ''; hyve logs a shows what it said": {
+			Failure: control.Failure{Phase: guestapi.PhaseEngine}, Given: machine.Boot{EngineOptions: []string{"bip=foo"}}},
+		"it was removed; its engine was given --engine-opt bip=foo: create it without that, or with another value": {
+			Failure: control.Failure{Phase: guestapi.PhaseEngine}, Given: machine.Boot{EngineOptions: []string{"bip=foo"}}, Removed: true},
+		"hyve logs a shows what the machine said": {Failure: control.Failure{Phase: guestapi.PhaseDisk}, Given: given},
+		"mend it": {Failure: control.Failure{Phase: guestapi.PhaseEngine, Hint: "mend it"}, Given: given},
+	} {
+		e.Name = "a"
+		if got := e.Hint(); got != want {
+			t.Errorf("%+v: %s", e, got)
+		}
+	}
+	if got := (&StartError{Name: "a", Failure: control.Failure{Phase: guestapi.PhaseEngine}}).Hint(); got != "hyve logs a shows what the machine said" {
+		t.Error(got)
 	}
 }
