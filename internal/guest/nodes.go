@@ -82,3 +82,6 @@ func ruleOf(name string, block bool) (nodeRule, bool) {
 	}
 	return blockRule, block
 }
+
+// nodeLinks are other names of nodes, as udev's rules give them.
+var nodeLinks = map[string]string{"rtc0": "rtc"}

@@ -63,12 +63,18 @@ func makeNode(dev string, n staticNode) error {
 	return nil
 }
 
-// openTo gives the node of that name to whom it belongs. One that has gone again is none.
+// openTo gives the node of that name to whom it belongs, and its other name. One that has
+// gone again is none.
 func openTo(dev, name string, groups map[string]int) error {
 	file := filepath.Join(dev, name)
 	var st unix.Stat_t
 	if unix.Lstat(file, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR && st.Mode&unix.S_IFMT != unix.S_IFBLK {
 		return nil
+	}
+	if link := nodeLinks[name]; link != "" {
+		if err := os.Symlink(name, filepath.Join(dev, link)); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("linking the node %s: %w", name, err)
+		}
 	}
 	rule, ok := ruleOf(name, st.Mode&unix.S_IFMT == unix.S_IFBLK)
 	if !ok {

@@ -27,6 +27,9 @@ func TestSetUpNodes(t *testing.T) {
 	if err := makeNode(dev, staticNode{"vdz", true, 254, 9}); err != nil {
 		t.Skipf("only root may make nodes: %v", err)
 	}
+	if err := makeNode(dev, staticNode{"rtc0", false, 250, 0}); err != nil {
+		t.Fatal(err)
+	}
 	d := &devices{changed: make(chan struct{})}
 	for range 2 { // nodes that are there stay
 		if err := d.setUpNodes(dev, list, group); err != nil {
@@ -46,6 +49,9 @@ func TestSetUpNodes(t *testing.T) {
 		if got != want {
 			t.Errorf("%s: %s, want %s", name, got, want)
 		}
+	}
+	if to, err := os.Readlink(filepath.Join(dev, "rtc")); to != "rtc0" {
+		t.Errorf("rtc leads to %q, %v", to, err)
 	}
 	// A kernel without modules has no list.
 	if err := d.setUpNodes(dev, list+".missing", group); err != nil {

@@ -137,9 +137,30 @@ func (h *Host) registries() ([]guestapi.RegistryFile, error) {
 		size += len(f.Data)
 		all = append(all, f)
 	}
-	if left > 0 {
-		return all, fmt.Errorf("%d certificates of registries are left out: unreadable, or more than %d files and %d bytes in all",
+	all, halves := paired(all)
+	if left += halves; left > 0 {
+		return all, fmt.Errorf("%d certificates of registries are left out: unreadable, without their key or certificate, or more than %d files and %d bytes in all",
 			left, guestapi.MaxRegistryFiles, guestapi.MaxRegistries)
 	}
 	return all, nil
+}
+
+// paired leaves out clients' certificates without their key, and keys without certificate,
+// and counts them: for one of them dockerd refuses every pull from that registry. On the
+// host dockerd may read a key that is root's.
+func paired(all []guestapi.RegistryFile) (whole []guestapi.RegistryFile, halves int) {
+	other := map[string]string{".cert": ".key", ".key": ".cert"}
+	there := map[string]bool{}
+	for _, f := range all {
+		there[f.Registry+"/"+f.Name] = true
+	}
+	for _, f := range all {
+		end := filepath.Ext(f.Name)
+		if other[end] != "" && !there[f.Registry+"/"+strings.TrimSuffix(f.Name, end)+other[end]] {
+			halves++
+			continue
+		}
+		whole = append(whole, f)
+	}
+	return whole, halves
 }

@@ -159,9 +159,16 @@ func TestRegistries(t *testing.T) {
 	write(t, filepath.Join(dir, "certs.d/b.test:5000/client.key"), "key")
 	write(t, filepath.Join(dir, "certs.d/b.test:5000/README"), "no")
 	write(t, filepath.Join(dir, "certs.d/b.test:5000/large.crt"), strings.Repeat("x", guestapi.MaxRegistryFile+1))
+	write(t, filepath.Join(dir, "certs.d/b.test:5000/client.cert"), "cert")
+	// dockerd refuses all pulls from a registry that has a half of such a pair.
+	write(t, filepath.Join(dir, "certs.d/c.test/ca.crt"), "ca")
+	write(t, filepath.Join(dir, "certs.d/c.test/client.cert"), "cert")
+	write(t, filepath.Join(dir, "certs.d/c.test/client.key"), strings.Repeat("x", guestapi.MaxRegistryFile+1)) // as if it were root's
+	write(t, filepath.Join(dir, "certs.d/c.test/other.key"), "key")
 	s, notes := h.Read([]string{Registries})
-	want := []guestapi.RegistryFile{{Registry: "a.test", Name: "ca.crt", Data: []byte("strong")}, {Registry: "b.test:5000", Name: "client.key", Data: []byte("key")}}
-	if !reflect.DeepEqual(s.Registries, want) || len(notes) != 1 {
+	want := []guestapi.RegistryFile{{Registry: "a.test", Name: "ca.crt", Data: []byte("strong")}, {Registry: "b.test:5000", Name: "client.cert", Data: []byte("cert")},
+		{Registry: "b.test:5000", Name: "client.key", Data: []byte("key")}, {Registry: "c.test", Name: "ca.crt", Data: []byte("ca")}}
+	if !reflect.DeepEqual(s.Registries, want) || len(notes) != 1 || !strings.HasPrefix(notes[0], "4 certificates") {
 		t.Errorf("%+v, %q", s.Registries, notes)
 	}
 	if s, _ := h.Read([]string{}); !reflect.DeepEqual(s, guestapi.Surroundings{}) {
@@ -172,7 +179,7 @@ func TestRegistries(t *testing.T) {
 // Nobody waits for the other end of a pipe, and devices are not read.
 func TestPipesAreLeftOut(t *testing.T) {
 	h, dir := testHost(t, nil)
-	write(t, filepath.Join(dir, "certs.d/a.test/client.key"), "key")
+	write(t, filepath.Join(dir, "certs.d/a.test/other.crt"), "key")
 	write(t, filepath.Join(dir, "certs/none"), "")
 	for _, path := range []string{h.ResolvConf, h.Bundles[0], filepath.Join(dir, "certs/a.pem"), filepath.Join(dir, "certs.d/a.test/ca.crt")} {
 		os.Remove(path)
@@ -189,7 +196,7 @@ func TestPipesAreLeftOut(t *testing.T) {
 	}()
 	select {
 	case s := <-read:
-		if len(s.Registries) != 1 || s.Registries[0].Name != "client.key" {
+		if len(s.Registries) != 1 || s.Registries[0].Name != "other.crt" {
 			t.Errorf("%+v", s.Registries)
 		}
 	case <-time.After(10 * time.Second):
