@@ -28,7 +28,7 @@ func (e *SizeError) Error() string { return fmt.Sprintf("it is longer than %d by
 // *fs.PathError, of ErrIrregular or a *SizeError where it is about these; nobody waits for
 // the other end of a pipe.
 func ReadFile(path string, max int64) ([]byte, error) {
-	file, err := open(path)
+	file, err := Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +45,7 @@ func ReadFile(path string, max int64) ([]byte, error) {
 
 // Tail returns the last max bytes of a regular file, or all that there is.
 func Tail(path string, max int64) ([]byte, error) {
-	file, err := open(path)
+	file, err := Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +62,9 @@ func Tail(path string, max int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(file, max)) // it may grow
 }
 
-func open(path string) (*os.File, error) {
+// Open opens a regular file for reading, and waits for nobody. The error is a *fs.PathError,
+// of ErrIrregular where the path leads to something else.
+func Open(path string) (*os.File, error) {
 	// Before it is opened: to open a device can do something.
 	if info, err := os.Stat(path); err != nil {
 		return nil, err

@@ -149,7 +149,7 @@ func (t *logTail) begin(n int) error {
 }
 
 func (t *logTail) open() error {
-	file, err := os.Open(t.path)
+	file, err := bounded.Open(t.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/hyve-vm/hyve/internal/bounded"
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/disk"
 	"github.com/hyve-vm/hyve/internal/machine"
@@ -70,7 +71,7 @@ func takeDisk(ctx context.Context, draft machine.Dir, m *machine.Machine, from F
 			return err
 		}
 	}
-	file, err := os.Open(raw)
+	file, err := bounded.Open(raw)
 	if err != nil {
 		return err
 	}

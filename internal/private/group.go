@@ -2,10 +2,11 @@ package private
 
 import (
 	"bufio"
-	"os"
 	"os/user"
 	"strconv"
 	"strings"
+
+	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
 // loneGroup tells whether /etc/group has a group of that number which has this user's name
@@ -15,7 +16,7 @@ func loneGroup(gid int) bool {
 	if err != nil {
 		return false
 	}
-	file, err := os.Open("/etc/group")
+	file, err := bounded.Open("/etc/group")
 	if err != nil {
 		return false
 	}
