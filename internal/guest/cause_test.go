@@ -30,6 +30,13 @@ failed to start daemon: error initializing graphdriver: driver not supported: fo
 		{`time="2026-11-27T03:09:53Z" level=info msg="Starting up"
 failed to start daemon: insecure registry a b is not valid: invalid host "a b"`,
 			`failed to start daemon: insecure registry a b is not valid: invalid host "a b"`, true},
+		{`time="2026-11-27T03:09:53Z" level=info msg="stopping event stream following graceful shutdown" error="<nil>" module=libcontainerd namespace=moby
+failed to start daemon: Error initializing network controller: invalid CIDR address: foo`,
+			"failed to start daemon: Error initializing network controller: invalid CIDR address: foo", true},
+		{"failed to start daemon: Error initializing network controller: error creating default \"bridge\" network: bridge device with non default name br9 must be created manually",
+			"failed to start daemon: Error initializing network controller: error creating default \"bridge\" network: bridge device with non default name br9 must be created manually", true},
+		{"failed to start daemon: You specified -b & --bip, mutually exclusive options. Please specify only one",
+			"failed to start daemon: You specified -b & --bip, mutually exclusive options. Please specify only one", true},
 		// What may be better the next time.
 		{`time="2026-11-27T03:09:53Z" level=info msg="Starting up"
 failed to start daemon: failed to dial "/run/containerd/containerd.sock": context deadline exceeded`,
