@@ -412,14 +412,14 @@ func TestHostNetworkKinds(t *testing.T) {
 	ip := strings.TrimSpace(hyve(t, "ip", shared))
 	id := strings.TrimSpace(dock(t, shared, "create", "--network", "host", "busybox", "/echo",
 		"udp4", ":51820", "udp", ":18094", "tcp6", "[::]:18095", "udp6", "[::]:18096",
-		"udp4", "0.0.0.0:0", "udp6", "[::]:0", "tcp6", "[::1]:18097"))
+		"udp4", "0.0.0.0:0", "udp6", "[::]:0", "tcp6", "[::1]:18097", "tcp4", "0.0.0.0:2376"))
 	t.Cleanup(func() { try(limit, docker, "--context", "hyve-"+shared, "rm", "-f", id) })
 	dock(t, shared, "cp", buildForGuest(t, "echo"), id+":/echo")
 	dock(t, shared, "start", id)
 	var shut []func() bool
 	for _, at := range []struct{ network, address string }{
 		{"udp", "127.0.0.1:51820"}, {"udp", ip + ":51820"}, {"udp", "127.0.0.1:18094"}, {"udp", "[::1]:18094"},
-		{"tcp", "[::1]:18095"}, {"udp", "[::1]:18096"},
+		{"tcp", "[::1]:18095"}, {"udp", "[::1]:18096"}, {"tcp", "127.0.0.1:2376"},
 	} {
 		shut = append(shut, echoes(t, at.network, at.address))
 	}
@@ -427,6 +427,20 @@ func TestHostNetworkKinds(t *testing.T) {
 		if p.Protocol == "udp" && p.Port >= 32768 && p.Port != 51820 || p.Port == 18097 {
 			t.Errorf("a client's socket, or one of the guest's loopback, is published: %+v", p)
 		}
+	}
+	// Where the service stands in place of one of the guest's doors, it does so inside, too.
+	for _, network := range []string{"host", "bridge"} {
+		address := "127.0.0.1"
+		if network == "bridge" {
+			address = "172.17.0.1"
+		}
+		eventually(t, "an echo from within, on network "+network, func() bool {
+			out, err := try(limit, docker, "--context", "hyve-"+shared, "run", "--rm", "--network", network, "busybox", "sh", "-c", "echo ping | nc -w 5 "+address+" 2376")
+			return err == nil && strings.TrimSpace(out) == "ping"
+		})
+	}
+	if out := hyve(t, "ssh", shared, "--", "netstat", "-tln"); !strings.Contains(out, ":2376 ") || !strings.Contains(out, ":22 ") {
+		t.Errorf("the doors are shut:\n%s", out)
 	}
 	dock(t, shared, "stop", "-t", "0", id)
 	for _, shut := range shut {

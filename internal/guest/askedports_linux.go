@@ -9,11 +9,14 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
-// askedPorts remember which UDP ports the programs of this network name space have asked
-// bind(2) for. Whoever asks for one by its number is a server; a client is content with any,
-// and looks the same once it has one.
+// askedPorts remember which ports the programs of this network name space have asked bind(2)
+// for. Of UDP, whoever asks for one by its number is a server; a client is content with any,
+// and looks the same once it has one. Of TCP it is the guest's doors alone: PID 1 has them,
+// and a program that wants one gets a free port, as far as it is not told.
 type askedPorts struct{ sockets int } // a map: a socket's cookie, its port as it is in the network
 
 // maxAsked is how many sockets are remembered. They are forgotten as they are closed, but for
@@ -56,19 +59,26 @@ func networkCookie() (uint64, error) {
 	return unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 }
 
-// onBind is for struct bpf_sock_addr: it notes the port, if that is of UDP and not 0.
+// onBind is for struct bpf_sock_addr: it notes the port, if that is not 0, of UDP, and of TCP
+// where it is a door, of which the program gets a free port instead.
 func (a *askedPorts) onBind(space uint64) []insn {
 	const port, protocol = 24, 36 // fields
+	move0 := []insn{
+		load32(2, 6, protocol), ifOther(2, unix.IPPROTO_TCP, 2), // to the end
+		set(3, 0), store32(6, 3, port),
+	}
 	note := append([]insn{move(1, 6), call(helperNetworkCookie)}, load64(2, space)...)
 	note = append(note,
-		ifDiffer64(0, 2, 13), // to the end
+		ifDiffer64(0, 2, int16(12+len(move0))), // to the end
 		move(1, 6), call(helperSocketCookie), store64(10, 0, -8), store32(10, 7, -12))
 	note = append(append(note, loadMap(1, a.sockets)...),
-		move(2, 10), add(2, -8), move(3, 10), add(3, -12), set(4, 0), call(helperUpdate), set(0, 1))
+		move(2, 10), add(2, -8), move(3, 10), add(3, -12), set(4, 0), call(helperUpdate))
+	note = append(note, move0...)
 	program := []insn{
 		move(6, 1),
-		load32(2, 6, protocol), ifOther(2, unix.IPPROTO_UDP, int16(2+len(note))),
-		load32(7, 6, port), ifEqual(7, 0, int16(len(note))),
+		load32(7, 6, port), ifEqual(7, 0, int16(5+len(note))),
+		load32(2, 6, protocol), ifEqual(2, unix.IPPROTO_UDP, 3), ifOther(2, unix.IPPROTO_TCP, int16(2+len(note))),
+		ifEqual(7, netOrder16(guestapi.SSHPort), 1), ifOther(7, netOrder16(guestapi.EnginePort), int16(len(note))),
 	}
 	return append(append(program, note...), set(0, 1), exit())
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -290,6 +291,21 @@ func TestHostAddress(t *testing.T) {
 	}
 }
 
+// socketAt returns the socket at that address; port 0 means any.
+func socketAt(t *testing.T, protocol string, address netip.AddrPort) (found listener, ok bool) {
+	t.Helper()
+	all, err := listeners()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range all {
+		if l.protocol == protocol && l.address.Addr() == address.Addr() && (l.address.Port() == address.Port() || address.Port() == 0) {
+			return l, true
+		}
+	}
+	return found, false
+}
+
 // A UDP port that is asked for by its number is a server's, in the ephemeral range, too; one
 // that the kernel has chosen is a client's.
 func TestAskedPorts(t *testing.T) {
@@ -297,19 +313,6 @@ func TestAskedPorts(t *testing.T) {
 	asked, err := newAskedPorts(group)
 	if err != nil {
 		t.Fatal(err)
-	}
-	// the socket of UDP at that address; port 0 means any
-	socketAt := func(address netip.AddrPort) (found listener, ok bool) {
-		all, err := listeners()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, l := range all {
-			if l.protocol == "udp" && l.address.Addr() == address.Addr() && (l.address.Port() == address.Port() || address.Port() == 0) {
-				return l, true
-			}
-		}
-		return found, false
 	}
 	held, err := net.ListenPacket("udp4", "127.77.77.78:51821")
 	if err != nil {
@@ -327,7 +330,7 @@ func TestAskedPorts(t *testing.T) {
 		stop := inGroup(t, group, test.does+" "+test.address)
 		var l listener
 		for end, ok := time.Now().Add(5*time.Second), false; !ok && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-			l, ok = socketAt(address)
+			l, ok = socketAt(t, "udp", address)
 		}
 		if l.isClient(portRange{1024, 65535}, asked.of) != test.client || l.protocol == "" {
 			t.Errorf("%s %s: %+v, a client's: %t", test.does, test.address, l, !test.client)
@@ -335,7 +338,7 @@ func TestAskedPorts(t *testing.T) {
 		if got := stop(); got != "<nil>" {
 			t.Errorf("%s %s: %s", test.does, test.address, got)
 		}
-		if l, ok := socketAt(address); ok {
+		if l, ok := socketAt(t, "udp", address); ok {
 			t.Errorf("%s %s has ended, and there is %+v", test.does, test.address, l)
 		}
 		if asked.of(l.cookie) != 0 {
@@ -357,6 +360,67 @@ func TestAskedPorts(t *testing.T) {
 		}
 		if got := stop(); got != "<nil>" {
 			t.Errorf("%s: %s", what, got)
+		}
+	}
+}
+
+// A program that asks for one of the guest's doors gets another port at the same address, and
+// it is remembered which door; nothing else is moved.
+func TestAskedDoors(t *testing.T) {
+	group := testGroup(t)
+	asked, err := newAskedPorts(group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, port := range []string{"22", "2376"} { // PID 1's, unless somebody here has them
+		if l, err := net.Listen("tcp4", "0.0.0.0:"+port); err == nil {
+			defer l.Close()
+		}
+	}
+	for _, test := range []struct {
+		address string
+		door    uint16
+	}{{"127.77.77.77:22", 22}, {"127.77.77.77:2376", 2376}, {"[::1]:22", 22}, {"127.77.77.77:23761", 0}, {"127.77.77.77:0", 0}} {
+		address := netip.MustParseAddrPort(test.address)
+		stop := inGroup(t, group, "listen "+test.address)
+		var l listener
+		for end, ok := time.Now().Add(5*time.Second), false; !ok && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			l, ok = socketAt(t, "tcp", netip.AddrPortFrom(address.Addr(), 0))
+		}
+		port := l.address.Port()
+		if asked.of(l.cookie) != test.door || port == 0 || test.door != 0 && port == test.door || test.door == 0 && address.Port() != 0 && port != address.Port() {
+			t.Errorf("listening on %s gives %+v, which has asked for %d, want %d", test.address, l, asked.of(l.cookie), test.door)
+		}
+		if got := stop(); got != "<nil>" {
+			t.Errorf("listening on %s: %s", test.address, got)
+		}
+	}
+	if got := inGroup(t, group, "bind 127.77.77.77:22")(); got != "<nil>" {
+		t.Errorf("UDP: %s", got)
+	}
+}
+
+// The ways to the doors change as programs come that ask for them, and go.
+func TestDoorWays(t *testing.T) {
+	var ran []string
+	d := &doorWays{now: map[uint16]uint16{}, run: func(argv ...string) error {
+		ran = append(ran, argv[4]+" "+argv[5]+" "+argv[9]+" "+argv[len(argv)-1])
+		return nil
+	}}
+	four, six := publication{protocol: "tcp", hostIP: "0.0.0.0", port: 22}, publication{protocol: "tcp", port: 22}
+	for _, test := range []struct {
+		moved map[publication]uint16
+		want  []string
+	}{
+		{nil, nil},
+		{map[publication]uint16{four: 4000}, []string{"-A PREROUTING 22 4000", "-A OUTPUT 22 4000"}},
+		{map[publication]uint16{four: 4000, six: 4001}, nil}, // the first has it
+		{map[publication]uint16{six: 4001}, []string{"-D PREROUTING 22 4000", "-D OUTPUT 22 4000", "-A PREROUTING 22 4001", "-A OUTPUT 22 4001"}},
+		{nil, []string{"-D PREROUTING 22 4001", "-D OUTPUT 22 4001"}},
+	} {
+		ran = nil
+		if err := d.follow(test.moved); err != nil || !slices.Equal(ran, test.want) {
+			t.Errorf("%v: %q, %v; want %q", test.moved, ran, err, test.want)
 		}
 	}
 }

@@ -74,7 +74,7 @@ var refusals = []string{
 	"unknown flag: ", "unknown shorthand flag: ", "flag needs an argument: ", "invalid argument ", "bad flag syntax: ",
 	"unable to configure the Docker daemon", "driver not supported: ", "prerequisites for driver not satisfied", "bad attribute format: ", "insecure registry ", "invalid mirror: ", "invalid index name ",
 	"validate daemon configuration", "failed to set log level: ", "failed to set log opts: ",
-	"invalid CIDR address: ", "must be created manually", "You specified ", "no subnet is configured", "should be a valid slice named",
+	"invalid CIDR address: ", "must be created manually", "You specified ", "no subnet is configured", "should be a valid slice named", "must be part of the network",
 }
 
 // refused tells whether dockerd ended because of what it was told.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"sync/atomic"
@@ -23,6 +24,13 @@ const (
 	listenersAgain  = 2 * time.Second
 )
 
+// following is what it takes to publish what listens.
+type following struct {
+	asked  *askedPorts
+	relays *relays
+	ways   *doorWays
+}
+
 // followListeners publishes what listens in the guest's own network: programs of containers
 // with --network host, the ports of a swarm, and whatever a user runs.
 func (g *guest) followListeners() {
@@ -33,7 +41,7 @@ func (g *guest) followListeners() {
 	}
 	asked, err := newAskedPorts(cgroupRoot)
 	g.note(err)
-	relays := newRelays(g.reaper, g.out)
+	f := &following{asked: asked, relays: newRelays(g.reaper, g.out), ways: newDoorWays(g.reaper)}
 	rings := make(chan struct{}, 1)
 	g.spawn(func() {
 		for bell.wait() == nil {
@@ -44,7 +52,7 @@ func (g *guest) followListeners() {
 		}
 	})
 	for {
-		udp, err := g.publishListeners(asked, relays)
+		udp, err := g.publishListeners(f)
 		if err != nil {
 			g.note(err)
 		}
@@ -63,7 +71,7 @@ func (g *guest) followListeners() {
 }
 
 // publishListeners publishes what listens now, and tells whether there is UDP among it.
-func (g *guest) publishListeners(asked *askedPorts, relays *relays) (udp bool, err error) {
+func (g *guest) publishListeners(f *following) (udp bool, err error) {
 	all, err := listeners()
 	if err != nil {
 		return false, err
@@ -75,17 +83,26 @@ func (g *guest) publishListeners(asked *askedPorts, relays *relays) (udp bool, e
 	}
 	ephemeral := ephemeralPorts()
 	var wanted []publication
+	moved := map[publication]uint16{} // what has asked for a door, and where it listens
 	for _, l := range withTwins(all) {
 		p, ok := l.wanted(card)
-		if !ok || isDoor(p.protocol, p.port) || p.protocol == "tcp" && p.port == g.front.otherPort() || relays.has(p.protocol, p.port) || l.isClient(ephemeral, asked.of) {
+		if !ok || isDoor(p.protocol, p.port) || p.protocol == "tcp" && p.port == g.front.otherPort() || f.relays.has(p.protocol, p.port) || l.isClient(ephemeral, f.asked.of) {
 			continue
+		}
+		if door := f.asked.of(l.cookie); isDoor(p.protocol, door) {
+			p.port = door
+			if _, ok := moved[p]; !ok && p.target == "" {
+				moved[p] = l.address.Port()
+			}
 		}
 		wanted = append(wanted, p)
 		udp = udp || p.protocol == "udp"
 	}
 	wanted = g.ports.unclaimed(wanted)
-	g.ports.follow(wanted, relays.follow(card, wanted))
-	return udp, nil
+	at := f.relays.follow(card, wanted)
+	maps.Copy(at, moved)
+	g.ports.follow(wanted, at)
+	return udp, f.ways.follow(moved)
 }
 
 // listeners asks the kernel for the sockets of this network name space that wait for
