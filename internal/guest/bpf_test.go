@@ -114,6 +114,12 @@ func TestInGroup(t *testing.T) {
 		_, err := net.ListenPacket("udp4", address)
 		fmt.Println(err)
 		wait()
+	case "tunnel": // whose socket is the kernel's own, as WireGuard's is
+		add := exec.Command("sh", "-c", "ip link add hyve-test type vxlan id 77 dstport "+address+" dev lo && ip link set hyve-test up")
+		err := add.Run()
+		fmt.Println(err)
+		wait()
+		exec.Command("ip", "link", "delete", "hyve-test").Run()
 	case "again": // on the same socket, when the first address cannot be had
 		fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_DGRAM, 0)
 		for _, one := range strings.Fields(address) {
@@ -291,30 +297,24 @@ func TestHostAddress(t *testing.T) {
 	}
 }
 
-// socketAt returns the socket at that address; port 0 means any.
-func socketAt(t *testing.T, protocol string, address netip.AddrPort) (found listener, ok bool) {
-	t.Helper()
-	for _, l := range socketsAt(t, protocol, address.Addr()) {
-		if address.Port() == 0 || l.address.Port() == address.Port() {
-			return l, true
-		}
-	}
-	return found, false
-}
-
-// socketsAt are those at any port of an address.
-func socketsAt(t *testing.T, protocol string, ip netip.Addr) (at []listener) {
+func allListeners(t *testing.T) []listener {
 	t.Helper()
 	all, err := listeners()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, l := range all {
-		if l.protocol == protocol && l.address.Addr() == ip {
-			at = append(at, l)
+	return all
+}
+
+// socketAt returns the socket of UDP at that address; port 0 means any.
+func socketAt(t *testing.T, address netip.AddrPort) (found listener, ok bool) {
+	t.Helper()
+	for _, l := range allListeners(t) {
+		if l.protocol == "udp" && l.address.Addr() == address.Addr() && (l.address.Port() == address.Port() || address.Port() == 0) {
+			return l, true
 		}
 	}
-	return at
+	return found, false
 }
 
 // A UDP port that is asked for by its number is a server's, in the ephemeral range, too; one
@@ -341,7 +341,7 @@ func TestAskedPorts(t *testing.T) {
 		stop := inGroup(t, group, test.does+" "+test.address)
 		var l listener
 		for end, ok := time.Now().Add(5*time.Second), false; !ok && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-			l, ok = socketAt(t, "udp", address)
+			l, ok = socketAt(t, address)
 		}
 		if l.isClient(portRange{1024, 65535}, asked.of) != test.client || l.protocol == "" {
 			t.Errorf("%s %s: %+v, a client's: %t", test.does, test.address, l, !test.client)
@@ -349,12 +349,20 @@ func TestAskedPorts(t *testing.T) {
 		if got := stop(); got != "<nil>" {
 			t.Errorf("%s %s: %s", test.does, test.address, got)
 		}
-		if l, ok := socketAt(t, "udp", address); ok {
+		if l, ok := socketAt(t, address); ok {
 			t.Errorf("%s %s has ended, and there is %+v", test.does, test.address, l)
 		}
 		if asked.of(l.cookie) != 0 {
 			t.Errorf("%s %s has ended, and is remembered", test.does, test.address)
 		}
+	}
+	stop := inGroup(t, group, "tunnel 41999")
+	time.Sleep(500 * time.Millisecond)
+	tunnel, _ := socketAt(t, netip.MustParseAddrPort("0.0.0.0:41999"))
+	if got := stop(); got != "<nil>" {
+		t.Logf("there are no tunnels here: %s", got)
+	} else if asked.of(tunnel.cookie) != 41999 {
+		t.Errorf("a tunnel at 41999: %+v", tunnel)
 	}
 	remembered := func() bool {
 		attr := words(uint32(asked.sockets), 0, 0, 0, 0, 0, 0, 0)
@@ -362,6 +370,10 @@ func TestAskedPorts(t *testing.T) {
 		pointer(attr, 16, unsafe.Pointer(&first))
 		_, err := bpf(unix.BPF_MAP_GET_NEXT_KEY, attr)
 		return err == nil
+	}
+	group = testGroup(t)
+	if asked, err = newAskedPorts(group); err != nil { // without the tunnel's
+		t.Fatal(err)
 	}
 	for what, want := range map[string]bool{"bind 127.77.77.77:51820": true, "apart 0.0.0.0:51820": false} {
 		stop := inGroup(t, group, what)
@@ -393,13 +405,16 @@ func TestAskedDoors(t *testing.T) {
 		door    uint16
 	}{{"127.77.77.77:22", 22}, {"127.77.77.77:2376", 2376}, {"[::1]:22", 22}, {"127.77.77.77:23761", 0}, {"127.77.77.77:0", 0}} {
 		address := netip.MustParseAddrPort(test.address)
-		before := socketsAt(t, "tcp", address.Addr()) // other programs' here
+		before := map[uint64]bool{}
+		for _, l := range allListeners(t) {
+			before[l.cookie] = true
+		}
 		stop := inGroup(t, group, "listen "+test.address)
 		var l listener
 		for end := time.Now().Add(5 * time.Second); l.protocol == "" && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-			for _, now := range socketsAt(t, "tcp", address.Addr()) {
-				if !slices.ContainsFunc(before, func(b listener) bool { return b.cookie == now.cookie }) {
-					l = now
+			for _, one := range allListeners(t) {
+				if one.protocol == "tcp" && one.address.Addr() == address.Addr() && !before[one.cookie] {
+					l = one
 				}
 			}
 		}

@@ -39,7 +39,7 @@ func (g *guest) followListeners() {
 		g.note(fmt.Errorf("following what listens: %w", err))
 		return
 	}
-	asked, err := newAskedPorts(cgroupRoot)
+	asked, err := newAskedPorts(cgroupRoot) // the doors are open by now
 	g.note(err)
 	f := &following{asked: asked, relays: newRelays(g.reaper, g.out), ways: newDoorWays(g.reaper)}
 	rings := make(chan struct{}, 1)
