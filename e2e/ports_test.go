@@ -198,6 +198,14 @@ func docker28(t *testing.T) bool {
 	return !strings.HasPrefix(dock(t, shared, "version", "-f", "{{.Server.Version}}"), "26.")
 }
 
+// bind takes a port of TCP or UDP until it is closed.
+func bind(network, address string) (io.Closer, error) {
+	if network == "udp" {
+		return net.ListenPacket(network, address)
+	}
+	return net.Listen(network, address)
+}
+
 // takePorts takes some ports of localhost until the test ends, of either family where that
 // is enough. Those that somebody has are taken already.
 func takePorts(t *testing.T, network string, from, count int) {
@@ -207,14 +215,7 @@ func takePorts(t *testing.T, network string, from, count int) {
 		hosts = append(hosts, "[::1]")
 	}
 	for port := from; port < from+count; port++ {
-		address := fmt.Sprintf("%s:%d", hosts[port%len(hosts)], port)
-		var held io.Closer
-		var err error
-		if network == "udp" {
-			held, err = net.ListenPacket(network, address)
-		} else {
-			held, err = net.Listen(network, address)
-		}
+		held, err := bind(network, fmt.Sprintf("%s:%d", hosts[port%len(hosts)], port))
 		if err == nil {
 			t.Cleanup(func() { held.Close() })
 		} else if !errors.Is(err, syscall.EADDRINUSE) {
@@ -230,15 +231,7 @@ func isChosen(t *testing.T, network string, port, from, count int) {
 	if from <= port && port < from+count {
 		t.Errorf("docker was given port %d of %s, which is taken", port, network)
 	}
-	address := fmt.Sprintf("127.0.0.1:%d", port)
-	var free io.Closer
-	var err error
-	if network == "udp" {
-		free, err = net.ListenPacket(network, address)
-	} else {
-		free, err = net.Listen(network, address)
-	}
-	if err == nil {
+	if free, err := bind(network, fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 		free.Close()
 		t.Errorf("port %d of %s is not the container's", port, network)
 	}

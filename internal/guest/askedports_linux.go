@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -94,16 +92,9 @@ func (a *askedPorts) of(cookie uint64) uint16 {
 	if a == nil {
 		return 0
 	}
-	var port [4]byte
-	attr := make([]byte, 32)
-	copy(attr, words(uint32(a.sockets)))
-	pointer(attr, 8, unsafe.Pointer(&cookie))
-	pointer(attr, 16, unsafe.Pointer(&port[0]))
-	_, err := bpf(unix.BPF_MAP_LOOKUP_ELEM, attr)
-	runtime.KeepAlive(&cookie)
-	runtime.KeepAlive(&port)
-	if err != nil {
+	port := make([]byte, 4)
+	if mapElement(unix.BPF_MAP_LOOKUP_ELEM, a.sockets, binary.NativeEndian.AppendUint64(nil, cookie), port) != nil {
 		return 0
 	}
-	return binary.BigEndian.Uint16(port[:])
+	return binary.BigEndian.Uint16(port)
 }

@@ -81,6 +81,21 @@ func pointer(attr []byte, at int, p unsafe.Pointer) {
 	binary.NativeEndian.PutUint64(attr[at:], uint64(uintptr(p)))
 }
 
+// mapElement looks up or updates the value of a key in a map; both have the map's sizes.
+func mapElement(command uintptr, in int, key, value []byte) error {
+	// The kernel is told where they are by number, so they may not move.
+	var pins runtime.Pinner
+	defer pins.Unpin()
+	pins.Pin(&key[0])
+	pins.Pin(&value[0])
+	attr := make([]byte, 32)
+	copy(attr, words(uint32(in)))
+	pointer(attr, 8, unsafe.Pointer(&key[0]))
+	pointer(attr, 16, unsafe.Pointer(&value[0]))
+	_, err := bpf(command, attr)
+	return err
+}
+
 // newMap makes a map.
 func newMap(kind, keySize, valueSize, entries uint32) (int, error) {
 	fd, err := bpf(unix.BPF_MAP_CREATE, words(kind, keySize, valueSize, entries, 0))

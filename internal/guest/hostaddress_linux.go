@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"runtime"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -88,7 +86,7 @@ func (h *hostAddress) set(n guestapi.Identity) error {
 	if h.addresses <= 0 {
 		return nil // the kernel does not translate, which was said
 	}
-	var value [8]byte
+	value := make([]byte, 8)
 	if n.HostAddress != "" {
 		said, err := netip.ParseAddr(n.HostAddress)
 		meant, err2 := netip.ParseAddr(n.HostAlias)
@@ -98,15 +96,7 @@ func (h *hostAddress) set(n guestapi.Identity) error {
 		copy(value[:4], said.AsSlice())
 		copy(value[4:], meant.AsSlice())
 	}
-	var key uint32
-	attr := make([]byte, 32)
-	copy(attr, words(uint32(h.addresses)))
-	pointer(attr, 8, unsafe.Pointer(&key))
-	pointer(attr, 16, unsafe.Pointer(&value[0]))
-	_, err := bpf(unix.BPF_MAP_UPDATE_ELEM, attr)
-	runtime.KeepAlive(&key)
-	runtime.KeepAlive(&value)
-	if err != nil {
+	if err := mapElement(unix.BPF_MAP_UPDATE_ELEM, h.addresses, make([]byte, 4), value); err != nil {
 		return fmt.Errorf("translating the machine's address: %w", err)
 	}
 	return nil
