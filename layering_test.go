@@ -26,7 +26,7 @@ var layers = map[string][]string{
 	// that is the supervisor's process, and for --dry-run.
 	"internal/cli": {"internal/lifecycle", "internal/sshclient", "internal/listing", "internal/supervisor", "internal/machine", "internal/image",
 		"internal/image/build", "internal/pki", "internal/control", "internal/dockerenv", "internal/machinestore", "internal/migrate",
-		"internal/progress", "internal/terminal", "internal/bounded", "internal/guestapi", "internal/hypervisor/qemu", "internal/confine"},
+		"internal/progress", "internal/terminal", "internal/bounded", "internal/guestapi", "internal/hypervisor", "internal/hypervisor/pick", "internal/confine"},
 
 	// The verbs in the hands of the real docker-machine.
 	"internal/dockermachine/driver": {"internal/lifecycle", "internal/machine", "internal/image/build", "internal/pki", "internal/control",
@@ -43,30 +43,32 @@ var layers = map[string][]string{
 	// The verbs. Not supervisor: a command must not do by accident what only the
 	// owner of a VM may. Of the hypervisor only whether there is one.
 	"internal/lifecycle": {"internal/machine", "internal/image", "internal/image/build", "internal/pki", "internal/control",
-		"internal/disk", "internal/dockerenv", "internal/frozen", "internal/guestapi", "internal/hypervisor", "internal/hypervisor/qemu", "internal/bounded"},
+		"internal/disk", "internal/dockerenv", "internal/frozen", "internal/guestapi", "internal/hypervisor", "internal/hypervisor/pick", "internal/bounded"},
 
-	"internal/supervisor": {"internal/hypervisor", "internal/hypervisor/qemu", "internal/network", "internal/accept", "internal/guestapi", "internal/hostenv",
+	"internal/supervisor": {"internal/hypervisor", "internal/hypervisor/pick", "internal/network", "internal/accept", "internal/guestapi", "internal/hostenv",
 		"internal/disk", "internal/frozen", "internal/machine", "internal/image", "internal/control", "internal/dockerenv", "internal/pki"},
 
-	"internal/machine":         {"internal/guestapi", "internal/private", "internal/bounded"},
-	"internal/machinestore":    {"internal/bounded"},
-	"internal/sparse":          {},
-	"internal/ext4":            {},
-	"internal/disk":            {"internal/sparse", "internal/ext4"},
-	"internal/frozen":          {"internal/sparse", "internal/bounded"},
-	"internal/control":         {"internal/private", "internal/bounded"},
-	"internal/pki":             {"internal/bounded"},
-	"internal/dockerenv":       {"internal/bounded"},
-	"internal/migrate":         {"internal/dockerenv"},
-	"internal/progress":        {"internal/terminal"},
-	"internal/terminal":        {},
-	"internal/bounded":         {},
-	"internal/private":         {"internal/bounded"},
-	"internal/hostenv":         {"internal/guestapi", "internal/bounded"},
-	"internal/network":         {"internal/accept", "internal/bounded"},
-	"internal/accept":          {},
-	"internal/hypervisor":      {"internal/sparse"},
-	"internal/confine":         {},
+	"internal/machine":      {"internal/guestapi", "internal/private", "internal/bounded"},
+	"internal/machinestore": {"internal/bounded"},
+	"internal/sparse":       {},
+	"internal/ext4":         {},
+	"internal/disk":         {"internal/sparse", "internal/ext4"},
+	"internal/frozen":       {"internal/sparse", "internal/bounded"},
+	"internal/control":      {"internal/private", "internal/bounded"},
+	"internal/pki":          {"internal/bounded"},
+	"internal/dockerenv":    {"internal/bounded"},
+	"internal/migrate":      {"internal/dockerenv"},
+	"internal/progress":     {"internal/terminal"},
+	"internal/terminal":     {},
+	"internal/bounded":      {},
+	"internal/private":      {"internal/bounded"},
+	"internal/hostenv":      {"internal/guestapi", "internal/bounded"},
+	"internal/network":      {"internal/accept", "internal/bounded"},
+	"internal/accept":       {},
+	"internal/hypervisor":   {"internal/sparse"},
+	"internal/confine":      {},
+	// All other packages know hypervisors by what all of them are.
+	"internal/hypervisor/pick": {"internal/hypervisor", "internal/hypervisor/qemu"},
 	"internal/hypervisor/qemu": {"internal/hypervisor", "internal/sparse", "internal/confine", "internal/bounded"},
 	"internal/image":           {"internal/bounded"},
 	"internal/image/debian":    {"internal/bounded"},
@@ -253,4 +255,51 @@ func waitsForPipes(call *ast.CallExpr) bool {
 		})
 	}
 	return f.Sel.Name == "Open" || f.Sel.Name == "OpenFile" && !creates
+}
+
+// TestHypervisorsArePickedInOnePlace looks for packages, tests among them, that know which
+// hypervisor runs the VMs. Those of e2e measure and try that very one.
+func TestHypervisorsArePickedInOnePlace(t *testing.T) {
+	knowing := []string{"internal/hypervisor", "e2e"}
+	err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".go" {
+			return err
+		}
+		if slices.ContainsFunc(knowing, func(dir string) bool { return strings.HasPrefix(filepath.ToSlash(path), dir+"/") }) {
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, spec := range file.Imports {
+			name, err := strconv.Unquote(spec.Path.Value)
+			if own, ok := strings.CutPrefix(name, module+"internal/hypervisor/"); ok && own != "pick" || err != nil {
+				t.Errorf("%s imports %s; internal/hypervisor/pick finds one", path, name)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestInterfacesAreNarrow looks for interfaces that are more than one thing.
+func TestInterfacesAreNarrow(t *testing.T) {
+	const widest = 10
+	eachFile(t, nil, func(path string) {
+		files := token.NewFileSet()
+		file, err := parser.ParseFile(files, path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		ast.Inspect(file, func(node ast.Node) bool {
+			if i, ok := node.(*ast.InterfaceType); ok && i.Methods.NumFields() > widest {
+				t.Errorf("%s: an interface of %d methods, at most %d", files.Position(i.Pos()), i.Methods.NumFields(), widest)
+			}
+			return true
+		})
+	})
 }

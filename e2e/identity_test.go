@@ -125,7 +125,7 @@ func bootRaw(t *testing.T, config guestapi.Config) *rawGuest {
 		Channels: []hypervisor.Channel{{Name: guestapi.Port, Socket: channel.Addr().String()}},
 		Network:  hypervisor.Network{Socket: card.Addr().String(), MAC: network.GuestMAC, MTU: network.DefaultMTU},
 		Console:  true,
-	}, qemu.Options{Accel: accel})
+	}, hypervisor.Options{Accel: accel})
 	if err != nil {
 		t.Fatal(err)
 	}

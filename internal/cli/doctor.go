@@ -14,7 +14,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hyve-vm/hyve/internal/confine"
-	"github.com/hyve-vm/hyve/internal/hypervisor/qemu"
+	"github.com/hyve-vm/hyve/internal/hypervisor"
+	"github.com/hyve-vm/hyve/internal/hypervisor/pick"
 	"github.com/hyve-vm/hyve/internal/image"
 	"github.com/hyve-vm/hyve/internal/image/build"
 	"github.com/hyve-vm/hyve/internal/machine"
@@ -74,19 +75,19 @@ func diagnose(ctx context.Context, home machine.Home) []finding {
 }
 
 func diagnoseHypervisor(ctx context.Context, home machine.Home) []finding {
-	q, err := qemu.Find(ctx, "", home.CacheDir())
+	backend, err := pick.Find(ctx, "", home.CacheDir())
 	if err != nil {
 		return []finding{{"hypervisor", "bad", err.Error(), hintOf(err)}}
 	}
-	findings := []finding{{"hypervisor", "ok", q.String(), ""}}
-	verdict := q.TryAgain(ctx)
+	findings := []finding{{"hypervisor", "ok", backend.String(), ""}}
+	verdict := backend.TryAgain(ctx)
 	findings = append(findings, diagnoseAcceleration(verdict))
 	return append(append(findings, diagnoseFreezing(verdict)), diagnoseConfinement(confine.Possible())...)
 }
 
 // diagnoseAcceleration says what came of the test of the hardware, which a no has it done
 // anew each time.
-func diagnoseAcceleration(verdict qemu.Verdict) finding {
+func diagnoseAcceleration(verdict hypervisor.Verdict) finding {
 	how := fmt.Sprintf("looked in %s", verdict.Took.Round(time.Millisecond))
 	switch {
 	case verdict.Cached:
@@ -120,12 +121,12 @@ func diagnoseConfinement(level confine.Level) []finding {
 	return findings
 }
 
-func diagnoseFreezing(verdict qemu.Verdict) finding {
+func diagnoseFreezing(verdict hypervisor.Verdict) finding {
 	if !verdict.Freezes() {
 		return finding{"freezing", "note", "machines boot: " + verdict.NoFreeze, ""}
 	}
-	if err := qemu.CanShareMemory(); err != nil {
-		return finding{"freezing", "note", "machines are thawed, but share no memory: " + err.Error(), ""}
+	if verdict.NoSharing != "" {
+		return finding{"freezing", "note", "machines are thawed, but share no memory: " + verdict.NoSharing, ""}
 	}
 	return finding{"freezing", "ok", "machines are thawed where they would boot, and share memory", ""}
 }

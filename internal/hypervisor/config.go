@@ -1,5 +1,5 @@
-// Package hypervisor says in hardware words what a VM is. Its implementations
-// are its subpackages.
+// Package hypervisor says in hardware words what a VM is, and what there is to do with one.
+// Its implementations are its subpackages, of which only pick knows.
 package hypervisor
 
 // Config is a whole VM. Paths are absolute. It is plain data: an implementation

@@ -15,10 +15,40 @@ var ErrRan = errors.New("the guest may have run")
 // given to run.
 var ErrKilled = errors.New("the hypervisor was ended by a signal")
 
+// ErrCrashed says that a hypervisor has ended by a fault of its own.
+var ErrCrashed = errors.New("the hypervisor crashed")
+
+// An Instance is a VM that was started, and what is known of it from then on.
+type Instance struct {
+	VM
+
+	PID          int      // the hypervisor's process ID
+	SharesMemory bool     // it was thawed, and has in memory of its own only what its guest has changed since
+	Unconfined   []string // what the hypervisor is not kept from that is not its business, each one line
+
+	// Events are closed when the VM has ended. Some are lost where nobody receives them.
+	Events <-chan Event
+}
+
+// An Event is something that a hypervisor reports unasked.
+type Event struct {
+	Name  string // in the hypervisor's words, for those who read logs
+	Kind  EventKind
+	Cause error // of a DiskFailed: why
+}
+
+// EventKind is what an Event means to whoever owns the VM.
+type EventKind int
+
+// The kinds of events.
+const (
+	OtherEvent EventKind = iota
+	DiskFailed           // a file of a disk could not be written: the VM is paused until Retry
+	WentOn               // a paused VM goes on
+)
+
 // A VM that runs, until Done is closed.
 type VM interface {
-	// PID is the hypervisor's process ID.
-	PID() int
 	// Done is closed when the VM has ended. Err is then why: nil if the guest powered off
 	// or reset itself, or Quit or Kill was called.
 	Done() <-chan struct{}

@@ -60,7 +60,7 @@ func Create(ctx context.Context, home machine.Home, options CreateOptions, follo
 	if err != nil {
 		return nil, err
 	}
-	q, err := findQEMU(ctx, m.QEMU, home)
+	backend, err := findHypervisor(ctx, m.QEMU, home)
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +71,7 @@ func Create(ctx context.Context, home machine.Home, options CreateOptions, follo
 	m.Image, m.Engine = img.Digest, cmp.Or(m.Engine, string(build.EngineOf(img)))
 	var template string
 	if !options.Cold {
-		if template, err = ensureTemplate(ctx, m, q, options.templateLabels(), !options.NoStart, follow.Machine); err != nil {
+		if template, err = ensureTemplate(ctx, m, backend, options.templateLabels(), !options.NoStart, follow.Machine); err != nil {
 			return nil, err
 		}
 	}
@@ -139,7 +139,7 @@ func Check(ctx context.Context, home machine.Home, options CreateOptions) error 
 			return err
 		}
 	}
-	_, err = findQEMU(ctx, m.QEMU, home)
+	_, err = findHypervisor(ctx, m.QEMU, home)
 	return err
 }
 

@@ -6,7 +6,8 @@ import (
 	"fmt"
 
 	"github.com/hyve-vm/hyve/internal/control"
-	"github.com/hyve-vm/hyve/internal/hypervisor/qemu"
+	"github.com/hyve-vm/hyve/internal/hypervisor"
+	"github.com/hyve-vm/hyve/internal/hypervisor/pick"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
@@ -23,7 +24,7 @@ func Set(ctx context.Context, m *machine.Machine, settings machine.Settings) err
 		return err
 	}
 	if settings.QEMU != nil {
-		if _, err := findQEMU(ctx, *settings.QEMU, m.Home()); err != nil {
+		if _, err := findHypervisor(ctx, *settings.QEMU, m.Home()); err != nil {
 			return err
 		}
 	}
@@ -39,14 +40,14 @@ func Set(ctx context.Context, m *machine.Machine, settings machine.Settings) err
 	return err
 }
 
-// findQEMU finds the one that is asked for, else the host's. What is wrong with one that is
+// findHypervisor finds the one that is asked for, else the host's. What is wrong with one that is
 // asked for is the asker's mistake.
-func findQEMU(ctx context.Context, asked string, home machine.Home) (*qemu.QEMU, error) {
-	q, err := qemu.Find(ctx, asked, home.CacheDir())
+func findHypervisor(ctx context.Context, asked string, home machine.Home) (hypervisor.Backend, error) {
+	found, err := pick.Find(ctx, asked, home.CacheDir())
 	if asked != "" && ctx.Err() == nil {
 		err = machine.InvalidValue(err)
 	}
-	return q, err
+	return found, err
 }
 
 // reload has the supervisor of a machine, if it runs, read its file.

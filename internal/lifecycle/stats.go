@@ -34,7 +34,7 @@ func MachineStats(ctx context.Context, home machine.Home, names ...string) ([]St
 		return nil, err
 	}
 	if len(names) > 0 {
-		if overviews, err = pick(overviews, names); err != nil {
+		if overviews, err = named(overviews, names); err != nil {
 			return nil, err
 		}
 	}
@@ -47,7 +47,7 @@ func MachineStats(ctx context.Context, home machine.Home, names ...string) ([]St
 	return stats, nil
 }
 
-func pick(overviews []Overview, names []string) ([]Overview, error) {
+func named(overviews []Overview, names []string) ([]Overview, error) {
 	picked := make([]Overview, 0, len(names))
 	for _, name := range names {
 		found := false

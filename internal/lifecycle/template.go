@@ -16,7 +16,7 @@ import (
 	"github.com/hyve-vm/hyve/internal/disk"
 	"github.com/hyve-vm/hyve/internal/frozen"
 	"github.com/hyve-vm/hyve/internal/hypervisor"
-	"github.com/hyve-vm/hyve/internal/hypervisor/qemu"
+	"github.com/hyve-vm/hyve/internal/hypervisor/pick"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
@@ -35,12 +35,12 @@ const draftTemplate = ".draft-"
 // ensureTemplate returns the directory of the template for a machine, which is made
 // if there is none and build is set, with these labels. Without one it is "": not every
 // machine can have one.
-func ensureTemplate(ctx context.Context, m *machine.Machine, q *qemu.QEMU, labels []string, build bool, follow func(control.Status)) (string, error) {
-	accel := q.Accelerator(ctx)
+func ensureTemplate(ctx context.Context, m *machine.Machine, backend hypervisor.Backend, labels []string, build bool, follow func(control.Status)) (string, error) {
+	accel := backend.Accelerator(ctx)
 	if !accel.Freezes() || len(m.EngineOptions) > 0 || len(m.EngineEnv) > 0 {
 		return "", nil
 	}
-	dir := filepath.Join(m.Home().Templates(), templateKey(m, labels, q.Shape(hypervisor.Config{CPUs: m.CPUs, Memory: m.Memory}, accel.Name)))
+	dir := filepath.Join(m.Home().Templates(), templateKey(m, labels, backend.Shape(hypervisor.Config{CPUs: m.CPUs, Memory: m.Memory}, accel.Name)))
 	if found := existing(dir); found != "" || !build || failedLately(dir) {
 		return found, nil
 	}
@@ -62,13 +62,13 @@ func MakeTemplate(ctx context.Context, home machine.Home, options CreateOptions,
 	if err != nil {
 		return err
 	}
-	q, err := qemu.Find(ctx, m.QEMU, home.CacheDir())
+	backend, err := pick.Find(ctx, m.QEMU, home.CacheDir())
 	if err != nil {
 		return err
 	}
-	dir, err := ensureTemplate(ctx, m, q, nil, true, follow.Machine)
+	dir, err := ensureTemplate(ctx, m, backend, nil, true, follow.Machine)
 	if err == nil && dir == "" {
-		err = fmt.Errorf("freezing a machine: %s", cmp.Or(q.Accelerator(ctx).NoFreeze, "this one was shut down instead"))
+		err = fmt.Errorf("freezing a machine: %s", cmp.Or(backend.Accelerator(ctx).NoFreeze, "this one was shut down instead"))
 	}
 	return err
 }

@@ -16,13 +16,12 @@ import (
 	"github.com/hyve-vm/hyve/internal/frozen"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 	"github.com/hyve-vm/hyve/internal/hypervisor"
-	"github.com/hyve-vm/hyve/internal/hypervisor/qemu"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
 // hardware is the VM of the machine, as it is now.
 func (s *supervisor) hardware() hypervisor.Config {
-	return vmConfig(s.parts.current.Load(), s.parts.image, qemu.KernelCmdline(s.parts.features()), newGeneration())
+	return vmConfig(s.parts.current.Load(), s.parts.image, s.parts.hypervisor.KernelCmdline(s.parts.accel.Name), newGeneration())
 }
 
 // shape names everything that must be the same for a frozen state to be thawed,
@@ -30,7 +29,7 @@ func (s *supervisor) hardware() hypervisor.Config {
 func (s *supervisor) shape() string {
 	m := s.parts.current.Load()
 	words := slices.Concat([]string{
-		s.parts.qemu.Shape(s.hardware(), s.parts.accel.Name),
+		s.parts.hypervisor.Shape(s.hardware(), s.parts.accel.Name),
 		s.parts.image.Digest,
 	}, m.EngineOptions, m.EngineEnv)
 	sum := sha256.Sum256([]byte(strings.Join(words, "\x00")))
@@ -45,7 +44,7 @@ func (s *supervisor) keepSuspended() error {
 	if _, suspended := frozen.Exists(dir); !suspended {
 		return nil
 	}
-	accel, err := s.parts.accel.ForState(frozen.Accelerator(dir))
+	accel, err := s.parts.hypervisor.ForState(s.parts.accel, frozen.Accelerator(dir))
 	if err != nil {
 		hint := "hyve doctor tries again"
 		if s.parts.accel.Hint != "" {
@@ -83,15 +82,15 @@ func (s *supervisor) powerOn(reboot bool) {
 			return
 		}
 	}
-	ran, vm, opening, err := thawed, (*qemu.VM)(nil), s.parts.identify, error(nil)
-	options := qemu.Options{
+	ran, opening := thawed, s.parts.identify
+	options := hypervisor.Options{
 		Accel:      s.parts.accel.Name,
 		ExtraFiles: []*os.File{s.lock.File()},
 		Stderr:     &s.logs.hypervisor,
 		Console:    &s.logs.console,
 	}
 	s.logs.console.begin()
-	vm, err = s.thaw(s.upToVM, options)
+	vm, err := s.thaw(s.upToVM, options)
 	unfit := (*frozen.MisfitError)(nil)
 	if errors.As(err, &unfit) {
 		s.log.Warn("booting", "cause", unfit)
@@ -105,29 +104,25 @@ func (s *supervisor) powerOn(reboot bool) {
 		s.inbox.post(message{kind: failed, err: err})
 		return
 	}
-	s.board.set(func(st *control.Status) { st.Thawed, st.MemoryShared = ran == thawed, vm.SharesMemory() })
-	m := &machineVM{VM: vm, opening: opening, stuck: s.watchHypervisor(vm)}
-	for _, gap := range vm.Confinement().Gaps() {
-		m.unconfined = append(m.unconfined, gap.String())
-	}
-	s.inbox.post(message{kind: ran, vm: m})
+	s.board.set(func(st *control.Status) { st.Thawed, st.MemoryShared = ran == thawed, vm.SharesMemory })
+	s.inbox.post(message{kind: ran, vm: &machineVM{Instance: vm, opening: opening, stuck: s.watchHypervisor(vm.Events)}})
 }
 
 // bootDisk starts the VM from its disk, which is made as large as it is to be.
-func (s *supervisor) bootDisk(options qemu.Options) (*qemu.VM, error) {
+func (s *supervisor) bootDisk(options hypervisor.Options) (*hypervisor.Instance, error) {
 	s.inbox.post(message{kind: bootBegins})
 	s.board.set(func(st *control.Status) { st.Thawed, st.MemoryShared = false, false })
 	s.ungrown.Store(false) // the guest looks when it boots
 	if err := disk.Grow(s.machine.Dir().Disk(), s.parts.current.Load().Disk); err != nil {
 		return nil, err
 	}
-	return qemu.Start(s.upToVM, s.parts.qemu, s.hardware(), options)
+	return s.parts.hypervisor.Start(s.upToVM, s.hardware(), options)
 }
 
 // thaw starts the VM from the machine's frozen state, which is gone afterwards if its guest
 // may have run. Without a VM the error is frozen.ErrNone or a *frozen.MisfitError if the
 // machine can boot instead.
-func (s *supervisor) thaw(ctx context.Context, options qemu.Options) (*qemu.VM, error) {
+func (s *supervisor) thaw(ctx context.Context, options hypervisor.Options) (*hypervisor.Instance, error) {
 	dir := s.machine.Dir()
 	if !s.parts.accel.Freezes() {
 		if err := frozen.Drop(dir.Frozen()); err != nil {
@@ -147,21 +142,19 @@ func (s *supervisor) thaw(ctx context.Context, options qemu.Options) (*qemu.VM, 
 	}
 	_, suspended := frozen.Exists(dir.Frozen())
 	var state *frozen.State
-	var vm *qemu.VM
-	_, err := resume(ctx, suspended, func() (_ takenState, err error) {
+	vm, err := resume(ctx, suspended, func() (_ takenState, err error) {
 		state, err = found.Take(shape, dir.Disk())
 		return state, err
-	}, func(ctx context.Context, take func() error) (_ hypervisor.VM, err error) {
-		// QEMU takes as long to start as it takes to look at a state.
-		options.Thaw = &qemu.State{Devices: found.Devices, Memory: found.Memory}
-		options.Take = func() (qemu.State, error) {
+	}, func(ctx context.Context, take func() error) (*hypervisor.Instance, error) {
+		// It takes as long to start as it takes to look at a state.
+		options.Thaw = &hypervisor.State{Devices: found.Devices, Memory: found.Memory}
+		options.Take = func() (hypervisor.State, error) {
 			if err := take(); err != nil {
-				return qemu.State{}, err
+				return hypervisor.State{}, err
 			}
-			return qemu.State{Devices: state.Devices, Memory: state.Memory}, nil
+			return hypervisor.State{Devices: state.Devices, Memory: state.Memory}, nil
 		}
-		vm, err = qemu.Start(ctx, s.parts.qemu, s.hardware(), options)
-		return vm, err
+		return s.parts.hypervisor.Start(ctx, s.hardware(), options)
 	})
 	unfit, kept := (*frozen.MisfitError)(nil), (*keptError)(nil)
 	switch {

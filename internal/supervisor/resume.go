@@ -22,7 +22,7 @@ type takenState interface {
 // even start. The error is then a *keptError where ctx has not ended. It is a
 // *frozen.MisfitError where the machine can boot instead, and otherwise take's.
 func resume(ctx context.Context, suspended bool, take func() (takenState, error),
-	start func(ctx context.Context, take func() error) (hypervisor.VM, error)) (hypervisor.VM, error) {
+	start func(ctx context.Context, take func() error) (*hypervisor.Instance, error)) (*hypervisor.Instance, error) {
 	var state takenState
 	var untaken error
 	vm, err := start(ctx, func() error {

@@ -66,7 +66,7 @@ func TestResumeLosesNothing(t *testing.T) {
 					defer cancel(nil)
 					vm, err := resume(ctx, suspended, func() (takenState, error) {
 						return frozen.Look(dir).Take("shape", disk)
-					}, func(_ context.Context, take func() error) (hypervisor.VM, error) {
+					}, func(_ context.Context, take func() error) (*hypervisor.Instance, error) {
 						if step >= taken {
 							if err := take(); err != nil {
 								t.Fatal(err)
@@ -107,7 +107,7 @@ func TestResumeLosesNothing(t *testing.T) {
 // nothing.
 func TestResume(t *testing.T) {
 	dir, disk := frozenMachine(t, true)
-	start := func(_ context.Context, take func() error) (hypervisor.VM, error) { return nil, take() }
+	start := func(_ context.Context, take func() error) (*hypervisor.Instance, error) { return nil, take() }
 	take := func() (takenState, error) { return frozen.Look(dir).Take("shape", disk) }
 	if _, err := resume(t.Context(), true, take, start); err != nil {
 		t.Error(err)
@@ -166,7 +166,7 @@ func TestKilledResume(t *testing.T) {
 func resumeUntil(step int, dir, disk string) {
 	resume(context.Background(), true, func() (takenState, error) {
 		return frozen.Look(dir).Take("shape", disk)
-	}, func(_ context.Context, take func() error) (hypervisor.VM, error) {
+	}, func(_ context.Context, take func() error) (*hypervisor.Instance, error) {
 		if step >= taken {
 			if err := take(); err != nil {
 				panic(err)

@@ -4,7 +4,6 @@ package supervisor
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +12,6 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -25,7 +23,7 @@ import (
 	"github.com/hyve-vm/hyve/internal/frozen"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 	"github.com/hyve-vm/hyve/internal/hypervisor"
-	"github.com/hyve-vm/hyve/internal/hypervisor/qemu"
+	"github.com/hyve-vm/hyve/internal/hypervisor/pick"
 	"github.com/hyve-vm/hyve/internal/image"
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/network"
@@ -195,7 +193,7 @@ func (s *supervisor) prepare() error {
 		return err
 	}
 	s.board.set(func(st *control.Status) {
-		st.Hypervisor = "QEMU " + parts.qemu.Version.String()
+		st.Hypervisor = parts.hypervisor.Release()
 		st.Accelerator, st.AcceleratorReason = s.parts.accel.Name, s.parts.accel.Reason
 	})
 	if err := s.reread(); err != nil { // what was set while nobody could be told
@@ -232,29 +230,21 @@ func (s *supervisor) tellIdentity() error {
 
 // watchHypervisor logs the hypervisor's events, and passes on those that are about room on
 // the host's disk: why there is none, or nil.
-func (s *supervisor) watchHypervisor(vm *qemu.VM) <-chan error {
+func (s *supervisor) watchHypervisor(events <-chan hypervisor.Event) <-chan error {
 	stuck := make(chan error)
 	go func() {
 		defer close(stuck)
-		for event := range vm.Events() {
+		for event := range events {
 			s.log.Info("hypervisor event", "event", event.Name)
-			switch event.Name {
-			case qemu.EventBlockIOError:
-				stuck <- diskError(event)
-			case qemu.EventResume: // unless the write fails again
+			switch event.Kind {
+			case hypervisor.DiskFailed:
+				stuck <- event.Cause
+			case hypervisor.WentOn: // unless the write fails again
 				stuck <- nil
 			}
 		}
 	}()
 	return stuck
-}
-
-func diskError(event qemu.Event) error {
-	var data qemu.BlockIOErrorData
-	if json.Unmarshal(event.Data, &data) != nil || data.Reason == "" {
-		return errors.New("the host's disk cannot be written")
-	}
-	return errors.New("the host's disk cannot be written: " + strings.ToLower(data.Reason))
 }
 
 // errorPause is how often a VM that the host's full disk has paused is let go on,
@@ -290,7 +280,7 @@ func (r *room) stop() {
 
 // attend implements hands: it speaks with the guest until its VM has ended.
 func (s *supervisor) attend(vm *machineVM, wasThawed bool) {
-	s.board.set(func(st *control.Status) { st.HypervisorID, st.Unconfined = vm.PID(), vm.unconfined })
+	s.board.set(func(st *control.Status) { st.HypervisorID, st.Unconfined = vm.PID, vm.Unconfined })
 	s.board.step("hypervisor", "")
 	s.warm, s.ready = new(flight), new(flight)
 	s.room.stop()
@@ -334,7 +324,7 @@ func (s *supervisor) converse(vm *machineVM, wasThawed bool) message {
 		err = nil
 	}
 	s.guest.ports.clear()
-	return message{kind: vmEnded, vm: vm, err: err, crashed: errors.Is(vm.Err(), qemu.ErrCrashed), words: lastWords(s.logs.console.last())}
+	return message{kind: vmEnded, vm: vm, err: err, crashed: errors.Is(vm.Err(), hypervisor.ErrCrashed), words: lastWords(s.logs.console.last())}
 }
 
 // answerWords serves the control socket. The returned function waits until
@@ -486,13 +476,11 @@ func (s *supervisor) startNetwork(ctx context.Context) error {
 
 // parts is what a machine needs to start, each found and checked.
 type parts struct {
-	image *image.Image
-	qemu  *qemu.QEMU
-	accel qemu.Verdict
+	image      *image.Image
+	hypervisor hypervisor.Backend
+	accel      hypervisor.Verdict
 	*identity
 }
-
-func (p *parts) features() qemu.Features { return p.qemu.Features(p.accel.Name) }
 
 // gather finds the parts, side by side.
 func gather(ctx context.Context, m *machine.Machine) (*parts, error) {
@@ -509,10 +497,10 @@ func gather(ctx context.Context, m *machine.Machine) (*parts, error) {
 		return store.Check(p.image)
 	})
 	group.Go(func() (err error) {
-		if p.qemu, err = qemu.Find(ctx, m.QEMU, m.Home().CacheDir()); err != nil {
+		if p.hypervisor, err = pick.Find(ctx, m.QEMU, m.Home().CacheDir()); err != nil {
 			return err
 		}
-		p.accel = p.qemu.Accelerator(ctx)
+		p.accel = p.hypervisor.Accelerator(ctx)
 		return nil
 	})
 	group.Go(func() (err error) {

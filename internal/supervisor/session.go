@@ -42,10 +42,9 @@ func (m message) reply(err error) {
 
 // A machineVM is a VM that runs, and what its guest is to be told first.
 type machineVM struct {
-	hypervisor.VM
-	opening    func() (guestapi.Request, error)
-	stuck      <-chan error // the host's disk cannot be written, and why; nil when it can again
-	unconfined []string     // what it is not kept from, each one line
+	*hypervisor.Instance
+	opening func() (guestapi.Request, error)
+	stuck   <-chan error // the host's disk cannot be written, and why; nil when it can again
 }
 
 // hands do what a session decides. No method waits: what comes of it is a message.

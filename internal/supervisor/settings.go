@@ -40,7 +40,7 @@ func takeNext(m *machine.Machine) (dropped bool, err error) {
 	return exists, m.TakeNext()
 }
 
-// takeNextReboot is takeNext for a machine whose guest starts again. Another QEMU waits for
+// takeNextReboot is takeNext for a machine whose guest starts again. Another hypervisor waits for
 // another supervisor.
 func (s *supervisor) takeNextReboot() error {
 	if err := s.reread(); err != nil {

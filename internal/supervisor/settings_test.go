@@ -11,7 +11,7 @@ import (
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/frozen"
 	"github.com/hyve-vm/hyve/internal/guestapi"
-	"github.com/hyve-vm/hyve/internal/hypervisor/qemu"
+	"github.com/hyve-vm/hyve/internal/hypervisor"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
@@ -83,7 +83,7 @@ func TestKeepSuspended(t *testing.T) {
 			if err := errors.Join(os.WriteFile(draft.Devices(), nil, 0o600), draft.Commit("shape", m.Dir().Disk())); err != nil {
 				t.Fatal(err)
 			}
-			s := &supervisor{machine: m, parts: parts{accel: qemu.Verdict{Name: "tcg", Reason: "/dev/kvm does not exist", Hint: "load it"}}}
+			s := &supervisor{machine: m, parts: parts{hypervisor: fakeBackend{}, accel: hypervisor.Verdict{Name: "tcg", Reason: "/dev/kvm does not exist", Hint: "load it"}}}
 			err = s.keepSuspended()
 			if (err != nil) != test.kept {
 				t.Fatal(err)

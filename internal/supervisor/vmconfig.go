@@ -15,7 +15,7 @@ import (
 func vmConfig(m *machine.Machine, img *image.Image, accelCmdline, generation string) hypervisor.Config {
 	dir := m.Dir()
 	return hypervisor.Config{
-		Name:    "hyve-" + m.Name,
+		Name:    hypervisor.NamePrefix + m.Name,
 		CPUs:    m.CPUs,
 		Memory:  m.Memory,
 		Kernel:  img.Kernel(),

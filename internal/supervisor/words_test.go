@@ -17,12 +17,23 @@ import (
 	"github.com/hyve-vm/hyve/internal/frozen"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 	"github.com/hyve-vm/hyve/internal/hypervisor"
-	"github.com/hyve-vm/hyve/internal/hypervisor/qemu"
 	"github.com/hyve-vm/hyve/internal/image"
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/network"
 	"github.com/hyve-vm/hyve/internal/sparse"
 )
+
+// A fakeBackend has one accelerator at a time.
+type fakeBackend struct{ hypervisor.Backend }
+
+func (fakeBackend) KernelCmdline(string) string            { return "" }
+func (fakeBackend) Shape(hypervisor.Config, string) string { return "shape" }
+func (fakeBackend) ForState(now hypervisor.Verdict, accel string) (hypervisor.Verdict, error) {
+	if now.Name != accel {
+		return now, &hypervisor.AcceleratorError{Wanted: accel, Now: now}
+	}
+	return now, nil
+}
 
 // A fakeVM does what a hypervisor does with a VM, without one.
 type fakeVM struct {
@@ -104,11 +115,11 @@ func newScene(t *testing.T) *scene {
 	vm := &fakeVM{done: make(chan struct{})}
 	s := &scene{t: t, vm: vm, ended: make(chan struct{}), supervisor: &supervisor{
 		machine: m, guest: g, net: n, board: newBoard(control.Status{}), log: g.log, inbox: newMailbox(), idle: newIdle(0),
-		parts: parts{identity: id, accel: qemu.Verdict{Name: "tcg"}, qemu: &qemu.QEMU{Arch: "amd64"}, image: &image.Image{}},
+		parts: parts{identity: id, accel: hypervisor.Verdict{Name: "tcg"}, hypervisor: fakeBackend{}, image: &image.Image{}},
 	}}
 	s.reachable.knock = s.idle.wake
 	s.reachable.open()
-	ran := &machineVM{VM: vm}
+	ran := &machineVM{Instance: &hypervisor.Instance{VM: vm}}
 	s.session = session{hands: s, phase: running, run: run{vm: ran, met: true, engineUp: true}}
 	s.show(control.Running, "")
 	go s.answer(in, out)
@@ -456,7 +467,7 @@ func TestStopAsItGoesOn(t *testing.T) {
 	}
 
 	vm := &fakeVM{done: make(chan struct{})}
-	s.inbox.post(message{kind: thawed, vm: &machineVM{VM: vm, opening: func() (guestapi.Request, error) {
+	s.inbox.post(message{kind: thawed, vm: &machineVM{Instance: &hypervisor.Instance{VM: vm}, opening: func() (guestapi.Request, error) {
 		return guestapi.Request{Identity: &guestapi.Identity{}}, nil
 	}}})
 	time.Sleep(50 * time.Millisecond) // the guest takes its time to say hello

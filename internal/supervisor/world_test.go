@@ -303,10 +303,12 @@ func (w *world) start(yield func()) {
 	var vm *scriptedVM
 	var how = thawed
 	if st := w.there; st != nil {
-		_, err := resume(w.ctx, st.suspended, w.take, func(ctx context.Context, take func() error) (hypervisor.VM, error) {
+		_, err := resume(w.ctx, st.suspended, w.take, func(ctx context.Context, take func() error) (*hypervisor.Instance, error) {
 			var err error
-			vm, err = w.load(ctx, st, take, yield)
-			return vm, err
+			if vm, err = w.load(ctx, st, take, yield); err != nil {
+				return nil, err
+			}
+			return &hypervisor.Instance{VM: vm}, nil
 		})
 		unfit := (*frozen.MisfitError)(nil)
 		if err != nil && !errors.As(err, &unfit) {
@@ -332,7 +334,7 @@ func (w *world) start(yield func()) {
 		vm = &scriptedVM{}
 	}
 	yield()
-	vm.machine = &machineVM{VM: vm}
+	vm.machine = &machineVM{Instance: &hypervisor.Instance{VM: vm}}
 	w.vm = vm
 	w.tell(message{kind: how, vm: vm.machine})
 }

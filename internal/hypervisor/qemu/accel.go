@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/hyve-vm/hyve/internal/hypervisor"
 )
 
 // The accelerators' names, as -accel has them.
@@ -16,54 +18,29 @@ const (
 	accelTCG = "tcg"
 )
 
-// Verdict is which accelerator to use and why.
-type Verdict struct {
-	Name   string        // "kvm", "hvf" or "tcg" (emulation)
-	Reason string        // why not the host's own; empty unless Name is "tcg"
-	Hint   string        // the way out of Reason; may be empty
-	Took   time.Duration // of this call
-	Rate   float64       // instructions a second in the test of the hardware; 0 if it did not get that far
-	Tested time.Time     // when the hardware was tested; zero if it did not come to that
-	Cached bool          // that was earlier, since the host's boot
-
-	// NoFreeze is why VMs cannot be frozen and thawed; empty if they can.
-	NoFreeze string
+// ForState implements hypervisor.Backend. Emulation can be had anywhere, hardware only
+// where it works. States that do not say what they are of are of emulation.
+func (q *QEMU) ForState(now hypervisor.Verdict, accel string) (hypervisor.Verdict, error) {
+	if accel = cmp.Or(accel, accelTCG); accel == accelTCG && now.Name != accelTCG {
+		now = hypervisor.Verdict{Name: accelTCG, Reason: "its frozen state is of software emulation", Capabilities: capabilities(accelTCG)}
+	}
+	if now.Name != accel || !now.Freezes() {
+		return now, &hypervisor.AcceleratorError{Wanted: accel, Now: now}
+	}
+	return now, nil
 }
 
-// Freezes says whether VMs are to be frozen and thawed.
-func (v Verdict) Freezes() bool { return v.NoFreeze == "" }
-
-func (v Verdict) String() string {
-	if v.Reason == "" {
-		return v.Name
+// capabilities are what VMs can do with an accelerator.
+func capabilities(accel string) hypervisor.Capabilities {
+	c := hypervisor.Capabilities{NoFreeze: memoryHidden()}
+	if accel != accelTCG && accel != alsoFreezes {
+		// Hardware has clocks and processor features of its own.
+		c.NoFreeze = "freezing is not verified with " + accel + " yet"
 	}
-	return fmt.Sprintf("%s (%s)", v.Name, v.Reason)
-}
-
-// ForState is what is to run a state that was frozen with an accelerator ("" is
-// emulation). Emulation can be had anywhere, hardware only where it works; the error is an
-// *AcceleratorError then, and also where no state can be thawed.
-func (v Verdict) ForState(accel string) (Verdict, error) {
-	if accel = cmp.Or(accel, accelTCG); accel == accelTCG && v.Name != accelTCG {
-		v = Verdict{Name: accelTCG, Reason: "its frozen state is of software emulation", NoFreeze: memoryHidden()}
+	if err := canShareMemory(); err != nil {
+		c.NoSharing = err.Error()
 	}
-	if v.Name != accel || !v.Freezes() {
-		return v, &AcceleratorError{Wanted: accel, Now: v}
-	}
-	return v, nil
-}
-
-// An AcceleratorError says why a state cannot go on here, today.
-type AcceleratorError struct {
-	Wanted string  // with which it was frozen
-	Now    Verdict // what there is instead
-}
-
-func (e *AcceleratorError) Error() string {
-	if e.Wanted == e.Now.Name {
-		return "a frozen state cannot be thawed: " + e.Now.NoFreeze
-	}
-	return fmt.Sprintf("its frozen state is of %s, which does not work now: %s", e.Wanted, e.Now.Reason)
+	return c
 }
 
 // hostVerdict is what the platform's test says about its accelerator.
@@ -87,16 +64,16 @@ const RefusalAge = time.Hour
 
 // Accelerator says which accelerator really works, by trying it. The outcome of
 // the try is kept until the host boots anew or QEMU changes; a no for RefusalAge at most.
-func (q *QEMU) Accelerator(ctx context.Context) Verdict {
+func (q *QEMU) Accelerator(ctx context.Context) hypervisor.Verdict {
 	return q.accelerator(ctx, RefusalAge)
 }
 
 // TryAgain is Accelerator for which no earlier no counts.
-func (q *QEMU) TryAgain(ctx context.Context) Verdict { return q.accelerator(ctx, 0) }
+func (q *QEMU) TryAgain(ctx context.Context) hypervisor.Verdict { return q.accelerator(ctx, 0) }
 
-func (q *QEMU) accelerator(ctx context.Context, believed time.Duration) Verdict {
+func (q *QEMU) accelerator(ctx context.Context, believed time.Duration) hypervisor.Verdict {
 	began := time.Now()
-	v := Verdict{Name: accelTCG}
+	v := hypervisor.Verdict{Name: accelTCG}
 	switch {
 	case hostAccel == "":
 		v.Reason = "this system has no accelerator that QEMU knows"
@@ -113,11 +90,8 @@ func (q *QEMU) accelerator(ctx context.Context, believed time.Duration) Verdict 
 			v.Reason, v.Hint = h.Reason, h.Hint
 		}
 	}
-	if v.NoFreeze = memoryHidden(); v.Name != accelTCG && v.Name != alsoFreezes {
-		// Hardware has clocks and processor features of its own.
-		v.NoFreeze = "freezing is not verified with " + v.Name + " yet"
-	}
 	v.Took = time.Since(began)
+	v.Capabilities = capabilities(v.Name)
 	return v
 }
 

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hyve-vm/hyve/internal/hypervisor"
 )
 
 // TestKVMVerdict runs the test guest for real, several times: whatever this
@@ -216,7 +218,7 @@ func TestRefusalAges(t *testing.T) {
 	for _, tt := range []struct {
 		works    bool
 		age      time.Duration
-		ask      func(context.Context) Verdict
+		ask      func(context.Context) hypervisor.Verdict
 		believed bool
 	}{
 		{false, time.Minute, q.Accelerator, true},

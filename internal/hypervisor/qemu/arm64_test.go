@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/hyve-vm/hyve/internal/hypervisor"
 )
 
 // TestARM64 has an emulated arm64 board take every argument and switch itself
@@ -46,7 +48,7 @@ func TestARM64(t *testing.T) {
 				t.Fatal(err)
 			}
 			q := &QEMU{Path: path, Arch: a.Arch, Version: a.Version, Sandbox: a.Sandbox}
-			vm := start(t, q, cfg, Options{})
+			vm := start(t, q, cfg, hypervisor.Options{})
 			wait(t, vm)
 			if s := vm.Shutdown(); vm.Err() != nil || s.Reason != ReasonGuestShutdown {
 				t.Errorf("%+v, %v", s, vm.Err())

@@ -14,9 +14,6 @@ import (
 	"github.com/hyve-vm/hyve/internal/hypervisor"
 )
 
-// ErrCrashed says that QEMU has ended by a fault of its own.
-var ErrCrashed = errors.New("QEMU crashed")
-
 // marked is an error that is another one, too, which its text does not say.
 type marked struct {
 	error
@@ -106,7 +103,7 @@ func (vm *VM) exitCause(waitErr error) error {
 		}
 		err := fmt.Errorf("QEMU was ended by a signal: %s", status.Signal())
 		if s := status.Signal(); s == syscall.SIGABRT || s == syscall.SIGSEGV {
-			err = fmt.Errorf("%w: %s", ErrCrashed, s)
+			err = &marked{fmt.Errorf("QEMU crashed: %s", s), hypervisor.ErrCrashed}
 		}
 		err = &marked{err, hypervisor.ErrKilled}
 		switch {

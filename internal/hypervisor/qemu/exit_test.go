@@ -30,7 +30,7 @@ func TestStartFailures(t *testing.T) {
 		{"more CPUs than can be", func(t *testing.T, q *QEMU, cfg *hypervisor.Config) { cfg.CPUs = 5000 }, "CPUs", false},
 		{"disk in use", func(t *testing.T, q *QEMU, cfg *hypervisor.Config) {
 			other := fullConfig(t, guestHang)
-			start(t, q, other, Options{})
+			start(t, q, other, hypervisor.Options{})
 			cfg.Disks[1].Path = other.Disks[1].Path
 		}, "data {}.img is in use by another process", true},
 	}
@@ -40,7 +40,7 @@ func TestStartFailures(t *testing.T) {
 				cfg := fullConfig(t, guestHang)
 				tt.change(t, q, &cfg)
 				began := time.Now()
-				vm, err := Start(t.Context(), q, cfg, Options{})
+				vm, err := Start(t.Context(), q, cfg, hypervisor.Options{})
 				took := time.Since(began)
 				if err == nil {
 					_ = vm.Kill()
@@ -65,12 +65,12 @@ func TestStartFailures(t *testing.T) {
 func TestCrash(t *testing.T) {
 	for signal, crashed := range map[syscall.Signal]bool{syscall.SIGABRT: true, syscall.SIGSEGV: true, syscall.SIGKILL: false} {
 		onEach(t, func(t *testing.T, q *QEMU) {
-			vm := start(t, q, fullConfig(t, guestHang), Options{})
+			vm := start(t, q, fullConfig(t, guestHang), hypervisor.Options{})
 			if err := syscall.Kill(vm.PID(), signal); err != nil {
 				t.Fatal(err)
 			}
 			<-vm.Done()
-			if err := vm.Err(); err == nil || errors.Is(err, ErrCrashed) != crashed {
+			if err := vm.Err(); err == nil || errors.Is(err, hypervisor.ErrCrashed) != crashed {
 				t.Errorf("after %s: %v", signal, err)
 			}
 		})
@@ -82,8 +82,8 @@ func TestSharedDisk(t *testing.T) {
 	onEach(t, func(t *testing.T, q *QEMU) {
 		one, two := fullConfig(t, guestHang), fullConfig(t, guestHang)
 		two.Disks[0].Path = one.Disks[0].Path
-		start(t, q, one, Options{})
-		start(t, q, two, Options{})
+		start(t, q, one, hypervisor.Options{})
+		start(t, q, two, hypervisor.Options{})
 	})
 }
 
@@ -91,7 +91,7 @@ func TestStartCancelled(t *testing.T) {
 	onEach(t, func(t *testing.T, q *QEMU) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := Start(ctx, q, fullConfig(t, guestHang), Options{}); err == nil || !strings.Contains(err.Error(), "canceled") {
+		if _, err := Start(ctx, q, fullConfig(t, guestHang), hypervisor.Options{}); err == nil || !strings.Contains(err.Error(), "canceled") {
 			t.Errorf("%v", err)
 		}
 	})
@@ -104,7 +104,7 @@ func TestStderrReader(t *testing.T) {
 		r.Close()
 		cfg := fullConfig(t, guestHang)
 		cfg.Kernel = "/nonexistent/vmlinux"
-		if _, err := Start(t.Context(), q, cfg, Options{Stderr: w}); err == nil || !strings.Contains(err.Error(), cfg.Kernel) {
+		if _, err := Start(t.Context(), q, cfg, hypervisor.Options{Stderr: w}); err == nil || !strings.Contains(err.Error(), cfg.Kernel) {
 			t.Errorf("%v", err)
 		}
 	})
@@ -115,8 +115,8 @@ func TestConsoleReader(t *testing.T) {
 	onEach(t, func(t *testing.T, q *QEMU) {
 		r, w := io.Pipe()
 		r.Close()
-		start(t, q, fullConfig(t, guestHang), Options{Console: w})
-		vm := start(t, q, fullConfig(t, guestReset), Options{})
+		start(t, q, fullConfig(t, guestHang), hypervisor.Options{Console: w})
+		vm := start(t, q, fullConfig(t, guestReset), hypervisor.Options{})
 		wait(t, vm)
 		select {
 		case <-vm.consoleRead:

@@ -7,19 +7,13 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/hyve-vm/hyve/internal/hypervisor"
 	"github.com/hyve-vm/hyve/internal/sparse"
 )
 
 // eventMigration tells of a migration's state. QEMU's word for thawing is an incoming
 // migration.
 const eventMigration = "MIGRATION"
-
-// State is where a frozen VM is: the paths of two files, neither of which means anything
-// without the other.
-type State struct {
-	Devices string // processors and devices, as QEMU writes them
-	Memory  string // the guest's memory, as long as that is; what is zero are holes
-}
 
 // Freeze pauses the VM and writes what it consists of, all but its disks, to files: to
 // the path devices and to memory, which is of the size of the VM's. Its disks have been
@@ -82,12 +76,8 @@ func (vm *VM) takeBack(ctx context.Context) {
 	}
 }
 
-// SharesMemory tells whether the VM was thawed and has in memory of its own only what
-// its guest has changed since.
-func (vm *VM) SharesMemory() bool { return vm.origin != nil }
-
 // thaw reads what Freeze has written; the VM is still paused then.
-func (vm *VM) thaw(ctx context.Context, state State, take func() (State, error)) (err error) {
+func (vm *VM) thaw(ctx context.Context, state hypervisor.State, take func() (hypervisor.State, error)) (err error) {
 	if take != nil {
 		if state, err = take(); err != nil {
 			return err

@@ -22,9 +22,9 @@ func TestFreezeAndThaw(t *testing.T) {
 	onEach(t, func(t *testing.T, q *QEMU) {
 		cfg := fullConfig(t, guestPowerButton)
 		dir := t.TempDir()
-		freeze := func(vm *VM, name string) State {
+		freeze := func(vm *VM, name string) hypervisor.State {
 			t.Helper()
-			state := State{filepath.Join(dir, name+" devices"), filepath.Join(dir, name+" memory, 1")}
+			state := hypervisor.State{Devices: filepath.Join(dir, name+" devices"), Memory: filepath.Join(dir, name+" memory, 1")}
 			memory, err := sparse.Create(state.Memory, cfg.Memory)
 			if err != nil {
 				t.Fatal(err)
@@ -41,29 +41,31 @@ func TestFreezeAndThaw(t *testing.T) {
 			}
 			return state
 		}
-		vm := start(t, q, cfg, Options{})
+		vm := start(t, q, cfg, hypervisor.Options{})
 		time.Sleep(settle()) // to where it listens
 		state := freeze(vm, "first")
 		before := sumOf(t, state)
 
 		cfg.Generation = "00000000-9abc-def0-1234-56789abcdef0"
-		vm = start(t, q, cfg, Options{Thaw: &state})
-		if shares := vm.SharesMemory(); shares != (runtime.GOOS == "linux") {
+		vm = start(t, q, cfg, hypervisor.Options{Thaw: &state})
+		if shares := (vm.origin != nil); shares != (runtime.GOOS == "linux") {
 			t.Errorf("it shares its memory: %t", shares)
 		}
 		again := freeze(vm, "second")
 		// It may be moved as soon as QEMU has it.
-		moved := State{state.Devices + " moved", state.Memory + " moved"}
-		vm = start(t, q, cfg, Options{Thaw: &state, copyMemory: true, Take: func() (State, error) {
+		moved := hypervisor.State{Devices: state.Devices + " moved", Memory: state.Memory + " moved"}
+		copier := *q
+		copier.copiesMemory = true
+		vm = start(t, &copier, cfg, hypervisor.Options{Thaw: &state, Take: func() (hypervisor.State, error) {
 			return moved, errors.Join(os.Rename(state.Devices, moved.Devices), os.Rename(state.Memory, moved.Memory))
 		}})
 		state = moved
-		if vm.SharesMemory() {
+		if vm.origin != nil {
 			t.Error("it shares a copied memory")
 		}
 		copied := freeze(vm, "third")
-		for _, state := range []State{state, again, copied} {
-			vm := start(t, q, cfg, Options{Thaw: &state})
+		for _, state := range []hypervisor.State{state, again, copied} {
+			vm := start(t, q, cfg, hypervisor.Options{Thaw: &state})
 			if status, err := vm.Status(t.Context()); err != nil || status != "running" {
 				t.Errorf("status %q, %v", status, err)
 			}
@@ -80,7 +82,7 @@ func TestFreezeAndThaw(t *testing.T) {
 			t.Errorf("the memory's file is no sparse one: %+v, %v", info.Sys(), err)
 		}
 
-		if _, err := Start(t.Context(), q, cfg, Options{Thaw: &state, Take: func() (State, error) { return state, os.ErrExist }}); !errors.Is(err, os.ErrExist) {
+		if _, err := Start(t.Context(), q, cfg, hypervisor.Options{Thaw: &state, Take: func() (hypervisor.State, error) { return state, os.ErrExist }}); !errors.Is(err, os.ErrExist) {
 			t.Errorf("a state that cannot be taken: %v", err)
 		}
 		if err := os.Truncate(state.Devices, 1000); err != nil {
@@ -88,7 +90,7 @@ func TestFreezeAndThaw(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		if _, err := Start(ctx, q, cfg, Options{Thaw: &state}); err == nil || !strings.Contains(err.Error(), "thaw") && !strings.Contains(err.Error(), "QEMU") {
+		if _, err := Start(ctx, q, cfg, hypervisor.Options{Thaw: &state}); err == nil || !strings.Contains(err.Error(), "thaw") && !strings.Contains(err.Error(), "QEMU") {
 			t.Errorf("a state that is cut off: %v", err)
 		}
 	})
@@ -103,13 +105,13 @@ func TestThawInterrupted(t *testing.T) {
 	onEach(t, func(t *testing.T, q *QEMU) {
 		cfg := fullConfig(t, guestPowerButton)
 		dir := t.TempDir()
-		state := State{filepath.Join(dir, "devices"), filepath.Join(dir, "memory")}
+		state := hypervisor.State{Devices: filepath.Join(dir, "devices"), Memory: filepath.Join(dir, "memory")}
 		memory, err := sparse.Create(state.Memory, cfg.Memory)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer memory.Close()
-		vm := start(t, q, cfg, Options{})
+		vm := start(t, q, cfg, hypervisor.Options{})
 		time.Sleep(settle())
 		if err := errors.Join(vm.Freeze(t.Context(), state.Devices, memory), vm.Quit(t.Context())); err != nil {
 			t.Fatal(err)
@@ -126,8 +128,8 @@ func TestThawInterrupted(t *testing.T) {
 			{"ended", func() { killQEMU(t, syscall.SIGTERM) }, true},
 			{"stopped", stop, false},
 		} {
-			_, err := Start(ctx, q, cfg, Options{Accel: os.Getenv("HYVE_TEST_ACCEL"), Thaw: &state,
-				Take: func() (State, error) { test.do(); return state, nil }})
+			_, err := Start(ctx, q, cfg, hypervisor.Options{Accel: os.Getenv("HYVE_TEST_ACCEL"), Thaw: &state,
+				Take: func() (hypervisor.State, error) { test.do(); return state, nil }})
 			if err == nil || errors.Is(err, hypervisor.ErrRan) || errors.Is(err, hypervisor.ErrKilled) != test.killed {
 				t.Errorf("%s: %v", test.name, err)
 			}
@@ -135,7 +137,7 @@ func TestThawInterrupted(t *testing.T) {
 		if sumOf(t, state) != before {
 			t.Error("what was frozen has changed")
 		}
-		start(t, q, cfg, Options{Thaw: &state})
+		start(t, q, cfg, hypervisor.Options{Thaw: &state})
 	})
 }
 
@@ -172,7 +174,7 @@ func TestFreezeGivesBack(t *testing.T) {
 	}
 	onEach(t, func(t *testing.T, q *QEMU) {
 		cfg := fullConfig(t, guestHang)
-		vm := start(t, q, cfg, Options{})
+		vm := start(t, q, cfg, hypervisor.Options{})
 		dir := t.TempDir()
 		memory, err := sparse.Create(filepath.Join(dir, "memory"), cfg.Memory)
 		if err != nil {
@@ -194,7 +196,7 @@ func TestFreezeGivesBack(t *testing.T) {
 	})
 }
 
-func sumOf(t *testing.T, state State) (sums [2]uint32) {
+func sumOf(t *testing.T, state hypervisor.State) (sums [2]uint32) {
 	t.Helper()
 	for i, path := range []string{state.Devices, state.Memory} {
 		var err error
@@ -239,9 +241,9 @@ func TestShape(t *testing.T) {
 // TestForState: a state goes on with what it was frozen with, or not at all.
 func TestForState(t *testing.T) {
 	const hidden = "nobody may read memory"
-	tcg, kvm := Verdict{Name: accelTCG, Reason: "no KVM"}, Verdict{Name: accelKVM}
+	tcg, kvm := hypervisor.Verdict{Name: accelTCG, Reason: "no KVM"}, hypervisor.Verdict{Name: accelKVM}
 	for _, tt := range []struct {
-		now        Verdict
+		now        hypervisor.Verdict
 		of         string
 		runs, says string
 	}{
@@ -250,16 +252,16 @@ func TestForState(t *testing.T) {
 		{tcg, "kvm", "", "no KVM"},
 		{kvm, "kvm", "kvm", ""},
 		{kvm, "hvf", "", "hvf"},
-		{Verdict{Name: accelTCG, NoFreeze: hidden}, "tcg", "", hidden},
-		{Verdict{Name: accelKVM, NoFreeze: hidden}, "kvm", "", hidden},
+		{hypervisor.Verdict{Name: accelTCG, Capabilities: hypervisor.Capabilities{NoFreeze: hidden}}, "tcg", "", hidden},
+		{hypervisor.Verdict{Name: accelKVM, Capabilities: hypervisor.Capabilities{NoFreeze: hidden}}, "kvm", "", hidden},
 	} {
-		got, err := tt.now.ForState(tt.of)
+		got, err := (&QEMU{}).ForState(tt.now, tt.of)
 		if err == nil && got.Name != tt.runs || err != nil && (tt.runs != "" || !strings.Contains(err.Error(), tt.says)) || (err == nil) != (tt.runs != "") {
 			t.Errorf("%v for a state of %q: %v, %v", tt.now, tt.of, got, err)
 		}
 	}
 	// One of emulation stays so where KVM works, and says why it is not faster.
-	got, err := kvm.ForState("tcg")
+	got, err := (&QEMU{}).ForState(kvm, "tcg")
 	if memoryHidden() == "" && (err != nil || got.Name != accelTCG || got.Reason == "") {
 		t.Errorf("%v, %v", got, err)
 	}

@@ -66,8 +66,8 @@ func startGuarded(plan confine.Plan, file *os.File) (*exec.Cmd, confine.Level, e
 	return cmd, level, nil
 }
 
-// CanShareMemory says why thawed VMs cannot share memory; they can if it is nil.
-func CanShareMemory() (err error) {
+// canShareMemory says why thawed VMs cannot share memory; they can if it is nil.
+func canShareMemory() (err error) {
 	confine.OnThread(func() {
 		var listener int
 		if listener, err = filterFiles(); err == nil {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"testing"
+
+	"github.com/hyve-vm/hyve/internal/hypervisor"
 )
 
 const (
@@ -92,7 +94,7 @@ func TestTestCode(t *testing.T) {
 			copy(code[end:], append(tail, verdictCode()...))
 			cfg := fullConfig(t, nil)
 			cfg.Kernel = guest64(t, code)
-			vm := start(t, q, cfg, Options{})
+			vm := start(t, q, cfg, hypervisor.Options{})
 			wait(t, vm)
 			if s := vm.Shutdown(); s.Reason != ReasonGuestShutdown {
 				t.Errorf("%+v: %+v, %v", has, s, vm.Err())
@@ -123,7 +125,7 @@ func TestCX16(t *testing.T) {
 	onEach(t, func(t *testing.T, q *QEMU) {
 		cfg := fullConfig(t, nil)
 		cfg.Kernel = guest64(t, append(code, verdictCode()...))
-		vm := start(t, q, cfg, Options{})
+		vm := start(t, q, cfg, hypervisor.Options{})
 		wait(t, vm)
 		right := vm.Shutdown().Reason == ReasonGuestShutdown
 		broken := q.Features(accelTCG).cx16Broken()

@@ -21,5 +21,5 @@ func startGuarded(confine.Plan, *os.File) (*exec.Cmd, confine.Level, error) {
 	return nil, confine.Level{}, errNoMemory
 }
 
-// CanShareMemory says why thawed VMs cannot share memory.
-func CanShareMemory() error { return errNoMemory }
+// canShareMemory says why thawed VMs cannot share memory.
+func canShareMemory() error { return errNoMemory }

@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+
+	"github.com/hyve-vm/hyve/internal/hypervisor"
 )
 
 // Version is a QEMU release.
@@ -74,10 +76,25 @@ type QEMU struct {
 	parts    []string // see policy
 	key      string   // of the binary: path, inode, size, time
 	cacheDir string
+
+	copiesMemory bool // in a test: as where nothing can be shared
 }
+
+var _ hypervisor.Backend = (*QEMU)(nil)
 
 func (q *QEMU) String() string {
 	return fmt.Sprintf("QEMU %s (%s)", q.Version, q.Path)
+}
+
+// Release implements hypervisor.Backend.
+func (q *QEMU) Release() string { return "QEMU " + q.Version.String() }
+
+// KernelCmdline implements hypervisor.Backend.
+func (q *QEMU) KernelCmdline(accel string) string { return KernelCmdline(q.Features(accel)) }
+
+// CommandLine implements hypervisor.Backend.
+func (q *QEMU) CommandLine(cfg hypervisor.Config, accel string) []string {
+	return append([]string{q.Path}, Args(cfg, q.Features(accel))...)
 }
 
 // Features is what decides a command line apart from the VM itself.

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/hyve-vm/hyve/internal/hypervisor"
 )
 
 // monitor is the other end of a Client: it greets, then answers each command
@@ -148,7 +150,7 @@ func TestHandshakeWithSomethingElse(t *testing.T) {
 // TestSendFile has QEMU take over a descriptor and write to it.
 func TestSendFile(t *testing.T) {
 	onEach(t, func(t *testing.T, q *QEMU) {
-		vm := start(t, q, fullConfig(t, guestHang), Options{})
+		vm := start(t, q, fullConfig(t, guestHang), hypervisor.Options{})
 		f, err := os.Create(filepath.Join(t.TempDir(), "state"))
 		if err != nil {
 			t.Fatal(err)

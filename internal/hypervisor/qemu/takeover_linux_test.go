@@ -383,9 +383,9 @@ func testTakenOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	q := &QEMU{Path: program, Arch: runtime.GOARCH, Version: MinVersion}
-	vm, said := takeOver(t, q, cfg, Options{})
+	vm, said := takeOver(t, q, cfg, hypervisor.Options{})
 	got := read(t, said)
-	level := vm.Confinement()
+	level := vm.level
 	t.Logf("user %d, %+v", os.Getuid(), level)
 	for _, gap := range level.Gaps() {
 		t.Logf("open on this host: %s: %s", gap.Missing, gap.Consequence)
@@ -426,7 +426,7 @@ func testTakenOver(t *testing.T) {
 }
 
 // takeOver starts q, which is none, and returns when it has ended, with what it said.
-func takeOver(t *testing.T, q *QEMU, cfg hypervisor.Config, o Options) (*VM, []byte) {
+func takeOver(t *testing.T, q *QEMU, cfg hypervisor.Config, o hypervisor.Options) (*VM, []byte) {
 	t.Helper()
 	var said bytes.Buffer
 	o.Stderr = &said
@@ -446,8 +446,8 @@ func TestTakenOverThawed(t *testing.T) {
 	text, _ := json.Marshal(l)
 	q := &QEMU{Path: program, Arch: runtime.GOARCH, Version: MinVersion}
 	cfg := hypervisor.Config{Name: string(text), CPUs: 1, Memory: 8192 * 128, Kernel: "/k"}
-	vm, said := takeOver(t, q, cfg, Options{Thaw: &State{Devices: l.Key, Memory: l.Memory}})
-	if !vm.SharesMemory() {
+	vm, said := takeOver(t, q, cfg, hypervisor.Options{Thaw: &hypervisor.State{Devices: l.Key, Memory: l.Memory}})
+	if !(vm.origin != nil) {
 		t.Skip("memory is not shared here")
 	}
 	got := read(t, said).Tried

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -19,35 +20,6 @@ import (
 	"github.com/hyve-vm/hyve/internal/confine"
 	"github.com/hyve-vm/hyve/internal/hypervisor"
 )
-
-// Options of a start that are no part of the VM.
-type Options struct {
-	// Accel is the accelerator's name, from QEMU.Accelerator. Empty is "tcg".
-	Accel string
-
-	// ExtraFiles are inherited by QEMU, which leaves them alone: a file locked
-	// with flock(2) stays locked as long as QEMU lives, even if the caller dies.
-	ExtraFiles []*os.File
-
-	// Stderr gets QEMU's own messages, if set; Err has the last of them anyway.
-	// Its errors are passed over; while it blocks, so may QEMU.
-	Stderr io.Writer
-
-	// Console gets what the guest says on its console, if the VM has one, and has had all
-	// of it when Done is closed. Its errors are passed over; while it blocks, what it does
-	// not take is lost.
-	Console io.Writer
-
-	// Thaw is what Freeze has written, if the VM shall go on from there rather than
-	// boot.
-	Thaw *State
-
-	// Take, if set, is called when QEMU has started and the guest is yet to go on, and says
-	// where Thaw's files are from then on. An error ends the start.
-	Take func() (State, error)
-
-	copyMemory bool // in a test: as where nothing can be shared
-}
 
 // VM is a running QEMU and, once it has ended, how it did.
 //
@@ -66,7 +38,7 @@ type VM struct {
 	origin  *os.File // what the memory began as; nil where that was nothing
 	monitor *Client
 	stderr  *tailWriter
-	events  chan Event
+	events  chan hypervisor.Event
 	done    chan struct{}
 
 	consoleRead chan struct{} // closed when the console has said all
@@ -80,12 +52,25 @@ type VM struct {
 	err      error
 }
 
+// Start implements hypervisor.Backend.
+func (q *QEMU) Start(ctx context.Context, cfg hypervisor.Config, o hypervisor.Options) (*hypervisor.Instance, error) {
+	vm, err := Start(ctx, q, cfg, o)
+	if err != nil {
+		return nil, err
+	}
+	i := &hypervisor.Instance{VM: vm, PID: vm.PID(), SharesMemory: vm.origin != nil, Events: vm.events}
+	for _, gap := range vm.level.Gaps() {
+		i.Unconfined = append(i.Unconfined, gap.String())
+	}
+	return i, nil
+}
+
 // Start starts QEMU and returns when the VM runs: every argument was accepted
 // and the monitor answers. Otherwise the error is QEMU's own message, made
 // readable, perhaps with a Hint; it is hypervisor.ErrRan if the guest may have run
 // nevertheless. Cancelling ctx kills a QEMU whose guest has not begun to run; afterwards it
 // means nothing.
-func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o Options) (*VM, error) {
+func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o hypervisor.Options) (*VM, error) {
 	if o.Accel == "" {
 		o.Accel = accelTCG
 	}
@@ -108,7 +93,7 @@ func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o Options) (*VM,
 		fds:    descriptorsOf(cfg, q.Features(o.Accel)),
 		arch:   q.Arch,
 		stderr: &tailWriter{max: 16 << 10, next: o.Stderr},
-		events: make(chan Event, eventBacklog),
+		events: make(chan hypervisor.Event, eventBacklog),
 		done:   make(chan struct{}),
 
 		consoleRead: make(chan struct{}),
@@ -156,7 +141,7 @@ const goPatience = time.Minute
 // launch starts the process, with the other ends of monitor and console. One that is thawed shares
 // with the file that its memory begins as what the guest does not change, where this
 // system can guard that.
-func (vm *VM) launch(ctx context.Context, q *QEMU, o Options, monitor, console *os.File) error {
+func (vm *VM) launch(ctx context.Context, q *QEMU, o hypervisor.Options, monitor, console *os.File) error {
 	features := q.Features(o.Accel)
 	files, err := Open(ctx, vm.cfg, features)
 	if err != nil {
@@ -182,7 +167,7 @@ func (vm *VM) launch(ctx context.Context, q *QEMU, o Options, monitor, console *
 			return err
 		}
 		vm.cfg.MemoryFile = o.Thaw.Memory
-		if !o.copyMemory {
+		if !q.copiesMemory {
 			if vm.cmd, vm.level, err = startGuarded(plan, origin); err == nil {
 				vm.origin = origin
 				return nil
@@ -222,7 +207,7 @@ func (vm *VM) watch() {
 			continue
 		}
 		select {
-		case vm.events <- e:
+		case vm.events <- neutral(e):
 		default:
 		}
 	}
@@ -261,9 +246,6 @@ func (vm *VM) readConsole(screen net.Conn, to io.Writer) {
 	}
 }
 
-// Confinement is how far QEMU is kept from what is not its business.
-func (vm *VM) Confinement() confine.Level { return vm.level }
-
 // PID is QEMU's process ID.
 func (vm *VM) PID() int { return vm.cmd.Process.Pid }
 
@@ -290,7 +272,26 @@ func (vm *VM) Shutdown() ShutdownData {
 
 // Events is closed when QEMU has ended. Events for which nobody reads are
 // dropped after the first 256.
-func (vm *VM) Events() <-chan Event { return vm.events }
+func (vm *VM) Events() <-chan hypervisor.Event { return vm.events }
+
+// neutral is an event as whoever owns a VM understands it.
+func neutral(e Event) hypervisor.Event {
+	switch e.Name {
+	case EventBlockIOError:
+		return hypervisor.Event{Name: e.Name, Kind: hypervisor.DiskFailed, Cause: diskError(e)}
+	case EventResume:
+		return hypervisor.Event{Name: e.Name, Kind: hypervisor.WentOn}
+	}
+	return hypervisor.Event{Name: e.Name}
+}
+
+func diskError(event Event) error {
+	var data BlockIOErrorData
+	if json.Unmarshal(event.Data, &data) != nil || data.Reason == "" {
+		return errors.New("the host's disk cannot be written")
+	}
+	return errors.New("the host's disk cannot be written: " + strings.ToLower(data.Reason))
+}
 
 // Monitor is the QMP connection, for what VM has no method for.
 func (vm *VM) Monitor() *Client { return vm.monitor }

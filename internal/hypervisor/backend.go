@@ -1,0 +1,124 @@
+package hypervisor
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"time"
+)
+
+// NamePrefix begins the names of the VMs that hyve makes, see Config.
+const NamePrefix = "hyve-"
+
+// A Backend is a hypervisor that was found on this host and is fit to run VMs. An
+// accelerator is named as its Verdict does.
+type Backend interface {
+	// String says what it is and where, Release what it is alone: "QEMU 10.0.2".
+	String() string
+	Release() string
+
+	// Accelerator says which accelerator really works, by trying it or from a try that was
+	// made lately. TryAgain believes no earlier no.
+	Accelerator(ctx context.Context) Verdict
+	TryAgain(ctx context.Context) Verdict
+	// ForState is what is to run a state that was frozen with an accelerator, given what
+	// there is now; "" is a state of an old version, which does not say. The error is an
+	// *AcceleratorError where the state cannot go on.
+	ForState(now Verdict, accel string) (Verdict, error)
+
+	// KernelCmdline is what belongs on the guest's kernel command line because of the
+	// accelerator; the rest is the image's and the machine's.
+	KernelCmdline(accel string) string
+	// Shape names everything about a VM and its hypervisor that must be the same for a
+	// frozen state to be thawed. What kernel, initrd and disks contain is the caller's to
+	// compare.
+	Shape(cfg Config, accel string) string
+	// CommandLine is the program that runs the VM, with its arguments.
+	CommandLine(cfg Config, accel string) []string
+
+	// Start starts a VM and returns when it runs. The error is ErrRan if the guest may have
+	// run nevertheless, and perhaps has a Hint. Cancelling ctx ends a start whose guest has
+	// not begun to run; afterwards it means nothing.
+	Start(ctx context.Context, cfg Config, o Options) (*Instance, error)
+}
+
+// Verdict is which accelerator to use and why, and what VMs can do with it.
+type Verdict struct {
+	Name   string        // "kvm", "hvf" or "tcg" (emulation)
+	Reason string        // why not the host's own; empty unless Name is "tcg"
+	Hint   string        // the way out of Reason; may be empty
+	Took   time.Duration // of this call
+	Rate   float64       // instructions a second in the test of the hardware; 0 if it did not get that far
+	Tested time.Time     // when the hardware was tested; zero if it did not come to that
+	Cached bool          // that was earlier, since the host's boot
+
+	Capabilities
+}
+
+func (v Verdict) String() string {
+	if v.Reason == "" {
+		return v.Name
+	}
+	return fmt.Sprintf("%s (%s)", v.Name, v.Reason)
+}
+
+// Capabilities is what a hypervisor can do for its VMs, and how it speaks with those around
+// them.
+type Capabilities struct {
+	// NoFreeze is why VMs cannot be frozen and thawed; empty if they can.
+	NoFreeze string
+	// NoSharing is why VMs that are thawed have all of their memory for themselves; empty
+	// if they share what they have not changed.
+	NoSharing string
+}
+
+// Freezes says whether VMs are to be frozen and thawed.
+func (c Capabilities) Freezes() bool { return c.NoFreeze == "" }
+
+// An AcceleratorError says why a state cannot go on here, today.
+type AcceleratorError struct {
+	Wanted string  // with which it was frozen
+	Now    Verdict // what there is instead
+}
+
+func (e *AcceleratorError) Error() string {
+	if e.Wanted == e.Now.Name {
+		return "a frozen state cannot be thawed: " + e.Now.NoFreeze
+	}
+	return fmt.Sprintf("its frozen state is of %s, which does not work now: %s", e.Wanted, e.Now.Reason)
+}
+
+// Options of a start that are no part of the VM.
+type Options struct {
+	// Accel is the accelerator's name, from Backend.Accelerator.
+	Accel string
+
+	// ExtraFiles are inherited by the hypervisor, which leaves them alone: a file locked
+	// with flock(2) stays locked as long as that lives, even if the caller dies.
+	ExtraFiles []*os.File
+
+	// Stderr gets the hypervisor's own messages, if set; VM.Err has the last of them
+	// anyway. Its errors are passed over; while it blocks, so may the hypervisor.
+	Stderr io.Writer
+
+	// Console gets what the guest says on its console, if the VM has one, and has had all
+	// of it when Done is closed. Its errors are passed over; while it blocks, what it does
+	// not take is lost.
+	Console io.Writer
+
+	// Thaw is what VM.Freeze has written, if the VM shall go on from there rather than
+	// boot.
+	Thaw *State
+
+	// Take, if set, is called when the hypervisor has started and the guest is yet to go
+	// on, and says where Thaw's files are from then on. An error ends the start.
+	Take func() (State, error)
+}
+
+// State is where a frozen VM is: the paths of two files, neither of which means anything
+// without the other.
+type State struct {
+	Devices string // processors and devices, as the hypervisor writes them
+	Memory  string // the guest's memory, as long as that is; what is zero are holes
+}
