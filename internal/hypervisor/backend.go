@@ -71,7 +71,21 @@ type Capabilities struct {
 	// NoSharing is why VMs that are thawed have all of their memory for themselves; empty
 	// if they share what they have not changed.
 	NoSharing string
+
+	Frames Framing
 }
+
+// Framing is how the Ethernet frames of a VM's card reach the host.
+type Framing int
+
+const (
+	// Stream is one connection of stream sockets, with 32 bits of length, big endian,
+	// before each frame.
+	Stream Framing = iota
+	// Datagrams has a datagram for each frame, sent from a bound socket of the hypervisor's
+	// own, and before the first one a datagram that is none.
+	Datagrams
+)
 
 // Freezes says whether VMs are to be frozen and thawed.
 func (c Capabilities) Freezes() bool { return c.NoFreeze == "" }

@@ -47,9 +47,8 @@ type Channel struct {
 	Socket string
 }
 
-// Network is the one card. The host listens on Socket, a unix stream socket,
-// before the VM starts and speaks QEMU's framing (32 bits of length, then the
-// frame) on it.
+// Network is the one card. The host listens on Socket, a unix socket, before the VM
+// starts; the hypervisor brings the frames there as its Capabilities say.
 type Network struct {
 	Socket string
 	MAC    string

@@ -26,12 +26,12 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 )
 
-// A guest is another stack at the other end of QEMU's framing: the kernel of a
+// A guest is another stack at the other end of the wire: the kernel of a
 // VM, for what matters here.
 type guest struct {
 	t     testing.TB
 	stack *stack.Stack
-	conn  net.Conn
+	cable cable
 	deaf  atomic.Bool // TCP neither comes nor goes
 }
 
@@ -81,6 +81,38 @@ func newGuest(t testing.TB, path string, mtu int) *guest {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return newGuestOn(t, streamCable{conn, bufio.NewReaderSize(conn, 1<<20)}, mtu)
+}
+
+// A cable is the hypervisor's end of the wire.
+type cable interface {
+	io.Closer
+	writeFrame(frame []byte) error
+	readFrame() ([]byte, error)
+}
+
+type streamCable struct {
+	net.Conn
+	in *bufio.Reader
+}
+
+func (c streamCable) writeFrame(frame []byte) error {
+	_, err := c.Write(append(binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(frame)), uint32(len(frame))), frame...))
+	return err
+}
+
+func (c streamCable) readFrame() ([]byte, error) {
+	var head [4]byte
+	if _, err := io.ReadFull(c.in, head[:]); err != nil {
+		return nil, err
+	}
+	frame := make([]byte, binary.BigEndian.Uint32(head[:]))
+	_, err := io.ReadFull(c.in, frame)
+	return frame, err
+}
+
+func newGuestOn(t testing.TB, cable cable, mtu int) *guest {
+	t.Helper()
 	mac, _ := net.ParseMAC(GuestMAC)
 	card := channel.New(4096, uint32(mtu+header.EthernetMinimumSize), tcpip.LinkAddress(mac))
 	s := stack.New(stack.Options{
@@ -103,14 +135,14 @@ func newGuest(t testing.TB, path string, mtu int) *guest {
 		{Destination: tcpipSubnet(subnet), NIC: 1},
 		{Destination: header.IPv4EmptySubnet, Gateway: tcpip.AddrFrom4(gatewayIP.As4()), NIC: 1},
 	})
-	g := &guest{t: t, stack: s, conn: conn}
+	g := &guest{t: t, stack: s, cable: cable}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{}, 2)
 	go func() { g.send(ctx, card); done <- struct{}{} }()
 	go func() { g.receive(card); done <- struct{}{} }()
 	t.Cleanup(func() {
 		cancel()
-		_ = conn.Close()
+		_ = cable.Close()
 		<-done
 		<-done
 		s.Destroy()
@@ -125,12 +157,11 @@ func (g *guest) send(ctx context.Context, card *channel.Endpoint) {
 			return
 		}
 		frame := pkt.ToView().AsSlice()
-		msg := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(frame)), uint32(len(frame)))
 		if g.deaf.Load() && isTCP(frame) {
 			pkt.DecRef()
 			continue
 		}
-		_, err := g.conn.Write(append(msg, frame...))
+		err := g.cable.writeFrame(frame)
 		pkt.DecRef()
 		if err != nil {
 			return
@@ -139,14 +170,9 @@ func (g *guest) send(ctx context.Context, card *channel.Endpoint) {
 }
 
 func (g *guest) receive(card *channel.Endpoint) {
-	r := bufio.NewReaderSize(g.conn, 1<<20)
 	for {
-		var head [4]byte
-		if _, err := io.ReadFull(r, head[:]); err != nil {
-			return
-		}
-		frame := make([]byte, binary.BigEndian.Uint32(head[:]))
-		if _, err := io.ReadFull(r, frame); err != nil {
+		frame, err := g.cable.readFrame()
+		if err != nil {
 			return
 		}
 		if g.deaf.Load() && isTCP(frame) {

@@ -157,7 +157,7 @@ func TestGarbage(t *testing.T) {
 	g.listen(80, echo)
 	for _, size := range []int{0, 1, 13, 14, 33, 60, maxFrame} {
 		msg := append(binary.BigEndian.AppendUint32(nil, uint32(size)), make([]byte, size)...)
-		if _, err := g.conn.Write(msg); err != nil {
+		if _, err := g.cable.(streamCable).Write(msg); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -166,7 +166,7 @@ func TestGarbage(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkEcho(t, c, 1000)
-	if _, err := g.conn.Write(binary.BigEndian.AppendUint32(nil, maxFrame+1)); err != nil {
+	if _, err := g.cable.(streamCable).Write(binary.BigEndian.AppendUint32(nil, maxFrame+1)); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "disconnected", func() bool { return !n.Connected() })

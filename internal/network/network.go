@@ -194,8 +194,8 @@ func New(config Config) (*Network, error) {
 // MTU returns the MTU in bytes that the guest's card must have.
 func (n *Network) MTU() int { return n.config.MTU }
 
-// Serve accepts the hypervisor's connections on l and speaks QEMU's framing on
-// them: 32 bits of length, big endian, then the Ethernet frame. There is one
+// Serve accepts the hypervisor's connections on l. On a connection each Ethernet
+// frame comes after 32 bits of its length, big endian. There is one
 // guest, so a second connection, which a new hypervisor process opens after a
 // thaw, replaces the first. When a connection ends or is replaced, every TCP
 // connection to and from that guest is reset: the next guest knows nothing of
@@ -209,16 +209,41 @@ func (n *Network) Serve(ctx context.Context, l net.Listener) error {
 	defer context.AfterFunc(n.ctx, cancel)()
 	door := accept.Door{Log: n.config.Log}
 	door.Serve(ctx, l, func(conn net.Conn) {
-		if !n.spawn(func() { n.serveGuest(conn) }) {
+		if !n.spawn(func() { n.serveGuest(newByteStream(conn)) }) {
 			_ = conn.Close()
 		}
 	})
 	return nil
 }
 
+// ServeDatagrams is Serve for hypervisors of which each sends its frames as datagrams to
+// conn, a unix socket that is bound and not connected, from a bound socket of its own. Its
+// first datagram is a greeting and nothing else. One that ends does not say so: it is
+// missed when the next one greets, or when a frame does not reach it any more.
+func (n *Network) ServeDatagrams(ctx context.Context, conn *net.UnixConn) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(n.ctx, cancel)()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	defer conn.Close()
+	frames := newDatagrams(conn)
+	for {
+		if err := frames.accept(); err != nil && ctx.Err() != nil {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("waiting for the VM's network card: %w", err)
+		}
+		ended := make(chan struct{})
+		if !n.spawn(func() { defer close(ended); n.serveGuest(frames) }) {
+			return nil
+		}
+		<-ended
+	}
+}
+
 // serveGuest runs one connection of the hypervisor to its end.
-func (n *Network) serveGuest(conn net.Conn) {
-	w := newWire(conn)
+func (n *Network) serveGuest(frames framing) {
+	w := newWire(frames)
 	held := n.held()
 	if old := n.link.attach(w); old != nil {
 		n.resetConnections()

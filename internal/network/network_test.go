@@ -83,36 +83,6 @@ func checkEcho(t *testing.T, c net.Conn, size int) {
 	}
 }
 
-// TestNewGuest connects a second hypervisor while the first is still there.
-func TestNewGuest(t *testing.T) {
-	n, path := newNetwork(t, Config{})
-	old := newGuest(t, path, n.MTU())
-	old.listen(80, echo)
-	eventually(t, "connected", n.Connected)
-	c, err := n.DialGuest(t.Context(), 80)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-
-	fresh := newGuest(t, path, n.MTU())
-	fresh.listen(80, func(c *gonet.TCPConn) { _, _ = c.Write([]byte("fresh")); _ = c.Close() })
-	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
-	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("a connection of the replaced guest: %v, want a reset", err)
-	}
-	c, err = n.DialGuest(t.Context(), 80)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if b, err := io.ReadAll(c); string(b) != "fresh" {
-		t.Errorf("got %q, %v from the new guest", b, err)
-	}
-	_ = fresh.conn.Close()
-	eventually(t, "disconnected", func() bool { return !n.Connected() })
-}
-
 // TestOutboundTCP dials a server on the host's loopback from the guest.
 func TestOutboundTCP(t *testing.T) {
 	_, g := newPair(t, Config{})

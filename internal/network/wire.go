@@ -1,11 +1,6 @@
 package network
 
 import (
-	"bufio"
-	"encoding/binary"
-	"fmt"
-	"io"
-	"net"
 	"sync"
 	"time"
 
@@ -14,10 +9,6 @@ import (
 )
 
 const (
-	// maxFrame bounds a frame from the hypervisor in bytes. It is the size of
-	// QEMU's own buffer for one (NET_BUFSIZE in include/net/net.h).
-	maxFrame = 4<<10 + 64<<10
-
 	// maxQueued bounds, in bytes, what waits for the hypervisor to read it.
 	maxQueued = 2 << 20
 
@@ -28,9 +19,9 @@ const (
 )
 
 // A wire is one connection of the hypervisor. Frames to the guest queue up and
-// leave in one write per wakeup of the writer.
+// leave together at each wakeup of the writer.
 type wire struct {
-	conn net.Conn
+	frames framing
 
 	mu     sync.Mutex
 	change sync.Cond // of anything below
@@ -39,14 +30,8 @@ type wire struct {
 	dead   bool
 }
 
-func newWire(conn net.Conn) *wire {
-	if u, ok := conn.(*net.UnixConn); ok {
-		// Larger buffers mean fewer switches between the two processes. The
-		// kernel caps them at its own limit.
-		_ = u.SetWriteBuffer(1 << 20)
-		_ = u.SetReadBuffer(1 << 20)
-	}
-	w := &wire{conn: conn}
+func newWire(frames framing) *wire {
+	w := &wire{frames: frames}
 	w.change.L = &w.mu
 	return w
 }
@@ -59,7 +44,7 @@ func (w *wire) run(deliver func(*buffer.View)) error {
 		defer close(done)
 		w.write()
 	}()
-	err := w.read(deliver)
+	err := w.frames.read(deliver)
 	w.close()
 	<-done
 	return err
@@ -72,31 +57,8 @@ func (w *wire) close() {
 		return
 	}
 	w.dead = true
-	_ = w.conn.Close()
+	w.frames.close()
 	w.change.Broadcast()
-}
-
-func (w *wire) read(deliver func(*buffer.View)) error {
-	r := bufio.NewReaderSize(w.conn, 256<<10)
-	var head [4]byte
-	for {
-		if _, err := io.ReadFull(r, head[:]); err != nil {
-			return fmt.Errorf("reading a frame's length: %w", err)
-		}
-		size := binary.BigEndian.Uint32(head[:])
-		if size > maxFrame {
-			return fmt.Errorf("reading a frame: %d bytes, at most %d", size, maxFrame)
-		}
-		if size == 0 {
-			continue
-		}
-		frame := buffer.NewViewSize(int(size))
-		if _, err := io.ReadFull(r, frame.AsSlice()); err != nil {
-			frame.Release()
-			return fmt.Errorf("reading a frame: %w", err)
-		}
-		deliver(frame)
-	}
 }
 
 // send queues packets that have their Ethernet header.
@@ -137,11 +99,7 @@ func (w *wire) waitForRoom() bool {
 
 // write sends what queues up until the connection ends.
 func (w *wire) write() {
-	var (
-		batch []*stack.PacketBuffer
-		heads []byte
-		vecs  net.Buffers
-	)
+	var batch []*stack.PacketBuffer
 	for {
 		w.mu.Lock()
 		for len(w.queue) == 0 && !w.dead {
@@ -156,21 +114,12 @@ func (w *wire) write() {
 		batch, w.queue = w.queue, batch[:0]
 		w.mu.Unlock()
 
-		if need := 4 * len(batch); cap(heads) < need {
-			heads = make([]byte, 2*need)
-		}
-		vecs = vecs[:0]
 		size := 0
-		for i, pkt := range batch {
-			head := heads[4*i : 4*i+4 : 4*i+4]
-			binary.BigEndian.PutUint32(head, uint32(pkt.Size()))
-			vecs = appendViews(append(vecs, head), pkt)
+		for _, pkt := range batch {
 			size += pkt.Size()
 		}
-		rest := vecs // WriteTo moves its receiver along
-		_, err := rest.WriteTo(w.conn)
+		err := w.frames.write(batch)
 		release(batch)
-		clear(vecs)
 
 		w.mu.Lock()
 		w.queued -= size
@@ -180,21 +129,6 @@ func (w *wire) write() {
 			w.close()
 		}
 	}
-}
-
-// appendViews appends the packet's bytes without copying them.
-func appendViews(vecs net.Buffers, pkt *stack.PacketBuffer) net.Buffers {
-	views, skip := pkt.AsViewList()
-	for v := views.Front(); v != nil; v = v.Next() {
-		b := v.AsSlice()
-		if skip >= len(b) {
-			skip -= len(b)
-			continue
-		}
-		vecs = append(vecs, b[skip:])
-		skip = 0
-	}
-	return vecs
 }
 
 func release(pkts []*stack.PacketBuffer) {

@@ -70,10 +70,10 @@ var errStopped = errors.New("it was stopped before it was ready")
 // Run starts the machine of that name and owns it until its VM has ended:
 //
 //   - lock: the machine is this process' from here on
-//   - listen: the sockets of words, Docker, SSH, hypervisor and guest
+//   - listen: the sockets of words, Docker, SSH and guest
 //   - ready: the starter is told that it can watch
 //   - prepare: image verified, hypervisor found and tried, certificates made
-//   - network: gateway, DNS and forwards, in this process
+//   - network: gateway, DNS and forwards, in this process, and the card's socket
 //   - power on: the hypervisor, which holds the lock from here on, too
 //   - converse: configuration in, events out, until the VM ends
 //   - tell: whoever watches hears how it ended
@@ -470,7 +470,9 @@ func (s *supervisor) startNetwork(ctx context.Context) error {
 	s.net = n
 	n.SetHostAccess(s.access)
 	s.mu.Unlock()
-	go s.net.Serve(ctx, s.sockets.network)
+	if err := s.sockets.serveCard(ctx, n, s.machine.Dir().NetworkSocket(), s.parts.accel.Frames); err != nil {
+		return err
+	}
 	return s.serveEngine(ctx)
 }
 

@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
 	"time"
 
 	"github.com/hyve-vm/hyve/internal/accept"
+	"github.com/hyve-vm/hyve/internal/hypervisor"
 	"github.com/hyve-vm/hyve/internal/machine"
+	"github.com/hyve-vm/hyve/internal/network"
 )
 
 // sockets are the unix sockets of a running machine, all private to its user.
@@ -18,7 +21,7 @@ type sockets struct {
 	control net.Listener // the words
 	docker  net.Listener // docker clients
 	ssh     net.Listener // SSH clients
-	network net.Listener // the hypervisor's card
+	network io.Closer    // the hypervisor's card; opened when that is known
 	guest   *channel     // the hypervisor's end of the guest's channel
 }
 
@@ -36,7 +39,6 @@ func listen(dir machine.Dir) (*sockets, error) {
 	}{
 		{dir.DockerSocket(), &s.docker},
 		{dir.SSHSocket(), &s.ssh},
-		{dir.NetworkSocket(), &s.network},
 		{dir.GuestSocket(), &guest},
 		{dir.ControlSocket(), &s.control},
 	} {
@@ -51,27 +53,66 @@ func listen(dir machine.Dir) (*sockets, error) {
 }
 
 func listenUnix(path string) (net.Listener, error) {
+	return openUnix(path, func() (net.Listener, error) { return net.Listen("unix", path) })
+}
+
+// openUnix opens a socket at path, private to the user.
+func openUnix[S io.Closer](path string, open func() (S, error)) (none S, err error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("removing an old socket: %w", err)
+		return none, fmt.Errorf("removing an old socket: %w", err)
 	}
-	l, err := net.Listen("unix", path)
+	socket, err := open()
 	if err != nil {
-		return nil, fmt.Errorf("listening on %s: %w", path, err)
+		return none, fmt.Errorf("listening on %s: %w", path, err)
 	}
 	// The directory is private already; this is for those who look at the file.
 	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("listening on %s: %w", path, err)
+		socket.Close()
+		return none, fmt.Errorf("listening on %s: %w", path, err)
 	}
-	return l, nil
+	return socket, nil
+}
+
+// serveCard opens the socket of the guest's card, to which a hypervisor brings its frames
+// in one of the ways that there are, and has n serve it until ctx ends.
+func (s *sockets) serveCard(ctx context.Context, n *network.Network, path string, frames hypervisor.Framing) error {
+	if frames == hypervisor.Datagrams {
+		conn, err := openUnix(path, func() (*net.UnixConn, error) {
+			return net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+		})
+		if err == nil {
+			s.network = unlinked{conn, path}
+			go n.ServeDatagrams(ctx, conn)
+		}
+		return err
+	}
+	l, err := listenUnix(path)
+	if err == nil {
+		s.network = l
+		go n.Serve(ctx, l)
+	}
+	return err
+}
+
+// unlinked is a socket whose file is removed when it is closed, as a listener does.
+type unlinked struct {
+	io.Closer
+	path string
+}
+
+func (u unlinked) Close() error {
+	return errors.Join(os.Remove(u.path), u.Closer.Close())
 }
 
 // close closes, and thereby removes, the sockets.
 func (s *sockets) close() {
-	for _, l := range []net.Listener{s.docker, s.ssh, s.network, s.control} {
+	for _, l := range []net.Listener{s.docker, s.ssh, s.control} {
 		if l != nil {
 			l.Close()
 		}
+	}
+	if s.network != nil {
+		s.network.Close()
 	}
 	if s.guest != nil {
 		s.guest.Close()

@@ -3,11 +3,54 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/hyve-vm/hyve/internal/hypervisor"
+	"github.com/hyve-vm/hyve/internal/network"
 )
+
+// The card's socket is of the kind that the hypervisor wants, the user's alone, and gone
+// at the end, whatever an earlier run has left.
+func TestServeCard(t *testing.T) {
+	for frames, kind := range map[hypervisor.Framing]string{hypervisor.Stream: "unix", hypervisor.Datagrams: "unixgram"} {
+		n, err := network.New(network.Config{Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "net.sock")
+		if err := os.WriteFile(path, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		var s sockets
+		if err := s.serveCard(t.Context(), n, path, frames); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(path); err != nil || info.Mode() != 0o600|os.ModeSocket {
+			t.Errorf("%s: %v, %v", kind, info, err)
+		}
+		conn, err := net.DialUnix(kind, &net.UnixAddr{Name: path + ".card", Net: kind}, &net.UnixAddr{Name: path, Net: kind})
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Write([]byte("card"))
+		for deadline := time.Now().Add(10 * time.Second); !n.Connected(); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: there is no card", kind)
+			}
+		}
+		s.close()
+		if _, err := os.Lstat(path); !os.IsNotExist(err) {
+			t.Errorf("%s: its socket is left: %v", kind, err)
+		}
+		n.Close()
+		conn.Close()
+	}
+}
 
 // Neither somebody who waited in vain nor a connection of an earlier VM gets in the way
 // of the next one.

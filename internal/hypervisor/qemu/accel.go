@@ -32,7 +32,7 @@ func (q *QEMU) ForState(now hypervisor.Verdict, accel string) (hypervisor.Verdic
 
 // capabilities are what VMs can do with an accelerator.
 func capabilities(accel string) hypervisor.Capabilities {
-	c := hypervisor.Capabilities{NoFreeze: memoryHidden()}
+	c := hypervisor.Capabilities{NoFreeze: memoryHidden(), Frames: hypervisor.Stream}
 	if accel != accelTCG && accel != alsoFreezes {
 		// Hardware has clocks and processor features of its own.
 		c.NoFreeze = "freezing is not verified with " + accel + " yet"
