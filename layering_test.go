@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -302,4 +303,44 @@ func TestInterfacesAreNarrow(t *testing.T) {
 			return true
 		})
 	})
+}
+
+// nameQEMU are files outside of internal/hypervisor that may name it, each with its reason.
+var nameQEMU = map[string]string{
+	"internal/cli/create.go":             "the flag is called so",
+	"internal/cli/set.go":                "the flag is called so",
+	"internal/machine/settings.go":       "the field of machine.json is, and the flag that set prints",
+	"internal/machine/spec.go":           "the field of machine.json is",
+	"internal/machinestore/vm.go":        "formats of disks are named as qemu-img names them",
+	"internal/lifecycle/import.go":       "which converts them",
+	"internal/guest/binfmt.go":           "in the guest, qemu-user runs programs of other architectures",
+	"internal/guest/binfmt_linux.go":     "in the guest, qemu-user runs programs of other architectures",
+	"internal/image/build/packages.go":   "the image has qemu-user",
+	"internal/image/build/modulelist.go": "the name of a module of the guest's kernel, which is left out",
+}
+
+// TestNobodyNamesQEMU looks for what is about one hypervisor where all of them are meant.
+func TestNobodyNamesQEMU(t *testing.T) {
+	named := map[string]bool{}
+	eachFile(t, []string{"internal/hypervisor", "e2e"}, func(path string) {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path = filepath.ToSlash(path)
+		for i, line := range strings.Split(string(text), "\n") {
+			if lower := strings.ToLower(line); !strings.Contains(lower, "qemu") && !strings.Contains(lower, "guest=") {
+				continue
+			}
+			named[path] = true
+			if nameQEMU[path] == "" {
+				t.Errorf("%s:%d: what does it say of other hypervisors? %s", path, i+1, strings.TrimSpace(line))
+			}
+		}
+	})
+	for path := range nameQEMU {
+		if !named[path] {
+			t.Errorf("%s does not name QEMU any more, and needs no exception", path)
+		}
+	}
 }

@@ -98,7 +98,7 @@ func (c *creation) bootFlags(f *pflag.FlagSet) {
 	spec := &c.options.Spec
 	f.StringArrayVar(&spec.EngineOptions, "engine-opt", nil, "option of dockerd, NAME=`VALUE` without dashes (repeatable)")
 	f.StringArrayVar(&spec.EngineEnv, "engine-env", nil, "variable of dockerd's environment, NAME=`VALUE` (repeatable)")
-	f.StringVar(&spec.QEMU, "qemu", "", "`PATH` of the QEMU to use (default: the one on PATH)")
+	f.StringVar(&spec.Hypervisor, "qemu", "", "`PATH` of the QEMU to use (default: the one on PATH)")
 }
 
 // engineFlag is the flag that says which Docker engine an image is to have.
@@ -138,9 +138,9 @@ func (a *app) creation(cmd *cobra.Command, c *creation) (home machine.Home, opti
 			return "", options, err
 		}
 	}
-	if q := options.Spec.QEMU; strings.ContainsRune(q, filepath.Separator) {
+	if q := options.Spec.Hypervisor; strings.ContainsRune(q, filepath.Separator) {
 		// The supervisor works in another directory; a mere name is looked for on PATH.
-		if options.Spec.QEMU, err = filepath.Abs(q); err != nil {
+		if options.Spec.Hypervisor, err = filepath.Abs(q); err != nil {
 			return "", options, fmt.Errorf("finding QEMU %s: %w", q, err)
 		}
 	}

@@ -37,8 +37,8 @@ func TestRelativeQEMU(t *testing.T) {
 		if err := cmd.Flags().Parse([]string{"--qemu", given}); err != nil {
 			t.Fatal(err)
 		}
-		if _, options, err := a.creation(cmd, c); err != nil || options.Spec.QEMU != want {
-			t.Errorf("%q became %q, %v; want %q", given, options.Spec.QEMU, err, want)
+		if _, options, err := a.creation(cmd, c); err != nil || options.Spec.Hypervisor != want {
+			t.Errorf("%q became %q, %v; want %q", given, options.Spec.Hypervisor, err, want)
 		}
 	}
 }

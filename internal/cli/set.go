@@ -130,15 +130,15 @@ func (c *settingFlags) settings(f *pflag.FlagSet, words []string) (s machine.Set
 	if c.idle != "off" {
 		spec.Idle = c.idle
 	}
-	if q := spec.QEMU; strings.ContainsRune(q, filepath.Separator) {
-		if spec.QEMU, err = filepath.Abs(q); err != nil {
+	if q := spec.Hypervisor; strings.ContainsRune(q, filepath.Separator) {
+		if spec.Hypervisor, err = filepath.Abs(q); err != nil {
 			return s, fmt.Errorf("finding QEMU %s: %w", q, err)
 		}
 	}
 	s.CPUs = given(f, "cpus", spec.CPUs)
 	s.Memory = given(f, "memory", spec.Memory)
 	s.Disk = given(f, "disk", spec.Disk)
-	s.QEMU = given(f, "qemu", spec.QEMU)
+	s.Hypervisor = given(f, "qemu", spec.Hypervisor)
 	s.Idle = given(f, "idle", spec.Idle)
 	s.FromHost = given(f, "from-host", spec.FromHost)
 	s.HostAccess = given(f, "host-access", spec.HostAccess)

@@ -5,7 +5,7 @@ package hypervisor
 // Config is a whole VM. Paths are absolute. It is plain data: an implementation
 // turns it into a command line by a pure function.
 type Config struct {
-	Name    string // for process lists only
+	Name    string // begins with NamePrefix; in process lists, and by which a Backend knows its VMs there
 	CPUs    int
 	Memory  int64 // bytes, a multiple of 1 MiB
 	Kernel  string

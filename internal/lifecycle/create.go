@@ -60,7 +60,7 @@ func Create(ctx context.Context, home machine.Home, options CreateOptions, follo
 	if err != nil {
 		return nil, err
 	}
-	backend, err := findHypervisor(ctx, m.QEMU, home)
+	backend, err := findHypervisor(ctx, m.Hypervisor, home)
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +139,7 @@ func Check(ctx context.Context, home machine.Home, options CreateOptions) error 
 			return err
 		}
 	}
-	_, err = findHypervisor(ctx, m.QEMU, home)
+	_, err = findHypervisor(ctx, m.Hypervisor, home)
 	return err
 }
 

@@ -4,11 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"syscall"
 	"time"
 
+	"github.com/hyve-vm/hyve/internal/hypervisor/pick"
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
@@ -21,10 +20,8 @@ type process struct {
 // supervises tells whether it is a supervisor.
 func (p process) supervises() bool { return len(p.args) > 1 && p.args[1] == "supervise" }
 
-// virtualizes tells whether it is a hypervisor, which calls its guest by that name.
-func (p process) virtualizes() bool {
-	return slices.ContainsFunc(p.args, func(arg string) bool { return strings.HasPrefix(arg, "guest=hyve-") })
-}
+// virtualizes tells whether it is a hypervisor.
+func (p process) virtualizes() bool { return pick.RunsVM(p.args) }
 
 // parts returns a machine's supervisor and hypervisor. Commands may hold its lock as
 // well, for as long as they copy its disk for example; they are left out.

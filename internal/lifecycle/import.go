@@ -29,7 +29,7 @@ func Import(ctx context.Context, home machine.Home, options CreateOptions, from 
 	if err != nil {
 		return nil, control.Status{}, err
 	}
-	if _, err := findHypervisor(ctx, m.QEMU, home); err != nil {
+	if _, err := findHypervisor(ctx, m.Hypervisor, home); err != nil {
 		return nil, control.Status{}, err
 	}
 	img, err := ensureImage(ctx, home, options, follow)

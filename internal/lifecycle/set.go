@@ -23,8 +23,8 @@ func Set(ctx context.Context, m *machine.Machine, settings machine.Settings) err
 	if err != nil {
 		return err
 	}
-	if settings.QEMU != nil {
-		if _, err := findHypervisor(ctx, *settings.QEMU, m.Home()); err != nil {
+	if settings.Hypervisor != nil {
+		if _, err := findHypervisor(ctx, *settings.Hypervisor, m.Home()); err != nil {
 			return err
 		}
 	}

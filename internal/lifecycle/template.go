@@ -62,7 +62,7 @@ func MakeTemplate(ctx context.Context, home machine.Home, options CreateOptions,
 	if err != nil {
 		return err
 	}
-	backend, err := pick.Find(ctx, m.QEMU, home.CacheDir())
+	backend, err := pick.Find(ctx, m.Hypervisor, home.CacheDir())
 	if err != nil {
 		return err
 	}
@@ -138,7 +138,7 @@ func makeTemplate(ctx context.Context, m *machine.Machine, labels []string, dir 
 	); err != nil {
 		return err
 	}
-	spec := machine.Spec{Name: templateName, CPUs: m.CPUs, Memory: m.Memory, Disk: m.Disk, Image: m.Image, QEMU: m.QEMU, Labels: labels,
+	spec := machine.Spec{Name: templateName, CPUs: m.CPUs, Memory: m.Memory, Disk: m.Disk, Image: m.Image, Hypervisor: m.Hypervisor, Labels: labels,
 		FromHost: "search,zone,cas"} // what most machines have; keys are for those alone that are to have them
 	t := machine.New(home, spec, m.Address)
 	if err := keep(ctx, t, ""); err != nil {

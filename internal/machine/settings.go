@@ -15,22 +15,22 @@ import (
 type Boot struct {
 	CPUs          int      `json:"cpus"`
 	Memory        int64    `json:"memory"` // bytes
-	QEMU          string   `json:"qemu,omitempty"`
+	Hypervisor    string   `json:"qemu,omitempty"`
 	EngineOptions []string `json:"engineOptions,omitempty"`
 	EngineEnv     []string `json:"engineEnv,omitempty"`
 }
 
 // Boot returns what the machine has now, or had when it last ran.
 func (s *Spec) Boot() Boot {
-	return Boot{CPUs: s.CPUs, Memory: s.Memory, QEMU: s.QEMU, EngineOptions: s.EngineOptions, EngineEnv: s.EngineEnv}
+	return Boot{CPUs: s.CPUs, Memory: s.Memory, Hypervisor: s.Hypervisor, EngineOptions: s.EngineOptions, EngineEnv: s.EngineEnv}
 }
 
 func (s *Spec) take(b Boot) {
-	s.CPUs, s.Memory, s.QEMU, s.EngineOptions, s.EngineEnv = b.CPUs, b.Memory, b.QEMU, b.EngineOptions, b.EngineEnv
+	s.CPUs, s.Memory, s.Hypervisor, s.EngineOptions, s.EngineEnv = b.CPUs, b.Memory, b.Hypervisor, b.EngineOptions, b.EngineEnv
 }
 
 func (b Boot) equal(c Boot) bool {
-	return b.CPUs == c.CPUs && b.Memory == c.Memory && b.QEMU == c.QEMU &&
+	return b.CPUs == c.CPUs && b.Memory == c.Memory && b.Hypervisor == c.Hypervisor &&
 		slices.Equal(b.EngineOptions, c.EngineOptions) && slices.Equal(b.EngineEnv, c.EngineEnv)
 }
 
@@ -57,11 +57,11 @@ func (s *Spec) want(wanted Spec) {
 // Settings are what can be changed of a machine; what is nil stays. A list is replaced
 // as a whole.
 type Settings struct {
-	CPUs         *int
-	Memory, Disk *int64 // bytes
-	QEMU, Idle   *string
-	HostAccess   *string
-	FromHost     *string
+	CPUs             *int
+	Memory, Disk     *int64 // bytes
+	Hypervisor, Idle *string
+	HostAccess       *string
+	FromHost         *string
 
 	RegistryMirrors, InsecureRegistries, Labels, CertNames, EngineOptions, EngineEnv *[]string
 }
@@ -70,7 +70,7 @@ func (c *Settings) apply(s *Spec) {
 	give(&s.CPUs, c.CPUs)
 	give(&s.Memory, c.Memory)
 	give(&s.Disk, c.Disk)
-	give(&s.QEMU, c.QEMU)
+	give(&s.Hypervisor, c.Hypervisor)
 	give(&s.Idle, c.Idle)
 	give(&s.HostAccess, c.HostAccess)
 	give(&s.FromHost, c.FromHost)
@@ -188,7 +188,7 @@ func (m *Machine) Pending() []Pending {
 	if now, next := m.Boot(), m.Next; next != nil {
 		waits("cpus", strconv.Itoa(now.CPUs), strconv.Itoa(next.CPUs))
 		waits("memory", FormatSize(now.Memory), FormatSize(next.Memory))
-		waits("qemu", now.QEMU, next.QEMU)
+		waits("qemu", now.Hypervisor, next.Hypervisor)
 		waits("engine-opt", strings.Join(now.EngineOptions, ", "), strings.Join(next.EngineOptions, ", "))
 		waits("engine-env", strings.Join(now.EngineEnv, ", "), strings.Join(next.EngineEnv, ", "))
 	}

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"encoding/json"
 	"net/netip"
 	"os"
 	"slices"
@@ -10,6 +11,17 @@ import (
 )
 
 var settingsHost = Host{CPUs: 8, Memory: 32 << 30, Disk: 100 << 30}
+
+// TestHypervisorOfOldFiles: the field is called as it was when there was one hypervisor.
+func TestHypervisorOfOldFiles(t *testing.T) {
+	var m Machine
+	if err := json.Unmarshal([]byte(`{"qemu": "/opt/qemu", "next": {"qemu": "/opt/other"}}`), &m); err != nil {
+		t.Fatal(err)
+	}
+	if m.Hypervisor != "/opt/qemu" || m.Next == nil || m.Next.Hypervisor != "/opt/other" {
+		t.Errorf("%+v", m)
+	}
+}
 
 // settable makes a machine with one CPU and the smallest memory and disk.
 func settable(t *testing.T) *Machine {

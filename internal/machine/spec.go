@@ -43,8 +43,8 @@ type Spec struct {
 	// Engine is which Docker engine the image was asked for with, "stable", "newest" or
 	// a version; an upgrade stays with it. Empty is what the image has.
 	Engine string `json:"engine,omitempty"`
-	// QEMU is the hypervisor's path where the user named one.
-	QEMU string `json:"qemu,omitempty"`
+	// Hypervisor is its path where the user named one.
+	Hypervisor string `json:"qemu,omitempty"`
 
 	RegistryMirrors    []string `json:"registryMirrors,omitempty"`
 	InsecureRegistries []string `json:"insecureRegistries,omitempty"`

@@ -11,7 +11,7 @@ import (
 // CommandLine returns the hypervisor's command line for a machine, which need
 // not exist. It changes nothing, and so keeps none of the answers that the hypervisor gives.
 func CommandLine(ctx context.Context, m *machine.Machine, img *image.Image) ([]string, error) {
-	backend, err := pick.Find(ctx, m.QEMU, "")
+	backend, err := pick.Find(ctx, m.Hypervisor, "")
 	if err != nil {
 		return nil, err
 	}

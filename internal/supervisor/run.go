@@ -499,7 +499,7 @@ func gather(ctx context.Context, m *machine.Machine) (*parts, error) {
 		return store.Check(p.image)
 	})
 	group.Go(func() (err error) {
-		if p.hypervisor, err = pick.Find(ctx, m.QEMU, m.Home().CacheDir()); err != nil {
+		if p.hypervisor, err = pick.Find(ctx, m.Hypervisor, m.Home().CacheDir()); err != nil {
 			return err
 		}
 		p.accel = p.hypervisor.Accelerator(ctx)

@@ -47,7 +47,7 @@ func (s *supervisor) takeNextReboot() error {
 		return err
 	}
 	m := *s.parts.current.Load()
-	if m.Next == nil || m.Next.QEMU != m.QEMU {
+	if m.Next == nil || m.Next.Hypervisor != m.Hypervisor {
 		return nil
 	}
 	if _, err := takeNext(&m); err != nil {

@@ -18,3 +18,7 @@ func Find(ctx context.Context, asked, cacheDir string) (hypervisor.Backend, erro
 	}
 	return q, nil
 }
+
+// RunsVM tells whether a process with these arguments, its name first, is a hypervisor, of
+// any kind, that runs a VM of hyve's.
+func RunsVM(args []string) bool { return qemu.RunsVM(args) }

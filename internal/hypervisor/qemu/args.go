@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -20,6 +21,9 @@ const (
 	// consoleFD is where QEMU finds its end of the console's connection. What does not
 	// fit into a socket QEMU drops, and nobody waits: neither it nor the guest.
 	consoleFD = 4
+
+	// nameArg begins the argument that is the VM's name.
+	nameArg = "guest="
 
 	// memoryID names the guest's memory.
 	memoryID = "ram"
@@ -39,7 +43,7 @@ const (
 func Args(cfg hypervisor.Config, f Features) []string {
 	fds := descriptorsOf(cfg, f)
 	a := []string{
-		"-name", "guest=" + escape(cfg.Name),
+		"-name", nameArg + escape(cfg.Name),
 		"-nodefaults", "-no-user-config", "-display", "none",
 		// A VM is started once: a guest's reset ends it, and the supervisor
 		// decides. So does a panicked kernel, which panic=-1 makes reset.
@@ -60,6 +64,11 @@ func Args(cfg hypervisor.Config, f Features) []string {
 	a = append(a, serialArgs(cfg, fds)...)
 	a = append(a, networkArgs(cfg.Network, fds.network)...)
 	return append(a, comfortArgs(cfg, f)...)
+}
+
+// RunsVM tells whether a process with these arguments runs a VM of hyve's.
+func RunsVM(args []string) bool {
+	return slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, nameArg+hypervisor.NamePrefix) })
 }
 
 // kernelArgs are what the guest begins with. What Freeze has written has no section

@@ -51,6 +51,9 @@ func TestArgsGolden(t *testing.T) {
 			if name == "thaw" {
 				cfg.Incoming, cfg.MemoryFile = true, "/home/zoé, z/frozen.taken/memory"
 			}
+			if !RunsVM(append([]string{"qemu"}, Args(cfg, f)...)) {
+				t.Error("nobody finds it among the processes")
+			}
 			var b strings.Builder
 			for _, arg := range Args(cfg, f) {
 				// An option and its value share a line.
