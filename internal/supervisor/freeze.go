@@ -210,13 +210,15 @@ func (e *lostError) Error() string {
 }
 
 // capture has the guest get ready, pauses the VM and writes its state to a draft for
-// the machine in dir. After an error the guest runs, but is not told so. Nobody speaks to
-// it before goOn.
+// the machine in dir. After an error the guest runs, but is not told so. All channels are
+// quiet before goOn.
 func (s *supervisor) capture(ctx context.Context, vm hypervisor.VM, dir machine.Dir, how guestapi.Freeze, suspended bool) (*frozen.Draft, error) {
 	if err := s.guest.ask(ctx, guestapi.Request{Freeze: &how}); err != nil {
 		return nil, err
 	}
-	s.guest.hush(true)
+	if err := s.channels.quiesce(ctx); err != nil {
+		return nil, err
+	}
 	draft, err := frozen.New(dir.Frozen(), s.parts.current.Load().Memory)
 	if err == nil {
 		draft.Suspended, draft.Accelerator = suspended, s.parts.accel.Name
@@ -225,7 +227,7 @@ func (s *supervisor) capture(ctx context.Context, vm hypervisor.VM, dir machine.
 		}
 	}
 	if err != nil {
-		s.guest.hush(false)
+		s.channels.resume()
 		return nil, err
 	}
 	return draft, nil
@@ -233,7 +235,7 @@ func (s *supervisor) capture(ctx context.Context, vm hypervisor.VM, dir machine.
 
 // goOn has a guest go on that got ready for a freeze.
 func (s *supervisor) goOn() {
-	s.guest.hush(false)
+	s.channels.resume()
 	clock := guestapi.ClockNow()
 	err := errors.Join(
 		s.guest.send(guestapi.Request{Clock: &clock}),

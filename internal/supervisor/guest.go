@@ -33,7 +33,9 @@ type guest struct {
 	born     time.Time          // when its clock began
 	greeted  chan struct{}      // closed once it is connected
 	thawing  bool               // it was frozen and is not ready yet
-	hushed   bool               // nothing is to be said to it
+	quiet    bool               // nothing is to be said to it
+	saying   int                // requests that are being sent
+	silence  chan struct{}      // closed when there are none, if somebody waits for that
 	unsaid   []guestapi.Request // what it is to hear afterwards
 	lastID   uint64             // of a request
 	replies  map[uint64]chan guestapi.Reply
@@ -86,7 +88,7 @@ func (g *guest) converse(ctx context.Context, conn net.Conn, thawed bool, openin
 	defer g.hangUp()
 
 	g.mu.Lock()
-	g.hushed, g.unsaid, g.thawing = false, nil, thawed
+	g.quiet, g.unsaid, g.thawing = false, nil, thawed
 	g.mu.Unlock()
 	session := uint64(time.Now().UnixNano())
 	out := guestapi.NewWriter[guestapi.Request](patient{conn})
@@ -157,11 +159,15 @@ const maxUnsaid = 1024
 // nobody says again, one that is being frozen hears when that is over.
 func (g *guest) send(request guestapi.Request) error {
 	g.mu.Lock()
-	out, hushed := g.out, g.hushed
+	out, quiet := g.out, g.quiet
 	once := request.PortAck != nil || request.Identity != nil && request.ID == 0
-	keep := out != nil && hushed && once && len(g.unsaid) < maxUnsaid
+	keep := out != nil && quiet && once && len(g.unsaid) < maxUnsaid
 	if keep {
 		g.unsaid = append(g.unsaid, request)
+	}
+	if out != nil && !quiet {
+		g.saying++
+		defer g.said()
 	}
 	g.mu.Unlock()
 	switch {
@@ -169,7 +175,7 @@ func (g *guest) send(request guestapi.Request) error {
 		return errors.New("the guest is not connected")
 	case keep:
 		return nil
-	case hushed:
+	case quiet:
 		return errors.New("the guest is being frozen")
 	}
 	return out.Write(request)
@@ -196,16 +202,42 @@ func (g *guest) isConnected() bool {
 	return g.out != nil
 }
 
-// hush keeps everybody from speaking to a guest that is ready for a freeze, or lets them
-// speak again. The channel's device takes a message into the guest's memory also while
-// that is being saved, and does not count it any more.
-func (g *guest) hush(on bool) {
+// quiesce implements channel, for a guest that is ready for a freeze.
+func (g *guest) quiesce(ctx context.Context) error {
 	g.mu.Lock()
-	g.hushed = on
-	var unsaid []guestapi.Request
-	if !on {
-		unsaid, g.unsaid = g.unsaid, nil
+	g.quiet = true
+	if g.saying > 0 && g.silence == nil {
+		g.silence = make(chan struct{})
 	}
+	silence := g.silence
+	g.mu.Unlock()
+	if silence == nil {
+		return nil
+	}
+	select {
+	case <-silence:
+		return nil
+	case <-ctx.Done():
+		g.resume()
+		return fmt.Errorf("waiting for the guest to listen: %w", context.Cause(ctx))
+	}
+}
+
+// said ends what send has begun to say.
+func (g *guest) said() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.saying--; g.saying == 0 && g.silence != nil {
+		close(g.silence)
+		g.silence = nil
+	}
+}
+
+// resume implements channel. The guest hears what was kept for it.
+func (g *guest) resume() {
+	g.mu.Lock()
+	unsaid := g.unsaid
+	g.quiet, g.unsaid = false, nil
 	g.mu.Unlock()
 	for _, request := range unsaid {
 		if err := g.send(request); err != nil {

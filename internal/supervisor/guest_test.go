@@ -106,14 +106,16 @@ func TestThawedGuestWithoutName(t *testing.T) {
 }
 
 // Nobody speaks to a guest that is being frozen.
-func TestHush(t *testing.T) {
+func TestQuiet(t *testing.T) {
 	g, in, out, _ := testGuest(t.Context(), t)
 	say(t, out, guestapi.Event{Phase: &guestapi.Phase{Name: identified}}) // the greeting is over
-	g.hush(true)
+	if err := g.quiesce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if err := g.send(guestapi.Request{Clock: &guestapi.Clock{}}); err == nil {
 		t.Error("the host speaks")
 	}
-	g.hush(false)
+	g.resume()
 	go g.send(guestapi.Request{Unfreeze: &guestapi.Unfreeze{}})
 	if read(t, in).Unfreeze == nil {
 		t.Error("the host says something else")
@@ -131,7 +133,9 @@ func TestSaidWhileFrozen(t *testing.T) {
 	defer n.Close()
 	g.ports = &ports{network: n, board: g.board, log: g.log}
 	say(t, out, guestapi.Event{Phase: &guestapi.Phase{Name: identified}}) // the greeting is over
-	g.hush(true)
+	if err := g.quiesce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	const openings = 2
 	for id := range uint64(openings) {
 		say(t, out, guestapi.Event{PortOpened: &guestapi.PortOpened{ID: id + 1, Protocol: guestapi.NewText("none"), Firm: true}})
@@ -146,7 +150,7 @@ func TestSaidWhileFrozen(t *testing.T) {
 	if err := g.send(guestapi.Request{Clock: &guestapi.Clock{}}); err == nil {
 		t.Error("the time of then is kept")
 	}
-	go g.hush(false)
+	go g.resume()
 	for id := range uint64(openings) {
 		if ack := read(t, in).PortAck; ack == nil || ack.ID != id+1 {
 			t.Errorf("the answer for port %d is %+v", id+1, ack)
@@ -155,7 +159,9 @@ func TestSaidWhileFrozen(t *testing.T) {
 	if identity := read(t, in).Identity; identity == nil || identity.Name != "new" {
 		t.Errorf("the guest is told %+v", identity)
 	}
-	g.hush(true)
+	if err := g.quiesce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	for range maxUnsaid {
 		g.send(guestapi.Request{PortAck: &guestapi.PortAck{}})
 	}

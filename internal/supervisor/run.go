@@ -35,15 +35,16 @@ const patience = 3 * time.Minute
 
 // supervisor is one running machine.
 type supervisor struct {
-	machine *machine.Machine
-	log     *slog.Logger
-	logs    *logs
-	board   *board
-	sockets *sockets
-	net     *network.Network
-	guest   *guest
-	parts   parts
-	lock    *machine.Lock
+	machine  *machine.Machine
+	log      *slog.Logger
+	logs     *logs
+	board    *board
+	sockets  *sockets
+	net      *network.Network
+	guest    *guest
+	channels channels // into the VM
+	parts    parts
+	lock     *machine.Lock
 
 	inbox   *mailbox        // of the session
 	session session         // serve's alone
@@ -207,6 +208,7 @@ func (s *supervisor) prepare() error {
 	if err != nil {
 		return err
 	}
+	s.channels = channels{s.guest}
 	go parts.keepCertificates(s.ctx, renewal, s.tellIdentity, func(err error) { s.guest.trouble(err.Error()) })
 	go s.followHost(s.ctx)
 	if s.parts.accel.Freezes() {

@@ -22,7 +22,7 @@ type sockets struct {
 	docker  net.Listener // docker clients
 	ssh     net.Listener // SSH clients
 	network io.Closer    // the hypervisor's card; opened when that is known
-	guest   *channel     // the hypervisor's end of the guest's channel
+	guest   *guestSocket // the hypervisor's end of the guest's channel
 }
 
 // listen opens a machine's sockets. Its lock is held, so whatever has their
@@ -48,7 +48,7 @@ func listen(dir machine.Dir) (*sockets, error) {
 			return nil, err
 		}
 	}
-	s.guest = &channel{guest.(*net.UnixListener)}
+	s.guest = &guestSocket{guest.(*net.UnixListener)}
 	return &s, nil
 }
 
@@ -119,11 +119,11 @@ func (s *sockets) close() {
 	}
 }
 
-// channel accepts the hypervisor's connection, one for each VM.
-type channel struct{ *net.UnixListener }
+// A guestSocket accepts the hypervisor's connection, one for each VM.
+type guestSocket struct{ *net.UnixListener }
 
 // accept returns the next connection, or ctx's error.
-func (c *channel) accept(ctx context.Context) (net.Conn, error) {
+func (c *guestSocket) accept(ctx context.Context) (net.Conn, error) {
 	interrupted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		c.SetDeadline(time.Unix(1, 0))
@@ -142,7 +142,7 @@ func (c *channel) accept(ctx context.Context) (net.Conn, error) {
 }
 
 // forget hangs up on whoever has connected: a hypervisor that is no more.
-func (c *channel) forget() {
+func (c *guestSocket) forget() {
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 		conn, err := c.accept(ctx)

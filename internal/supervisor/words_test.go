@@ -114,7 +114,7 @@ func newScene(t *testing.T) *scene {
 	g, in, out, _ := testGuest(t.Context(), t)
 	vm := &fakeVM{done: make(chan struct{})}
 	s := &scene{t: t, vm: vm, ended: make(chan struct{}), supervisor: &supervisor{
-		machine: m, guest: g, net: n, board: newBoard(control.Status{}), log: g.log, inbox: newMailbox(), idle: newIdle(0),
+		machine: m, guest: g, channels: channels{g}, net: n, board: newBoard(control.Status{}), log: g.log, inbox: newMailbox(), idle: newIdle(0),
 		parts: parts{identity: id, accel: hypervisor.Verdict{Name: "tcg"}, hypervisor: fakeBackend{}, image: &image.Image{}},
 	}}
 	s.reachable.knock = s.idle.wake
