@@ -82,7 +82,11 @@ func diagnoseHypervisor(ctx context.Context, home machine.Home) []finding {
 	findings := []finding{{"hypervisor", "ok", backend.String(), ""}}
 	verdict := backend.TryAgain(ctx)
 	findings = append(findings, diagnoseAcceleration(verdict))
-	return append(append(findings, diagnoseFreezing(verdict)), diagnoseConfinement(confine.Possible())...)
+	findings = append(findings, diagnoseFreezing(verdict))
+	if !verdict.GivesBack {
+		findings = append(findings, finding{"memory", "note", "what a machine has once used of the host's memory it keeps until it stops", ""})
+	}
+	return append(findings, diagnoseConfinement(confine.Possible())...)
 }
 
 // diagnoseAcceleration says what came of the test of the hardware, which a no has it done

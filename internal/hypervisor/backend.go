@@ -72,8 +72,36 @@ type Capabilities struct {
 	// if they share what they have not changed.
 	NoSharing string
 
-	Frames Framing
+	// GivesBack says that memory which the guest does not need any more is the host's
+	// again, while the VM runs.
+	GivesBack bool
+
+	Frames   Framing
+	Channels Transport
+	Kernel   KernelForm
 }
+
+// KernelForm is what file of a Linux kernel a hypervisor boots.
+type KernelForm int
+
+const (
+	// Unpacked is entered as it is: on amd64 an ELF file with a PVH entry, on arm64 a raw
+	// Image.
+	Unpacked KernelForm = iota
+	// AsShipped is the file that distributions have: on amd64 a bzImage, which unpacks
+	// itself, on arm64 the same raw Image.
+	AsShipped
+)
+
+// Transport is how a guest finds its end of a Channel.
+type Transport int
+
+const (
+	// Ports are of virtio-serial, and have the channels' names.
+	Ports Transport = iota
+	// Vsock has numbers, which the guest connects to.
+	Vsock
+)
 
 // Framing is how the Ethernet frames of a VM's card reach the host.
 type Framing int

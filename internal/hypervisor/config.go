@@ -39,8 +39,8 @@ type Disk struct {
 	ReadOnly bool
 }
 
-// Channel is a byte stream between the host and the guest: a virtio-serial port
-// of that name. The host listens on Socket before the VM starts, the
+// Channel is a byte stream between the host and the guest, which finds it under that name
+// as the hypervisor's Capabilities say. The host listens on Socket before the VM starts, the
 // hypervisor connects.
 type Channel struct {
 	Name   string

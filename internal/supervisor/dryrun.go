@@ -15,6 +15,7 @@ func CommandLine(ctx context.Context, m *machine.Machine, img *image.Image) ([]s
 	if err != nil {
 		return nil, err
 	}
-	accel := backend.Accelerator(ctx).Name
-	return backend.CommandLine(vmConfig(m, img, backend.KernelCmdline(accel), newGeneration()), accel), nil
+	accel := backend.Accelerator(ctx)
+	config := vmConfig(m, img, accel.Kernel, backend.KernelCmdline(accel.Name), newGeneration())
+	return backend.CommandLine(config, accel.Name), nil
 }

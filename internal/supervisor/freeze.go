@@ -21,7 +21,7 @@ import (
 
 // hardware is the VM of the machine, as it is now.
 func (s *supervisor) hardware() hypervisor.Config {
-	return vmConfig(s.parts.current.Load(), s.parts.image, s.parts.hypervisor.KernelCmdline(s.parts.accel.Name), newGeneration())
+	return vmConfig(s.parts.current.Load(), s.parts.image, s.parts.accel.Kernel, s.parts.hypervisor.KernelCmdline(s.parts.accel.Name), newGeneration())
 }
 
 // shape names everything that must be the same for a frozen state to be thawed,

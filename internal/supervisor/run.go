@@ -190,6 +190,9 @@ func (s *supervisor) prepare() error {
 		return err
 	}
 	s.parts = *parts
+	if err := parts.fit(); err != nil {
+		return err
+	}
 	if err := s.keepSuspended(); err != nil {
 		return err
 	}
@@ -484,6 +487,14 @@ type parts struct {
 	hypervisor hypervisor.Backend
 	accel      hypervisor.Verdict
 	*identity
+}
+
+// fit says why the hypervisor cannot run the image.
+func (p *parts) fit() error {
+	if p.accel.Channels != hypervisor.Ports {
+		return fmt.Errorf("%s reaches guests over vsock, and the image's listens on virtio-serial ports", p.hypervisor.Release())
+	}
+	return nil
 }
 
 // gather finds the parts, side by side.

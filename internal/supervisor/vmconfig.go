@@ -10,15 +10,19 @@ import (
 	"github.com/hyve-vm/hyve/internal/network"
 )
 
-// vmConfig translates a machine in the user's words into hardware. Kernel
-// parameters that the accelerator wants are given in accelCmdline.
-func vmConfig(m *machine.Machine, img *image.Image, accelCmdline, generation string) hypervisor.Config {
-	dir := m.Dir()
+// vmConfig translates a machine in the user's words into hardware, with the kernel in the
+// form that the hypervisor boots. Kernel parameters that the accelerator wants are given in
+// accelCmdline.
+func vmConfig(m *machine.Machine, img *image.Image, form hypervisor.KernelForm, accelCmdline, generation string) hypervisor.Config {
+	dir, kernel := m.Dir(), img.Kernel()
+	if form == hypervisor.AsShipped {
+		kernel = img.KernelOriginal()
+	}
 	return hypervisor.Config{
 		Name:    hypervisor.NamePrefix + m.Name,
 		CPUs:    m.CPUs,
 		Memory:  m.Memory,
-		Kernel:  img.Kernel(),
+		Kernel:  kernel,
 		Initrd:  img.Initrd(),
 		Cmdline: strings.Join(strings.Fields("console=hvc0 quiet "+img.Manifest.Cmdline+" "+accelCmdline), " "),
 		Disks: []hypervisor.Disk{

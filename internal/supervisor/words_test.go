@@ -26,6 +26,7 @@ import (
 // A fakeBackend has one accelerator at a time.
 type fakeBackend struct{ hypervisor.Backend }
 
+func (fakeBackend) Release() string                        { return "Fake 1.0" }
 func (fakeBackend) KernelCmdline(string) string            { return "" }
 func (fakeBackend) Shape(hypervisor.Config, string) string { return "shape" }
 func (fakeBackend) ForState(now hypervisor.Verdict, accel string) (hypervisor.Verdict, error) {

@@ -22,7 +22,7 @@ const (
 // where it works. States that do not say what they are of are of emulation.
 func (q *QEMU) ForState(now hypervisor.Verdict, accel string) (hypervisor.Verdict, error) {
 	if accel = cmp.Or(accel, accelTCG); accel == accelTCG && now.Name != accelTCG {
-		now = hypervisor.Verdict{Name: accelTCG, Reason: "its frozen state is of software emulation", Capabilities: capabilities(accelTCG)}
+		now = hypervisor.Verdict{Name: accelTCG, Reason: "its frozen state is of software emulation", Capabilities: q.capabilities(accelTCG)}
 	}
 	if now.Name != accel || !now.Freezes() {
 		return now, &hypervisor.AcceleratorError{Wanted: accel, Now: now}
@@ -31,8 +31,14 @@ func (q *QEMU) ForState(now hypervisor.Verdict, accel string) (hypervisor.Verdic
 }
 
 // capabilities are what VMs can do with an accelerator.
-func capabilities(accel string) hypervisor.Capabilities {
-	c := hypervisor.Capabilities{NoFreeze: memoryHidden(), Frames: hypervisor.Stream}
+func (q *QEMU) capabilities(accel string) hypervisor.Capabilities {
+	c := hypervisor.Capabilities{
+		NoFreeze:  memoryHidden(),
+		GivesBack: true, // by the balloon, see comfortArgs
+		Frames:    hypervisor.Stream,
+		Channels:  hypervisor.Ports,
+		Kernel:    hypervisor.Unpacked, // which spares an emulated processor the unpacking
+	}
 	if accel != accelTCG && accel != alsoFreezes {
 		// Hardware has clocks and processor features of its own.
 		c.NoFreeze = "freezing is not verified with " + accel + " yet"
@@ -91,7 +97,7 @@ func (q *QEMU) accelerator(ctx context.Context, believed time.Duration) hypervis
 		}
 	}
 	v.Took = time.Since(began)
-	v.Capabilities = capabilities(v.Name)
+	v.Capabilities = q.capabilities(v.Name)
 	return v
 }
 
