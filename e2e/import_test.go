@@ -12,7 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
+	"sync/atomic"
 	"testing"
 )
 
@@ -148,21 +148,36 @@ func TestImport(t *testing.T) {
 		t.Errorf("one that runs: exit status %d: %s", code, text)
 	}
 	os.Remove(pid)
-	killed := command(t.Context(), binary, "import", "--from", store, "dev")
-	if err := killed.Start(); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the disk is being copied", func() bool {
-		disks, _ := filepath.Glob(filepath.Join(home, "machines", ".draft-*", "disk.img"))
-		return len(disks) > 0
+	t.Cleanup(func() { try(limit, binary, "rm", "-f", "dev") })
+	eventually(t, "an import is killed while it copies the disk", func() bool {
+		killed := command(t.Context(), binary, "import", "--from", store, "dev")
+		if err := killed.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var ended atomic.Bool
+		copying := make(chan bool)
+		go func() {
+			seen := false
+			// The copy takes a few milliseconds where the disk is quick, so this does not sleep.
+			for !seen && !ended.Load() {
+				disks, _ := filepath.Glob(filepath.Join(home, "machines", ".draft-*", "disk.img"))
+				seen = len(disks) > 0
+			}
+			killed.Process.Kill()
+			copying <- seen
+		}()
+		err := killed.Wait()
+		ended.Store(true)
+		if seen := <-copying; seen && err != nil {
+			return true
+		}
+		try(limit, binary, "rm", "-f", "dev")
+		return false
 	})
-	killed.Process.Signal(syscall.SIGKILL)
-	killed.Wait()
 	if strings.Contains(hyve(t, "ls", "-q"), "dev") {
 		t.Error("a killed import left a machine")
 	}
 
-	t.Cleanup(func() { try(limit, binary, "rm", "-f", "dev") })
 	_, text, code := run("dev")
 	if code != 0 || !strings.Contains(text, "containers that mount them find them empty") || !strings.Contains(text, `docker kept with "aufs"`) {
 		t.Fatalf("import: exit status %d: %s", code, text)
