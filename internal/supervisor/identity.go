@@ -44,7 +44,7 @@ func openIdentity(m *machine.Machine) (*identity, error) {
 	}
 	id := &identity{machine: m}
 	id.current.Store(m)
-	id.around = &surroundings{host: hostenv.ThisHost(), parts: m.HostParts, log: func(note string) { slog.Warn(note) }}
+	id.around = &surroundings{host: hostenv.ThisHost(), parts: m.HostParts(), log: func(note string) { slog.Warn(note) }}
 	go id.around.get() // while the hypervisor starts
 	id.ca.Store(ca)
 	if err := ca.Export(string(m.Dir()), m.EngineCAs...); err != nil {

@@ -67,7 +67,7 @@ func (s *supervisor) reread() error {
 	s.parts.current.Store(m)
 	s.idle.setAfter(m.IdleAfter())
 	s.setHostAccess(hostAccess(m))
-	s.parts.around.set(m.HostParts)
+	s.parts.around.set(m.HostParts())
 	return nil
 }
 

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"reflect"
+	"slices"
 	"sync"
 
 	"github.com/hyve-vm/hyve/internal/guestapi"
@@ -11,36 +12,43 @@ import (
 
 // surroundings are what the machine has of its host's settings, as they were read last.
 type surroundings struct {
-	host  *hostenv.Host
-	parts func() []string
-	log   func(note string)
+	host *hostenv.Host
+	log  func(note string)
 
-	read sync.Mutex // held while they are read, and for parts
-	mu   sync.Mutex
-	last *guestapi.Surroundings // nil before they are read first
+	read  sync.Mutex // held while they are read
+	mu    sync.Mutex // not held while they are read
+	parts []string
+	last  *guestapi.Surroundings // nil before they are read first
 }
 
 // get returns what was read last, or reads it.
 func (s *surroundings) get() guestapi.Surroundings {
-	s.mu.Lock()
-	last := s.last
-	s.mu.Unlock()
-	if last == nil {
-		s.refresh()
+	for {
 		s.mu.Lock()
-		defer s.mu.Unlock()
-		return *s.last
+		last := s.last
+		s.mu.Unlock()
+		if last != nil {
+			return *last
+		}
+		s.refresh()
 	}
-	return *last
 }
 
 // refresh reads them again, and tells whether they are others than before.
 func (s *surroundings) refresh() (changed bool) {
 	s.read.Lock()
 	defer s.read.Unlock()
-	now, notes := s.host.Read(s.parts())
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var now guestapi.Surroundings
+	var notes []string
+	for again := true; again; {
+		parts := s.parts
+		s.mu.Unlock()
+		now, notes = s.host.Read(parts)
+		s.mu.Lock()
+		again = !slices.Equal(parts, s.parts)
+	}
 	if s.last != nil && reflect.DeepEqual(*s.last, now) {
 		return false
 	}
@@ -51,11 +59,14 @@ func (s *surroundings) refresh() (changed bool) {
 	return true
 }
 
-// set changes which parts of them the machine has.
-func (s *surroundings) set(parts func() []string) {
-	s.read.Lock()
-	defer s.read.Unlock()
-	s.parts = parts
+// set changes which parts of them the machine has. It does not wait for a reading that goes
+// on: the hypervisor's start would wait with it.
+func (s *surroundings) set(parts []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.Equal(s.parts, parts) {
+		s.parts, s.last = parts, nil
+	}
 }
 
 // followHost tells the guest when the host's settings change, until ctx ends.
