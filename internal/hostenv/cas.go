@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"iter"
 	"maps"
 	"os"
 	"path/filepath"
@@ -25,8 +26,8 @@ const (
 	maxCAFile = 1000    // files of a directory
 )
 
-// common are the digests of the CAs that everybody trusts, those of Mozilla's programme.
-// The image has them; what it no longer has is not to come back by an old host.
+// common are the digests of the CAs that everybody trusts, those of Mozilla's programme,
+// which the image has.
 var common = sync.OnceValue(func() map[[sha256.Size]byte]bool {
 	known := map[[sha256.Size]byte]bool{}
 	for root := range bundle.Roots() {
@@ -43,9 +44,12 @@ type collector struct {
 	now  time.Time
 }
 
-// cas returns, in PEM, the CAs that programs of the host trust and an image may not.
+// cas returns, in PEM, the CAs that programs of the host trust and an image may not. Those
+// that came with the host's distribution are not among them: one that Mozilla distrusts by
+// now would come back to the guest from each host that is not up to date.
 func (h *Host) cas() (string, error) {
 	c := &collector{seen: map[[sha256.Size]byte]bool{}, now: time.Now()}
+	c.passOver(h.Shipped)
 	for _, path := range h.Bundles {
 		if text, err := bounded.ReadFile(path, maxBundle); err == nil {
 			c.add(text)
@@ -53,7 +57,7 @@ func (h *Host) cas() (string, error) {
 		}
 	}
 	for _, dir := range h.CADirs {
-		c.addDir(dir)
+		c.addDir(dir, h.Shipped)
 	}
 	c.add(keychainCAs(h))
 	if c.left > 0 {
@@ -62,15 +66,29 @@ func (h *Host) cas() (string, error) {
 	return c.pem.String(), nil
 }
 
-// addDir adds a directory's certificates. Links inside of it are names of the same.
-func (c *collector) addDir(dir string) {
+// passOver has the certificates of those files be none to add.
+func (c *collector) passOver(patterns []string) {
+	for _, pattern := range patterns {
+		paths, _ := filepath.Glob(pattern)
+		for _, path := range paths[:min(len(paths), maxCAFile)] {
+			text, _ := bounded.ReadFile(path, maxBundle)
+			for der := range certificates(text) {
+				c.seen[sha256.Sum256(der)] = true
+			}
+		}
+	}
+}
+
+// addDir adds a directory's certificates. Links inside of it are names of the same, and
+// shipped files have been read.
+func (c *collector) addDir(dir string, shipped []string) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return
 	}
 	for _, e := range entries[:min(len(entries), maxCAFile)] {
 		path := filepath.Join(dir, e.Name())
-		if target, err := os.Readlink(path); err == nil && !strings.Contains(target, "/") {
+		if target, err := os.Readlink(path); err == nil && (!strings.Contains(target, "/") || matchesAny(shipped, target)) {
 			continue
 		}
 		if text, err := bounded.ReadFile(path, maxBundle); err == nil {
@@ -79,22 +97,38 @@ func (c *collector) addDir(dir string) {
 	}
 }
 
-// add adds the certificates in a text in PEM; what else is in it is nothing.
-func (c *collector) add(text []byte) {
-	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		if block.Type != "CERTIFICATE" {
-			continue
+func matchesAny(patterns []string, path string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool {
+		ok, _ := filepath.Match(pattern, path)
+		return ok
+	})
+}
+
+// certificates returns what is in the certificates of a text in PEM; what else is in it is
+// nothing.
+func certificates(text []byte) iter.Seq[[]byte] {
+	return func(yield func(der []byte) bool) {
+		for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+			if block.Type == "CERTIFICATE" && !yield(block.Bytes) {
+				return
+			}
 		}
-		digest := sha256.Sum256(block.Bytes)
+	}
+}
+
+// add adds the certificates in a text in PEM.
+func (c *collector) add(text []byte) {
+	for der := range certificates(text) {
+		digest := sha256.Sum256(der)
 		if c.seen[digest] || common()[digest] {
 			continue
 		}
 		c.seen[digest] = true
-		cert, err := x509.ParseCertificate(block.Bytes)
+		cert, err := x509.ParseCertificate(der)
 		if err != nil || c.now.After(cert.NotAfter) {
 			continue
 		}
-		one := pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes})
+		one := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 		if c.pem.Len()+len(one) > guestapi.MaxCAs {
 			c.left++
 			continue

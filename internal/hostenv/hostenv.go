@@ -33,6 +33,7 @@ type Host struct {
 	ZoneInfo   []string // directories of time zones
 	Bundles    []string // files of CAs, of which the first that is there counts
 	CADirs     []string // directories of CAs
+	Shipped    []string // patterns of files with the CAs of the host's distribution
 	CertsD     []string // directories of registries' certificates, from weak to strong
 }
 
@@ -46,6 +47,9 @@ func ThisHost() *Host {
 		Bundles: []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem",
 			"/etc/pki/tls/cacert.pem", "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", "/etc/ssl/cert.pem"},
 		CADirs: []string{"/etc/ssl/certs", "/etc/pki/tls/certs"},
+		// Debian's and Alpine's, Fedora's, Arch's, and openSUSE's packages of Mozilla's list.
+		Shipped: []string{"/usr/share/ca-certificates/mozilla/*.crt", "/usr/share/pki/ca-trust-source/*.p11-kit",
+			"/usr/share/ca-certificates/trust-source/*.p11-kit", "/usr/share/pki/trust/*.p11-kit"},
 	}
 	if file := h.Getenv("SSL_CERT_FILE"); file != "" {
 		h.Bundles = []string{file}

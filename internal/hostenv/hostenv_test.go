@@ -32,6 +32,7 @@ func testHost(t *testing.T, env map[string]string) (*Host, string) {
 		Getenv: func(name string) string { return env[name] }, Hostname: func() (string, error) { return "box.home.test", nil },
 		ResolvConf: in("resolv.conf"), Localtime: in("localtime"), ZoneInfo: []string{in("zoneinfo")},
 		Bundles: []string{in("none.crt"), in("bundle.crt")}, CADirs: []string{in("certs")}, CertsD: []string{in("etc-certs.d"), in("certs.d")},
+		Shipped: []string{in("shipped/*.crt")},
 	}, dir
 }
 
@@ -135,7 +136,14 @@ func TestCAs(t *testing.T) {
 		common += string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Certificate}))
 	}
 	key := "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"
-	write(t, h.Bundles[1], "# words\n"+common+corp+key+old+"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+	// What the host's distribution brought, the image has, or Mozilla distrusts it by now.
+	distrusted := certificate(t, "distrusted", later)
+	write(t, filepath.Join(dir, "shipped/distrusted.crt"), "[p11-kit-object-v1]\ntrusted: true\n"+distrusted)
+	if err := os.MkdirAll(filepath.Join(dir, "certs"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	os.Symlink(filepath.Join(dir, "shipped/distrusted.crt"), filepath.Join(dir, "certs/distrusted.pem"))
+	write(t, h.Bundles[1], "# words\n"+distrusted+common+corp+key+old+"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
 	write(t, filepath.Join(dir, "certs/local.pem"), local+corp)
 	os.Symlink("local.pem", filepath.Join(dir, "certs/12345678.0"))
 	s, notes := h.Read([]string{CAs})
