@@ -39,14 +39,28 @@ func (q *QEMU) capabilities(accel string) hypervisor.Capabilities {
 		Channels:  hypervisor.Ports,
 		Kernel:    hypervisor.Unpacked, // which spares an emulated processor the unpacking
 	}
-	if accel != accelTCG && accel != alsoFreezes {
-		// Hardware has clocks and processor features of its own.
-		c.NoFreeze = "freezing is not verified with " + accel + " yet"
+	if accel != accelTCG {
+		_, err := q.guestProcessor()
+		switch {
+		case accel != alsoFreezes:
+			// Hardware has clocks of its own.
+			c.NoFreeze = "freezing is not verified with " + accel + " yet"
+		case err != nil:
+			c.NoFreeze = err.Error()
+		}
 	}
 	if err := canShareMemory(); err != nil {
 		c.NoSharing = err.Error()
 	}
 	return c
+}
+
+// guestProcessor names the processor that guests of the host's accelerator see.
+func (q *QEMU) guestProcessor() (string, error) {
+	if q.processor != "" {
+		return q.processor, nil
+	}
+	return guestProcessor()
 }
 
 // hostVerdict is what the platform's test says about its accelerator.

@@ -102,7 +102,12 @@ func (q *QEMU) Shape(cfg hypervisor.Config, accel string) string {
 	// Of paths there are only descriptors in the arguments.
 	cfg.Name, cfg.Kernel, cfg.Initrd = "", "kernel", "initrd"
 	cfg.Incoming, cfg.MemoryFile, cfg.Generation = false, "", "00000000-0000-0000-0000-000000000000"
-	sum := sha256.Sum256([]byte(strings.Join(append(Args(cfg, q.Features(accel)), q.Path, q.key), "\x00")))
+	words := append(Args(cfg, q.Features(accel)), q.Path, q.key)
+	if accel != accelTCG {
+		processor, _ := q.guestProcessor() // see capabilities
+		words = append(words, processor)
+	}
+	sum := sha256.Sum256([]byte(strings.Join(words, "\x00")))
 	return hex.EncodeToString(sum[:])
 }
 

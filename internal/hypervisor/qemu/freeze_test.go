@@ -236,6 +236,15 @@ func TestShape(t *testing.T) {
 	if newer.Shape(cfg, accelTCG) == shape {
 		t.Error("the binary is not in the shape")
 	}
+	// An emulated processor is the same everywhere.
+	here, there := *q, *q
+	here.processor, there.processor = "with AVX2", "without"
+	if here.Shape(cfg, accelTCG) != there.Shape(cfg, accelTCG) {
+		t.Error("the host's processor is in the shape of an emulated machine")
+	}
+	if here.Shape(cfg, accelKVM) == there.Shape(cfg, accelKVM) {
+		t.Error("the host's processor is not in the shape of KVM's machines")
+	}
 }
 
 // TestForState: a state goes on with what it was frozen with, or not at all.

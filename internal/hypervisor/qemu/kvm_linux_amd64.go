@@ -13,6 +13,7 @@ import (
 // Requests of the x86 half of linux/kvm.h.
 const (
 	kvmGetSupportedCPUID = 0xc008ae05
+	kvmGetMSRs           = 0xc008ae88
 	kvmGetRegs           = 0x8090ae81
 	kvmSetRegs           = 0x4090ae82
 	kvmGetSregs          = 0x8138ae83
@@ -102,13 +103,12 @@ type abilities struct{ cx16, popcnt, xsave, xsaves bool }
 
 // prepare puts the vCPU into 64-bit kernel mode before the test's code.
 func (g *guestCPU) prepare(kvm int) error {
-	var id kvmCPUID
-	id.N = uint32(len(id.Entries))
-	if _, err := ioctlPtr(kvm, kvmGetSupportedCPUID, unsafe.Pointer(&id)); err != nil {
+	id, err := supportedCPUID(kvm)
+	if err != nil {
 		return fmt.Errorf("KVM_GET_SUPPORTED_CPUID: %w", err)
 	}
 	var has abilities
-	for _, e := range id.Entries[:min(int(id.N), len(id.Entries))] {
+	for _, e := range id.Entries[:id.N] {
 		switch {
 		case e.Function == 1:
 			has.cx16, has.popcnt, has.xsave = e.ECX&(1<<13) != 0, e.ECX&(1<<23) != 0, e.ECX&(1<<26) != 0
@@ -116,7 +116,7 @@ func (g *guestCPU) prepare(kvm int) error {
 			has.xsaves = e.EAX&(1<<3) != 0
 		}
 	}
-	if _, err := ioctlPtr(g.cpu, kvmSetCPUID2, unsafe.Pointer(&id)); err != nil {
+	if _, err := ioctlPtr(g.cpu, kvmSetCPUID2, unsafe.Pointer(id)); err != nil {
 		return fmt.Errorf("KVM_SET_CPUID2: %w", err)
 	}
 	g.writeTables()

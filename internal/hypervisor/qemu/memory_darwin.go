@@ -23,3 +23,6 @@ func startGuarded(confine.Plan, *os.File) (*exec.Cmd, confine.Level, error) {
 
 // canShareMemory says why thawed VMs cannot share memory.
 func canShareMemory() error { return errNoMemory }
+
+// guestProcessor has no use where nothing is frozen.
+func guestProcessor() (string, error) { return "", errNoMemory }

@@ -77,7 +77,8 @@ type QEMU struct {
 	key      string   // of the binary: path, inode, size, time
 	cacheDir string
 
-	copiesMemory bool // in a test: as where nothing can be shared
+	copiesMemory bool   // in a test: as where nothing can be shared
+	processor    string // in a test: what guests of KVM see, instead of this host's
 }
 
 var _ hypervisor.Backend = (*QEMU)(nil)
