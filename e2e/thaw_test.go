@@ -218,11 +218,11 @@ func TestStaleStates(t *testing.T) {
 				run("rm", "-rf", dir)
 				run("cp", "-a", "--sparse=always", backup, dir)
 			}},
-			{"the hardware is another", "are others now", func() {
+			{"the hardware is another", "have changed", func() {
 				hyve(t, "stop", "stale")
 				run("sed", "-i", `s/"cpus": 2/"cpus": 1/`, filepath.Join(dir, "machine.json"))
 			}},
-			{"the hypervisor is another", "are others now", func() {
+			{"the hypervisor is another", "have changed", func() {
 				hyve(t, "stop", "stale")
 				run("sed", "-i", "$ a # upgraded", qemu)
 			}},

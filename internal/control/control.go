@@ -57,8 +57,7 @@ type Status struct {
 	Unconfined    []string `json:"unconfined,omitempty"`
 	EngineVersion string   `json:"engineVersion,omitempty"`
 
-	// Asleep says of a running machine that its VM is frozen until somebody has
-	// something for it.
+	// Asleep says of a running machine that its VM is frozen until a client connects.
 	Asleep bool `json:"asleep,omitempty"`
 
 	// Frozen says of a stopped machine that its next start goes on from a frozen state.

@@ -272,9 +272,9 @@ func fits(dir, shape, disk string) (m manifest, err error) {
 	case err != nil:
 		return m, &MisfitError{err.Error()}
 	case m.Format != format:
-		return m, &MisfitError{"it is another version's"}
+		return m, &MisfitError{"it was written by another version of hyve"}
 	case m.Shape != shape:
-		return m, &MisfitError{"image, hypervisor or hardware are others now"}
+		return m, &MisfitError{"image, hypervisor or hardware have changed"}
 	case m.Disk != now:
 		return m, &MisfitError{"the disk is another or has changed since"}
 	}
@@ -288,9 +288,9 @@ type State struct {
 	dir, taken string // where it was, and is
 }
 
-// A Find is a state, if there is one, whose content is being looked at: the files
+// A Candidate is a state, if there is one, whose content is being looked at: the files
 // Devices and Memory.
-type Find struct {
+type Candidate struct {
 	Devices, Memory string
 
 	dir     string
@@ -300,10 +300,10 @@ type Find struct {
 	err     error
 }
 
-// Look begins to look at the state in dir, which takes a moment. The machine's lock
+// Inspect begins to look at the state in dir, which takes a moment. The machine's lock
 // is held from here on.
-func Look(dir string) *Find {
-	f := &Find{Devices: devicesPath(dir), Memory: memoryPath(dir), dir: dir, lost: restore(dir), done: make(chan struct{})}
+func Inspect(dir string) *Candidate {
+	f := &Candidate{Devices: devicesPath(dir), Memory: memoryPath(dir), dir: dir, lost: restore(dir), done: make(chan struct{})}
 	go func() {
 		defer close(f.done)
 		f.content, f.err = sumUp(dir)
@@ -311,8 +311,8 @@ func Look(dir string) *Find {
 	return f
 }
 
-// Plausible tells whether Take can succeed, as far as that is known at once.
-func (f *Find) Plausible(shape, disk string) bool {
+// MightFit tells whether Take can succeed, as far as that is known at once.
+func (f *Candidate) MightFit(shape, disk string) bool {
 	_, err := fits(f.dir, shape, disk)
 	return err == nil
 }
@@ -320,7 +320,7 @@ func (f *Find) Plausible(shape, disk string) bool {
 // Take takes the state for a VM of that shape with that disk: from here on nobody
 // else can. The error is ErrNone, a *MisfitError, or one that keeps the machine
 // from running at all, because what is there could not be put out of the way.
-func (f *Find) Take(shape, disk string) (*State, error) {
+func (f *Candidate) Take(shape, disk string) (*State, error) {
 	if f.lost != nil {
 		return nil, f.lost
 	}
@@ -348,7 +348,7 @@ func (f *Find) Take(shape, disk string) (*State, error) {
 	return &State{devicesPath(taken), memoryPath(taken), f.dir, taken}, nil
 }
 
-func (f *Find) fits(shape, disk string) error {
+func (f *Candidate) fits(shape, disk string) error {
 	<-f.done
 	m, err := fits(f.dir, shape, disk)
 	switch {

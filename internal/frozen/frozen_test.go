@@ -71,7 +71,7 @@ func TestTakeOnce(t *testing.T) {
 	if exists, suspended := Exists(f.dir); !exists || suspended {
 		t.Error("the state is not there, or another")
 	}
-	s, err := Look(f.dir).Take("shape", f.disk)
+	s, err := Inspect(f.dir).Take("shape", f.disk)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +84,7 @@ func TestTakeOnce(t *testing.T) {
 	if exists, _ := Exists(f.dir); exists {
 		t.Error("the state is still there")
 	}
-	if _, err := Look(f.dir).Take("shape", f.disk); !errors.Is(err, ErrNone) {
+	if _, err := Inspect(f.dir).Take("shape", f.disk); !errors.Is(err, ErrNone) {
 		t.Errorf("a second time: %v", err)
 	}
 	f.empty()
@@ -119,10 +119,10 @@ func TestMisfits(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
 			test.do(f)
-			if Look(f.dir).Plausible("shape", f.disk) != test.plausible {
+			if Inspect(f.dir).MightFit("shape", f.disk) != test.plausible {
 				t.Errorf("that it is plausible is not %t", test.plausible)
 			}
-			_, err := Look(f.dir).Take("shape", f.disk)
+			_, err := Inspect(f.dir).Take("shape", f.disk)
 			if misfit := (*MisfitError)(nil); !errors.As(err, &misfit) || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
@@ -130,7 +130,7 @@ func TestMisfits(t *testing.T) {
 		})
 	}
 	f := newFixture(t)
-	if _, err := Look(f.dir).Take("another", f.disk); err == nil {
+	if _, err := Inspect(f.dir).Take("another", f.disk); err == nil {
 		t.Error("another shape takes it")
 	}
 	f.empty()
@@ -140,7 +140,7 @@ func TestMisfits(t *testing.T) {
 func TestHalfMade(t *testing.T) {
 	f := newFixture(t)
 	f.begin() // drops the one that was
-	if _, err := Look(f.dir).Take("shape", f.disk); !errors.Is(err, ErrNone) {
+	if _, err := Inspect(f.dir).Take("shape", f.disk); !errors.Is(err, ErrNone) {
 		t.Errorf("a half-made state: %v", err)
 	}
 	f.empty()
@@ -152,7 +152,7 @@ func TestHalfMade(t *testing.T) {
 func TestPutBack(t *testing.T) {
 	take := func(f *fixture) *State {
 		f.t.Helper()
-		s, err := Look(f.dir).Take("shape", f.disk)
+		s, err := Inspect(f.dir).Take("shape", f.disk)
 		if err != nil {
 			f.t.Fatal(err)
 		}
@@ -179,7 +179,7 @@ func TestPutBack(t *testing.T) {
 			if exists, _ := Exists(f.dir); exists == errors.Is(test.want, ErrNone) {
 				t.Errorf("it is seen to be there: %t", exists)
 			}
-			s, err := Look(f.dir).Take("shape", f.disk)
+			s, err := Inspect(f.dir).Take("shape", f.disk)
 			if errors.As(test.want, &unfit) {
 				if !errors.As(err, &unfit) || !strings.Contains(err.Error(), "has changed") {
 					t.Error(err)
@@ -214,12 +214,12 @@ func TestLink(t *testing.T) {
 	if err := Link(to, disk, from.dir, from.disk); err != nil {
 		t.Fatal(err)
 	}
-	s, err := Look(to).Take("shape", disk)
+	s, err := Inspect(to).Take("shape", disk)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.Discard()
-	if _, err := Look(from.dir).Take("shape", from.disk); err != nil {
+	if _, err := Inspect(from.dir).Take("shape", from.disk); err != nil {
 		t.Errorf("the first one's: %v", err)
 	}
 }

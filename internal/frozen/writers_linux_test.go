@@ -39,7 +39,7 @@ func TestMappedDisk(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "another program") {
 		t.Errorf("frozen over a disk that somebody writes to: %v", err)
 	}
-	if _, err := Look(f.dir).Take("shape", f.disk); err == nil {
+	if _, err := Inspect(f.dir).Take("shape", f.disk); err == nil {
 		t.Error("and thawed")
 	}
 }
@@ -53,7 +53,7 @@ func TestReadDisk(t *testing.T) {
 	}
 	defer file.Close()
 	f.freeze()
-	if _, err := Look(f.dir).Take("shape", f.disk); err != nil {
+	if _, err := Inspect(f.dir).Take("shape", f.disk); err != nil {
 		t.Error(err)
 	}
 }

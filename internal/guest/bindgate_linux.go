@@ -111,7 +111,7 @@ func holdBinds() (int, error) {
 }
 
 // serve answers the calls of a program and of its children, until all of them have ended.
-// Children are let go on: docker's proxies, and containers of a build.
+// Children may go on at once: docker's proxies, and containers of a build.
 func (g *bindGate) serve(calls, pid int) {
 	var asking sync.WaitGroup
 	defer unix.Close(calls)

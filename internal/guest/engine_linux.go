@@ -142,7 +142,7 @@ func (e *engine) prepare(id guestapi.Identity) error {
 	// starts without it.
 	p, err := readProfile(e.reaper, profilePath)
 	if err == nil {
-		err = errors.Join(e.front.alsoAs(p.ca, p.cert, p.key), e.front.alsoAt(p.port))
+		err = errors.Join(e.front.addCerts(p.ca, p.cert, p.key), e.front.addPort(p.port))
 	}
 	if err != nil {
 		e.out.logf("%v", err)

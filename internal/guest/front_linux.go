@@ -35,7 +35,7 @@ type front struct {
 	buffers sync.Pool
 
 	mu          sync.Mutex
-	own, second *face
+	own, second *certSet
 	config      *tls.Config   // of new connections; nil while there is no identity
 	opened      chan struct{} // closed when there is one; nil before anybody waits
 	also        net.Listener  // on a port of the user's choice; nil if there is none
@@ -51,7 +51,7 @@ func newFront(socket string, logf func(string, ...any)) *front {
 
 // identify makes new connections see that identity.
 func (f *front) identify(id guestapi.Identity) error {
-	own, err := readFace(id.CA, id.ServerCert, id.ServerKey)
+	own, err := readCertSet(id.CA, id.ServerCert, id.ServerKey)
 	if err != nil {
 		return err
 	}
@@ -63,14 +63,14 @@ func (f *front) identify(id guestapi.Identity) error {
 	return nil
 }
 
-// alsoAs makes the front answer for a second set of certificates, which
+// addCerts makes the front answer for a second set of certificates, which
 // docker-machine has put into the guest. A client that names the machine sees
 // the identity's, any other this one. Empty texts take it back.
-func (f *front) alsoAs(ca, cert, key string) error {
-	var second *face
+func (f *front) addCerts(ca, cert, key string) error {
+	var second *certSet
 	if ca != "" {
 		var err error
-		if second, err = readFace(ca, cert, key); err != nil {
+		if second, err = readCertSet(ca, cert, key); err != nil {
 			return err
 		}
 	}
@@ -81,9 +81,9 @@ func (f *front) alsoAs(ca, cert, key string) error {
 	return nil
 }
 
-// alsoAt makes the front answer at another port, too, where docker-machine looks for the
+// addPort makes the front answer at another port, too, where docker-machine looks for the
 // engine when it knows the machine by a forwarded port. 0 takes it back.
-func (f *front) alsoAt(port uint16) error {
+func (f *front) addPort(port uint16) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if port == guestapi.EnginePort {
@@ -108,7 +108,7 @@ func (f *front) alsoAt(port uint16) error {
 	return nil
 }
 
-// otherPort is the port of alsoAt, or 0.
+// otherPort is the port of addPort, or 0.
 func (f *front) otherPort() uint16 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -126,13 +126,13 @@ func listenTCP(ctx context.Context, port uint16) (net.Listener, error) {
 	return l, nil
 }
 
-// A face is what the front shows its clients, and who they may be.
-type face struct {
+// A certSet is what the front shows its clients, and who they may be.
+type certSet struct {
 	cert tls.Certificate
 	ca   string
 }
 
-func readFace(ca, cert, key string) (*face, error) {
+func readCertSet(ca, cert, key string) (*certSet, error) {
 	pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
 	if err != nil {
 		return nil, fmt.Errorf("reading the engine's certificate: %w", err)
@@ -140,7 +140,7 @@ func readFace(ca, cert, key string) (*face, error) {
 	if !x509.NewCertPool().AppendCertsFromPEM([]byte(ca)) {
 		return nil, errors.New("reading the CA of the engine's clients: no certificate in it")
 	}
-	return &face{cert: pair, ca: ca}, nil
+	return &certSet{cert: pair, ca: ca}, nil
 }
 
 // rebuild makes the configuration of new connections. The caller holds mu.
@@ -161,7 +161,7 @@ func (f *front) rebuild() {
 	config.SetSessionTicketKeys([][32]byte{ticketKey})
 	// crypto/tls takes the first that fits the name which the client asks for,
 	// and the very first for a client that asks for none.
-	for _, face := range []*face{f.second, f.own} {
+	for _, face := range []*certSet{f.second, f.own} {
 		if face != nil {
 			config.Certificates = append(config.Certificates, face.cert)
 			config.ClientCAs.AppendCertsFromPEM([]byte(face.ca))

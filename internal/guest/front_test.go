@@ -323,7 +323,7 @@ func TestFrontAtAnotherPort(t *testing.T) {
 		return uint16(l.Addr().(*net.TCPAddr).Port), l.Addr().String()
 	}
 	one, first := free()
-	if err := f.alsoAt(one); err != nil {
+	if err := f.addPort(one); err != nil {
 		t.Fatal(err)
 	}
 	conn, err := dialFront(first, pki, pki.client)
@@ -340,7 +340,7 @@ func TestFrontAtAnotherPort(t *testing.T) {
 	}
 	other, second := free()
 	for _, port := range []uint16{one, other, other} { // said again, it stays
-		if err := f.alsoAt(port); err != nil {
+		if err := f.addPort(port); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -348,7 +348,7 @@ func TestFrontAtAnotherPort(t *testing.T) {
 		conn.Close()
 		t.Error("the port before still answers")
 	}
-	if err := f.alsoAt(0); err != nil {
+	if err := f.addPort(0); err != nil {
 		t.Fatal(err)
 	}
 	if conn, err := net.Dial("tcp", second); err == nil {

@@ -38,7 +38,7 @@ func Clone(ctx context.Context, from *machine.Machine, options CloneOptions, fol
 	if err := home.CheckFree(spec.Name); err != nil {
 		return nil, err
 	}
-	m, err := draw(home, spec)
+	m, err := withIdentity(home, spec)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +52,7 @@ func Clone(ctx context.Context, from *machine.Machine, options CloneOptions, fol
 	if err != nil {
 		return nil, fmt.Errorf("cloning machine %q: %w", from.Name, err)
 	}
-	if err := finish(draft, m); err != nil {
+	if err := commitDraft(draft, m); err != nil {
 		return nil, err
 	}
 	_, err = bringUp(ctx, m, (ran || m.Throwaway) && !options.NoStart, options.Contexts, follow)

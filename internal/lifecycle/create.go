@@ -75,7 +75,7 @@ func Create(ctx context.Context, home machine.Home, options CreateOptions, follo
 			return nil, err
 		}
 	}
-	if err := keep(ctx, m, template); err != nil {
+	if err := makeFiles(ctx, m, template); err != nil {
 		return nil, err
 	}
 	status, err := bringUp(ctx, m, !options.NoStart, options.Contexts, follow)
@@ -157,11 +157,11 @@ func design(home machine.Home, options CreateOptions) (*machine.Machine, error) 
 	if err := spec.Check(host); err != nil {
 		return nil, err
 	}
-	return draw(home, spec)
+	return withIdentity(home, spec)
 }
 
-// draw gives a new machine its identity.
-func draw(home machine.Home, spec machine.Spec) (*machine.Machine, error) {
+// withIdentity gives a new machine its identity.
+func withIdentity(home machine.Home, spec machine.Spec) (*machine.Machine, error) {
 	taken, err := home.Addresses()
 	if err != nil {
 		return nil, err
@@ -224,9 +224,9 @@ func ensureImage(ctx context.Context, home machine.Home, options CreateOptions, 
 	})
 }
 
-// keep makes what the machine consists of, of a template's directory if that is not
+// makeFiles makes what the machine consists of, of a template's directory if that is not
 // "", and then the machine.
-func keep(ctx context.Context, m *machine.Machine, template string) error {
+func makeFiles(ctx context.Context, m *machine.Machine, template string) error {
 	draft, err := m.Home().Draft()
 	if err != nil {
 		return err
@@ -240,11 +240,11 @@ func keep(ctx context.Context, m *machine.Machine, template string) error {
 	if err != nil {
 		return err
 	}
-	return finish(draft, m)
+	return commitDraft(draft, m)
 }
 
-// finish gives a draft that has its disk the rest, and makes it the machine.
-func finish(draft *machine.Draft, m *machine.Machine) error {
+// commitDraft gives a draft that has its disk the rest, and makes it the machine.
+func commitDraft(draft *machine.Draft, m *machine.Machine) error {
 	if err := os.Mkdir(draft.Dir().Logs(), 0o700); err != nil {
 		return fmt.Errorf("making the directory of the logs: %w", err)
 	}

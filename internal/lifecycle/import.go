@@ -45,7 +45,7 @@ func Import(ctx context.Context, home machine.Home, options CreateOptions, from 
 	if err := takeDisk(ctx, draft.Dir(), m, from, copied); err != nil {
 		return nil, control.Status{}, fmt.Errorf("taking the data off %s: %w", from.Path, err)
 	}
-	if err := finish(draft, m); err != nil {
+	if err := commitDraft(draft, m); err != nil {
 		return nil, control.Status{}, err
 	}
 	var status control.Status

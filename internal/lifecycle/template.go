@@ -141,7 +141,7 @@ func makeTemplate(ctx context.Context, m *machine.Machine, labels []string, dir 
 	spec := machine.Spec{Name: templateName, CPUs: m.CPUs, Memory: m.Memory, Disk: m.Disk, Image: m.Image, Hypervisor: m.Hypervisor, Labels: labels,
 		FromHost: "search,zone,cas"} // what most machines have; keys are for those alone that are to have them
 	t := machine.New(home, spec, m.Address)
-	if err := keep(ctx, t, ""); err != nil {
+	if err := makeFiles(ctx, t, ""); err != nil {
 		return err
 	}
 	starting := func(s control.Status) {

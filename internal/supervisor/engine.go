@@ -24,7 +24,7 @@ const (
 // serveEngine opens the ways to the engine and to the SSH server: Docker's API
 // on the private socket, mutual TLS on the machine's address, SSH on both. All but the
 // first lead straight to the guest, which nobody is to meet before it is this machine: who
-// comes earlier than openDoors is called waits.
+// comes earlier than forwardGuestPorts is called waits.
 func (s *supervisor) serveEngine(ctx context.Context) error {
 	tcp, err := s.listenNear("the engine", enginePort)
 	if err != nil {
@@ -38,7 +38,7 @@ func (s *supervisor) serveEngine(ctx context.Context) error {
 	for _, door := range []net.Listener{tcp, ssh} {
 		s.net.Reserve(netip.MustParseAddrPort(door.Addr().String()))
 	}
-	s.openDoors = sync.OnceFunc(func() {
+	s.forwardGuestPorts = sync.OnceFunc(func() {
 		for l, port := range map[net.Listener]uint16{tcp: guestapi.EnginePort, ssh: guestapi.SSHPort, s.sockets.ssh: guestapi.SSHPort} {
 			if _, err := s.net.ForwardTCP(l, port); err != nil {
 				s.log.Error("letting clients in", "error", err)
@@ -85,7 +85,7 @@ func (s *supervisor) whenReachable(dial dialer) dialer {
 		if err := s.reachable.wait(ctx); err != nil {
 			return nil, err
 		}
-		if conn := s.rehearsal.take(); conn != nil {
+		if conn := s.warmConn.take(); conn != nil {
 			return conn, nil
 		}
 		return dial(ctx)
@@ -98,7 +98,7 @@ func (s *supervisor) dialGuest(ctx context.Context) (net.Conn, error) {
 
 // A gate is shut at first.
 type gate struct {
-	knock func() // is called when somebody has to wait
+	onWait func() // is called when somebody has to wait
 
 	mu     sync.Mutex
 	opened chan struct{} // closed when it is open; nil before anybody waits
@@ -130,7 +130,7 @@ func (g *gate) wait(ctx context.Context) error {
 	}
 	opened := g.opened
 	g.mu.Unlock()
-	g.knock()
+	g.onWait()
 	select {
 	case <-opened:
 		return nil
@@ -139,28 +139,28 @@ func (g *gate) wait(ctx context.Context) error {
 	}
 }
 
-// A rehearsal is a connection to the guest's front that was made before anybody asked for
+// A warmConn is a connection to the guest's front that was made before anybody asked for
 // one: while dockerd starts, a thawed guest gets its identity, or whoever started the
 // machine is about to call docker, a processor is idle, and under emulation a handshake
 // takes long.
-type rehearsal struct {
+type warmConn struct {
 	mu   sync.Mutex // held while it is made
 	conn net.Conn
 }
 
 const (
-	rehearsalBound = 20 * time.Second // of making it
-	rehearsalKept  = 5 * time.Second  // of keeping it, once the engine is ready
+	warmConnBound = 20 * time.Second // of making it
+	warmConnKept  = 5 * time.Second  // of keeping it, once the engine is ready
 )
 
 // hold makes it, unless there is one.
-func (r *rehearsal) hold(ctx context.Context, dial dialer) {
+func (r *warmConn) hold(ctx context.Context, dial dialer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.conn != nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, rehearsalBound)
+	ctx, cancel := context.WithTimeout(ctx, warmConnBound)
 	defer cancel()
 	if conn, err := dial(ctx); err == nil {
 		r.conn = conn
@@ -168,7 +168,7 @@ func (r *rehearsal) hold(ctx context.Context, dial dialer) {
 }
 
 // take returns the connection to the first who asks, nil to others.
-func (r *rehearsal) take() net.Conn {
+func (r *warmConn) take() net.Conn {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	conn := r.conn
@@ -177,7 +177,7 @@ func (r *rehearsal) take() net.Conn {
 }
 
 // forget hangs up.
-func (r *rehearsal) forget() {
+func (r *warmConn) forget() {
 	if conn := r.take(); conn != nil {
 		conn.Close()
 	}
@@ -207,8 +207,8 @@ func (s *supervisor) reachEngine(ctx context.Context, vm *machineVM) {
 // called again.
 func (s *supervisor) engineAnswers(version string) {
 	go func() {
-		s.rehearse()
-		time.AfterFunc(rehearsalKept, s.rehearsal.forget)
+		s.warmUp()
+		time.AfterFunc(warmConnKept, s.warmConn.forget)
 	}()
 	s.board.recovered(guestapi.PhaseEngine)
 	s.board.step("ready", "")
@@ -222,5 +222,5 @@ func (s *supervisor) engineAnswers(version string) {
 	s.log.Info("ready", "engine", guestapi.NewText(version), "after", time.Since(s.board.start()).Round(time.Millisecond))
 }
 
-// rehearse makes a connection for the first who asks for one.
-func (s *supervisor) rehearse() { s.rehearsal.hold(s.ctx, s.overTLS(s.dialGuest)) }
+// warmUp makes a connection for the first who asks for one.
+func (s *supervisor) warmUp() { s.warmConn.hold(s.ctx, s.overTLS(s.dialGuest)) }

@@ -14,7 +14,7 @@ import (
 // is known. One that is still starting has other words for it.
 func TestEngineEnded(t *testing.T) {
 	s := &supervisor{board: newBoard(control.Status{}), log: slog.New(slog.DiscardHandler)}
-	s.session.hands = s
+	s.session.effects = s
 	as := func(p phase) {
 		s.session.phase, s.session.run = p, run{engineUp: true}
 		s.board.set(func(st *control.Status) { st.EngineVersion, st.Failure = "26", nil })

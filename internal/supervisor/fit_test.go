@@ -27,7 +27,7 @@ func TestFit(t *testing.T) {
 		"fits":           {hypervisor.Capabilities{Channels: hypervisor.Ports}, ""},
 		"other channels": {hypervisor.Capabilities{Channels: hypervisor.Vsock}, "vsock"},
 	} {
-		p := parts{hypervisor: fakeBackend{}, accel: hypervisor.Verdict{Capabilities: test.can}}
+		p := resources{hypervisor: fakeBackend{}, accel: hypervisor.Verdict{Capabilities: test.can}}
 		err := p.fit()
 		if (err == nil) != (test.says == "") || err != nil && (!strings.Contains(err.Error(), test.says) || !strings.Contains(err.Error(), "Fake 1.0")) {
 			t.Errorf("%s: %v", name, err)

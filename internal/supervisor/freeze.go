@@ -21,16 +21,16 @@ import (
 
 // hardware is the VM of the machine, as it is now.
 func (s *supervisor) hardware() hypervisor.Config {
-	return vmConfig(s.parts.current.Load(), s.parts.image, s.parts.accel.Kernel, s.parts.hypervisor.KernelCmdline(s.parts.accel.Name), newGeneration())
+	return vmConfig(s.resources.current.Load(), s.resources.image, s.resources.accel.Kernel, s.resources.hypervisor.KernelCmdline(s.resources.accel.Name), newGeneration())
 }
 
 // shape names everything that must be the same for a frozen state to be thawed,
 // but the disk.
 func (s *supervisor) shape() string {
-	m := s.parts.current.Load()
+	m := s.resources.current.Load()
 	words := slices.Concat([]string{
-		s.parts.hypervisor.Shape(s.hardware(), s.parts.accel.Name),
-		s.parts.image.Digest,
+		s.resources.hypervisor.Shape(s.hardware(), s.resources.accel.Name),
+		s.resources.image.Digest,
 	}, m.EngineOptions, m.EngineEnv)
 	sum := sha256.Sum256([]byte(strings.Join(words, "\x00")))
 	return hex.EncodeToString(sum[:])
@@ -44,15 +44,15 @@ func (s *supervisor) keepSuspended() error {
 	if _, suspended := frozen.Exists(dir); !suspended {
 		return nil
 	}
-	accel, err := s.parts.hypervisor.ForState(s.parts.accel, frozen.Accelerator(dir))
+	accel, err := s.resources.hypervisor.ForState(s.resources.accel, frozen.Accelerator(dir))
 	if err != nil {
 		hint := "hyve doctor tries again"
-		if s.parts.accel.Hint != "" {
-			hint = s.parts.accel.Hint + "; " + hint
+		if s.resources.accel.Hint != "" {
+			hint = s.resources.accel.Hint + "; " + hint
 		}
 		return &suspendedError{s.machine.Name, hint, err}
 	}
-	s.parts.accel = accel
+	s.resources.accel = accel
 	return nil
 }
 
@@ -76,15 +76,15 @@ func (e *suspendedError) Hint() string {
 // booting. What comes of it is a message.
 func (s *supervisor) powerOn(reboot bool) {
 	if reboot {
-		s.rehearsal.forget()
+		s.warmConn.forget()
 		if err := s.takeNextReboot(); err != nil {
 			s.inbox.post(message{kind: failed, err: err})
 			return
 		}
 	}
-	ran, opening := thawed, s.parts.identify
+	ran, opening := thawed, s.resources.identify
 	options := hypervisor.Options{
-		Accel:      s.parts.accel.Name,
+		Accel:      s.resources.accel.Name,
 		ExtraFiles: []*os.File{s.lock.File()},
 		Stderr:     &s.logs.hypervisor,
 		Console:    &s.logs.console,
@@ -97,7 +97,7 @@ func (s *supervisor) powerOn(reboot bool) {
 		s.board.set(func(st *control.Status) { st.BootReason = unfit.Error() })
 	}
 	if errors.As(err, &unfit) || errors.Is(err, frozen.ErrNone) {
-		ran, opening = booted, s.parts.configure
+		ran, opening = booted, s.resources.configure
 		vm, err = s.bootDisk(options)
 	}
 	if err != nil {
@@ -113,10 +113,10 @@ func (s *supervisor) bootDisk(options hypervisor.Options) (*hypervisor.Instance,
 	s.inbox.post(message{kind: bootBegins})
 	s.board.set(func(st *control.Status) { st.Thawed, st.MemoryShared = false, false })
 	s.ungrown.Store(false) // the guest looks when it boots
-	if err := disk.Grow(s.machine.Dir().Disk(), s.parts.current.Load().Disk); err != nil {
+	if err := disk.Grow(s.machine.Dir().Disk(), s.resources.current.Load().Disk); err != nil {
 		return nil, err
 	}
-	return s.parts.hypervisor.Start(s.upToVM, s.hardware(), options)
+	return s.resources.hypervisor.Start(s.upToVM, s.hardware(), options)
 }
 
 // thaw starts the VM from the machine's frozen state, which is gone afterwards if its guest
@@ -124,19 +124,19 @@ func (s *supervisor) bootDisk(options hypervisor.Options) (*hypervisor.Instance,
 // machine can boot instead.
 func (s *supervisor) thaw(ctx context.Context, options hypervisor.Options) (*hypervisor.Instance, error) {
 	dir := s.machine.Dir()
-	if !s.parts.accel.Freezes() {
+	if !s.resources.accel.Freezes() {
 		if err := frozen.Drop(dir.Frozen()); err != nil {
 			return nil, err
 		}
-		s.board.set(func(st *control.Status) { st.BootReason = s.parts.accel.NoFreeze })
+		s.board.set(func(st *control.Status) { st.BootReason = s.resources.accel.NoFreeze })
 		return nil, frozen.ErrNone
 	}
 	if s.found == nil { // at a boot after a boot
-		s.found = frozen.Look(dir.Frozen())
+		s.found = frozen.Inspect(dir.Frozen())
 	}
 	found, shape := s.found, s.shape()
 	s.found = nil
-	if !found.Plausible(shape, dir.Disk()) {
+	if !found.MightFit(shape, dir.Disk()) {
 		_, err := found.Take(shape, dir.Disk())
 		return nil, err
 	}
@@ -154,7 +154,7 @@ func (s *supervisor) thaw(ctx context.Context, options hypervisor.Options) (*hyp
 			}
 			return hypervisor.State{Devices: state.Devices, Memory: state.Memory}, nil
 		}
-		return s.parts.hypervisor.Start(ctx, s.hardware(), options)
+		return s.resources.hypervisor.Start(ctx, s.hardware(), options)
 	})
 	unfit, kept := (*frozen.MisfitError)(nil), (*keptError)(nil)
 	switch {
@@ -173,7 +173,7 @@ func (s *supervisor) thaw(ctx context.Context, options hypervisor.Options) (*hyp
 // fraction of a second. Starting its containers comes later and takes what it takes.
 const thawPatience = time.Minute
 
-// watchThaw tells of a guest that does not come to itself.
+// watchThaw tells of a thawed guest that does not wake up.
 func (s *supervisor) watchThaw(vm *machineVM) (stop func() bool) {
 	return time.AfterFunc(thawPatience, func() { s.inbox.post(message{kind: unfit, vm: vm}) }).Stop
 }
@@ -219,9 +219,9 @@ func (s *supervisor) capture(ctx context.Context, vm hypervisor.VM, dir machine.
 	if err := s.channels.quiesce(ctx); err != nil {
 		return nil, err
 	}
-	draft, err := frozen.New(dir.Frozen(), s.parts.current.Load().Memory)
+	draft, err := frozen.New(dir.Frozen(), s.resources.current.Load().Memory)
 	if err == nil {
-		draft.Suspended, draft.Accelerator = suspended, s.parts.accel.Name
+		draft.Suspended, draft.Accelerator = suspended, s.resources.accel.Name
 		if err = vm.Freeze(ctx, draft.Devices(), draft.Memory()); err != nil {
 			draft.Discard()
 		}
@@ -280,7 +280,7 @@ func (s *supervisor) copyPaused(ctx context.Context, vm hypervisor.VM, to machin
 	}
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
-	if s.parts.accel.Freezes() {
+	if s.resources.accel.Freezes() {
 		draft, err := s.capture(bounded, vm, to, guestapi.Freeze{KeepRunning: true}, true)
 		if err != nil {
 			return nil, err

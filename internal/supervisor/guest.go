@@ -143,7 +143,7 @@ func (g *guest) converse(ctx context.Context, conn net.Conn, thawed bool, openin
 			g.mu.Unlock()
 			go g.keepClock(ctx, thawed)
 			if !thawed {
-				g.inbox.post(message{kind: met})
+				g.inbox.post(message{kind: cameUp})
 			}
 		default:
 			g.handle(event)
@@ -282,7 +282,7 @@ func (g *guest) handle(event guestapi.Event) {
 		case guestapi.PhaseContainerd:
 			g.inbox.post(message{kind: warm})
 		case guestapi.PhaseIdentity:
-			g.inbox.post(message{kind: met})
+			g.inbox.post(message{kind: cameUp})
 		}
 	case event.EngineReady != nil:
 		g.mu.Lock()

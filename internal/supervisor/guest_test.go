@@ -78,7 +78,7 @@ func TestThawedGuest(t *testing.T) {
 	say(t, out, guestapi.Event{EngineReady: &guestapi.EngineReady{}}) // as somebody else
 	said := time.Now()
 	say(t, out, guestapi.Event{Uptime: time.Hour - time.Minute, Phase: &guestapi.Phase{Name: identified}})
-	if kind := <-heard; kind != met {
+	if kind := <-heard; kind != cameUp {
 		t.Errorf("it knows who it is: %d", kind)
 	}
 	say(t, out, guestapi.Event{Reply: &guestapi.Reply{ID: openingID}})
@@ -192,7 +192,7 @@ func TestUnansweredRequest(t *testing.T) {
 
 // A rehearsed connection is the first client's, or nobody's.
 func TestRehearsal(t *testing.T) {
-	var r rehearsal
+	var r warmConn
 	dialled := 0
 	dial := func(context.Context) (net.Conn, error) {
 		dialled++
@@ -220,7 +220,7 @@ func TestRehearsal(t *testing.T) {
 // Whoever has to wait wakes the machine, also if it falls asleep just then.
 func TestGate(t *testing.T) {
 	knocked := make(chan bool, 1)
-	g := gate{knock: func() { knocked <- true }}
+	g := gate{onWait: func() { knocked <- true }}
 	passed := make(chan error)
 	go func() { passed <- g.wait(t.Context()) }()
 	<-knocked

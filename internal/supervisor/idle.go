@@ -101,7 +101,7 @@ func (s *supervisor) watchIdle(ctx context.Context) {
 
 // fallAsleep freezes the machine as it is, unless something runs in it after all.
 func (s *supervisor) fallAsleep(t task) {
-	s.rehearsal.forget() // later, that would wake the machine
+	s.warmConn.forget() // later, that would wake the machine
 	s.net.Hold(s.idle.wake)
 	if left, _ := s.idle.wait(s.net.LastTraffic()); left > 0 { // at the last moment
 		s.net.Release()
@@ -143,9 +143,9 @@ func (s *supervisor) Identify(ctx context.Context) error {
 	if status, _ := s.board.get(); status.State != control.Running {
 		return errNotRunning
 	}
-	if err := s.parts.reopen(); err != nil {
+	if err := s.resources.reopen(); err != nil {
 		return err
 	}
-	s.rehearsal.forget() // it was made with the old certificates
+	s.warmConn.forget() // it was made with the old certificates
 	return s.inbox.ask(ctx, message{kind: wordSettle, anew: true})
 }

@@ -71,7 +71,7 @@ const (
 	wordCopy    //
 	wordSettle  // give the guest what is new in its settings
 	quiet       // nothing has happened for long
-	knock       // somebody has something for the guest
+	clientWaits // somebody has something for the guest
 
 	finished // what busy was about is done, or has failed
 	isFrozen // the VM is frozen, and ends
@@ -86,7 +86,7 @@ const (
 
 // Notes are messages that change no phase.
 const (
-	met      kind = iota + kind(events) // the guest has come up
+	cameUp   kind = iota + kind(events) // the guest has come up
 	warm                                // there is time to spare before the engine is up
 	engineUp                            // as the guest says
 	engineDown
@@ -134,7 +134,7 @@ func next(p phase, e kind) (phase, action) {
 		return nextGuest(p, e)
 	case wordStop, wordKill:
 		return nextStop(p, e)
-	case wordSuspend, wordCopy, wordSettle, quiet, knock:
+	case wordSuspend, wordCopy, wordSettle, quiet, clientWaits:
 		return nextWord(p, e)
 	case finished, isFrozen, unfrozen:
 		return nextDone(p, e)
@@ -225,7 +225,7 @@ func nextWord(p phase, e kind) (phase, action) {
 			return dozing, doze
 		}
 		return p, notNow
-	case knock:
+	case clientWaits:
 		switch p {
 		case asleep:
 			return rousing, power

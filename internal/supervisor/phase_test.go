@@ -11,7 +11,7 @@ var (
 	phaseNames = []string{"preparing", "starting", "cancelling", "condemned", "comingUp", "running", "busy", "dozing",
 		"nodding", "asleep", "rousing", "stirring", "suspending", "leaving", "stopping", "over"}
 	eventNames = []string{"prepared", "bootBegins", "booted", "thawed", "failed", "engineIsUp", "unfit", "trouble", "stuck",
-		"wordStop", "wordKill", "wordSuspend", "wordCopy", "wordSettle", "quiet", "knock", "finished", "isFrozen", "unfrozen",
+		"wordStop", "wordKill", "wordSuspend", "wordCopy", "wordSettle", "quiet", "clientWaits", "finished", "isFrozen", "unfrozen",
 		"gone", "again", "broken"}
 )
 
@@ -66,7 +66,7 @@ var table = []struct {
 	}, refuse},
 	{wordSettle, map[phase]cell{running: {busy, settle}, busy: {busy, wait}, dozing: {dozing, wait}, suspending: {suspending, wait}}, grant},
 	{quiet, map[phase]cell{running: {dozing, doze}}, notNow},
-	{knock, map[phase]cell{asleep: {rousing, power}, dozing: {dozing, wait}, nodding: {nodding, wait}}, inert},
+	{clientWaits, map[phase]cell{asleep: {rousing, power}, dozing: {dozing, wait}, nodding: {nodding, wait}}, inert},
 
 	{finished, map[phase]cell{busy: {running, inert}, leaving: {stopping, end}}, inert},
 	{isFrozen, map[phase]cell{dozing: {nodding, inert}, suspending: {stopping, inert}, leaving: {stopping, inert}}, inert},

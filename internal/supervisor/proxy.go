@@ -77,7 +77,7 @@ func (s *supervisor) overTLS(dial dialer) dialer {
 		if err != nil {
 			return nil, err
 		}
-		config := s.parts.ca.Load().ClientConfig(s.machine.Name)
+		config := s.resources.ca.Load().ClientConfig(s.machine.Name)
 		// On a link inside this host. The default guards against computers to come, and is
 		// much code for a guest that was just thawed.
 		config.CurvePreferences = []tls.CurveID{tls.X25519}

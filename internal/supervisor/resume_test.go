@@ -65,7 +65,7 @@ func TestResumeLosesNothing(t *testing.T) {
 					ctx, cancel := context.WithCancelCause(t.Context())
 					defer cancel(nil)
 					vm, err := resume(ctx, suspended, func() (takenState, error) {
-						return frozen.Look(dir).Take("shape", disk)
+						return frozen.Inspect(dir).Take("shape", disk)
 					}, func(_ context.Context, take func() error) (*hypervisor.Instance, error) {
 						if step >= taken {
 							if err := take(); err != nil {
@@ -108,7 +108,7 @@ func TestResumeLosesNothing(t *testing.T) {
 func TestResume(t *testing.T) {
 	dir, disk := frozenMachine(t, true)
 	start := func(_ context.Context, take func() error) (*hypervisor.Instance, error) { return nil, take() }
-	take := func() (takenState, error) { return frozen.Look(dir).Take("shape", disk) }
+	take := func() (takenState, error) { return frozen.Inspect(dir).Take("shape", disk) }
 	if _, err := resume(t.Context(), true, take, start); err != nil {
 		t.Error(err)
 	}
@@ -152,7 +152,7 @@ func TestKilledResume(t *testing.T) {
 		if exists, suspended := frozen.Exists(dir); !exists || !suspended {
 			t.Errorf("killed at step %d: it is seen to be suspended: %t", step, suspended)
 		}
-		state, err := frozen.Look(dir).Take("shape", disk)
+		state, err := frozen.Inspect(dir).Take("shape", disk)
 		if unfit := (*frozen.MisfitError)(nil); (err == nil) != (step < going) || err != nil && !errors.As(err, &unfit) {
 			t.Errorf("killed at step %d: %v", step, err)
 		}
@@ -165,7 +165,7 @@ func TestKilledResume(t *testing.T) {
 // resumeUntil says when it is at a step, and waits for ever.
 func resumeUntil(step int, dir, disk string) {
 	resume(context.Background(), true, func() (takenState, error) {
-		return frozen.Look(dir).Take("shape", disk)
+		return frozen.Inspect(dir).Take("shape", disk)
 	}, func(_ context.Context, take func() error) (*hypervisor.Instance, error) {
 		if step >= taken {
 			if err := take(); err != nil {

@@ -35,16 +35,16 @@ const patience = 3 * time.Minute
 
 // supervisor is one running machine.
 type supervisor struct {
-	machine  *machine.Machine
-	log      *slog.Logger
-	logs     *logs
-	board    *board
-	sockets  *sockets
-	net      *network.Network
-	guest    *guest
-	channels channels // into the VM
-	parts    parts
-	lock     *machine.Lock
+	machine   *machine.Machine
+	log       *slog.Logger
+	logs      *logs
+	board     *board
+	sockets   *sockets
+	net       *network.Network
+	guest     *guest
+	channels  channels // into the VM
+	resources resources
+	lock      *machine.Lock
 
 	inbox   *mailbox        // of the session
 	session session         // serve's alone
@@ -52,14 +52,14 @@ type supervisor struct {
 	upToVM  context.Context // of what comes before a VM runs, which can be called off
 	callOff context.CancelCauseFunc
 
-	openDoors   func()       // lets clients in that go straight to the guest
-	reachable   gate         // open while the engine can be dialled
-	rehearsal   rehearsal    // for the first who dials it
-	warm, ready *flight      // of making it, and of dialling an engine that is up; anew for each VM
-	found       *frozen.Find // to thaw from
-	ungrown     atomic.Bool  // the disk is larger than its file system
-	idle        *idle
-	room        room
+	forwardGuestPorts func()            // lets clients in that go straight to the guest
+	reachable         gate              // open while the engine can be dialled
+	warmConn          warmConn          // for the first who dials it
+	warm, ready       *flight           // of making it, and of dialling an engine that is up; anew for each VM
+	found             *frozen.Candidate // to thaw from
+	ungrown           atomic.Bool       // the disk is larger than its file system
+	idle              *idle
+	room              room
 
 	mu     sync.Mutex
 	access network.HostAccess // of the guest to the host
@@ -94,8 +94,8 @@ func Run(ctx context.Context, home machine.Home, name string, leash io.Reader, r
 		idle:  newIdle(m.IdleAfter()),
 		inbox: newMailbox(),
 	}
-	s.session.hands = s
-	s.reachable.knock = s.idle.wake
+	s.session.effects = s
+	s.reachable.onWait = s.idle.wake
 	if s.lock, err = m.Dir().Acquire(); err != nil {
 		ready(err)
 		return err
@@ -145,13 +145,13 @@ func Run(ctx context.Context, home machine.Home, name string, leash io.Reader, r
 	ready(nil)
 
 	s.log.Info("starting", "machine", m.Name, "image", m.Image)
-	err = s.live()
+	err = s.untilOver()
 	s.conclude(err)
 	return err
 }
 
-// live is the part of Run during which there is something to watch.
-func (s *supervisor) live() error {
+// untilOver is the part of Run during which there is something to watch.
+func (s *supervisor) untilOver() error {
 	go func() {
 		if err := s.prepare(); err != nil {
 			s.inbox.post(message{kind: failed, err: err})
@@ -177,19 +177,19 @@ func (s *supervisor) serve() {
 		case m := <-s.inbox.messages:
 			s.session.handle(m)
 		case <-s.idle.woken:
-			s.session.handle(message{kind: knock})
+			s.session.handle(message{kind: clientWaits})
 		}
 	}
 }
 
 // prepare sees to all that the VM needs, up to the network.
 func (s *supervisor) prepare() error {
-	s.found = frozen.Look(s.machine.Dir().Frozen())
+	s.found = frozen.Inspect(s.machine.Dir().Frozen())
 	parts, err := gather(s.upToVM, s.machine)
 	if err != nil {
 		return err
 	}
-	s.parts = *parts
+	s.resources = *parts
 	if err := parts.fit(); err != nil {
 		return err
 	}
@@ -198,7 +198,7 @@ func (s *supervisor) prepare() error {
 	}
 	s.board.set(func(st *control.Status) {
 		st.Hypervisor = parts.hypervisor.Release()
-		st.Accelerator, st.AcceleratorReason = s.parts.accel.Name, s.parts.accel.Reason
+		st.Accelerator, st.AcceleratorReason = s.resources.accel.Name, s.resources.accel.Reason
 	})
 	if err := s.reread(); err != nil { // what was set while nobody could be told
 		return err
@@ -214,7 +214,7 @@ func (s *supervisor) prepare() error {
 	s.channels = channels{s.guest}
 	go parts.keepCertificates(s.ctx, renewal, s.tellIdentity, func(err error) { s.guest.trouble(err.Error()) })
 	go s.followHost(s.ctx)
-	if s.parts.accel.Freezes() {
+	if s.resources.accel.Freezes() {
 		go s.watchIdle(s.ctx)
 	}
 	return nil
@@ -226,7 +226,7 @@ func (s *supervisor) tellIdentity() error {
 	if !s.guest.isConnected() {
 		return nil
 	}
-	identity, err := s.parts.guestIdentity()
+	identity, err := s.resources.guestIdentity()
 	if err != nil {
 		return err
 	}
@@ -252,7 +252,7 @@ func (s *supervisor) watchHypervisor(events <-chan hypervisor.Event) <-chan erro
 	return stuck
 }
 
-// errorPause is how often a VM that the host's full disk has paused is let go on,
+// errorPause is how often a VM that the host's full disk has paused is resumed,
 // to see whether there is room again. Nothing tells when there is.
 const errorPause = 5 * time.Second
 
@@ -283,14 +283,14 @@ func (r *room) stop() {
 	}
 }
 
-// attend implements hands: it speaks with the guest until its VM has ended.
-func (s *supervisor) attend(vm *machineVM, wasThawed bool) {
+// serveVM implements effects: it speaks with the guest until its VM has ended.
+func (s *supervisor) serveVM(vm *machineVM, wasThawed bool) {
 	s.board.set(func(st *control.Status) { st.HypervisorID, st.Unconfined = vm.PID, vm.Unconfined })
 	s.board.step("hypervisor", "")
 	s.warm, s.ready = new(flight), new(flight)
 	s.room.stop()
 	if !wasThawed {
-		s.openDoors()
+		s.forwardGuestPorts()
 	}
 	go func() {
 		for why := range vm.stuck {
@@ -352,8 +352,8 @@ func (s *supervisor) Status() (control.Status, <-chan struct{}) { return s.board
 // Stop implements control.Supervisor.
 func (s *supervisor) Stop(ctx context.Context, request control.StopRequest) error {
 	if request.Suspend {
-		if status, _ := s.board.get(); status.State == control.Running && !s.parts.accel.Freezes() {
-			return fmt.Errorf("suspending the machine: %s", s.parts.accel.NoFreeze)
+		if status, _ := s.board.get(); status.State == control.Running && !s.resources.accel.Freezes() {
+			return fmt.Errorf("suspending the machine: %s", s.resources.accel.NoFreeze)
 		}
 		return s.inbox.ask(ctx, message{kind: wordSuspend})
 	}
@@ -399,7 +399,7 @@ func (s *supervisor) syncGuest(ended <-chan struct{}) {
 // end freezes the VM where that was asked for and can be, or leaves it to be shut down.
 func (s *supervisor) end(t task) {
 	m := message{kind: unfrozen}
-	if t.stop.Freeze && s.parts.accel.Freezes() {
+	if t.stop.Freeze && s.resources.accel.Freezes() {
 		m = froze(s.freeze(t.run.vm, guestapi.Freeze{}, false))
 		if m.err != nil {
 			s.log.Warn("shutting down instead of freezing", "cause", m.err)
@@ -475,14 +475,14 @@ func (s *supervisor) startNetwork(ctx context.Context) error {
 	s.net = n
 	n.SetHostAccess(s.access)
 	s.mu.Unlock()
-	if err := s.sockets.serveCard(ctx, n, s.machine.Dir().NetworkSocket(), s.parts.accel.Frames); err != nil {
+	if err := s.sockets.serveCard(ctx, n, s.machine.Dir().NetworkSocket(), s.resources.accel.Frames); err != nil {
 		return err
 	}
 	return s.serveEngine(ctx)
 }
 
-// parts is what a machine needs to start, each found and checked.
-type parts struct {
+// resources is what a machine needs to start, each found and checked.
+type resources struct {
 	image      *image.Image
 	hypervisor hypervisor.Backend
 	accel      hypervisor.Verdict
@@ -490,7 +490,7 @@ type parts struct {
 }
 
 // fit says why the hypervisor cannot run the image.
-func (p *parts) fit() error {
+func (p *resources) fit() error {
 	if p.accel.Channels != hypervisor.Ports {
 		return fmt.Errorf("%s reaches guests over vsock, and the image's listens on virtio-serial ports", p.hypervisor.Release())
 	}
@@ -498,8 +498,8 @@ func (p *parts) fit() error {
 }
 
 // gather finds the parts, side by side.
-func gather(ctx context.Context, m *machine.Machine) (*parts, error) {
-	var p parts
+func gather(ctx context.Context, m *machine.Machine) (*resources, error) {
+	var p resources
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		store, err := image.Open(m.Home().ImagesDir())

@@ -47,12 +47,12 @@ type machineVM struct {
 	stuck   <-chan error // the host's disk cannot be written, and why; nil when it can again
 }
 
-// hands do what a session decides. No method waits: what comes of it is a message.
-type hands interface {
+// effects do what a session decides. No method waits: what comes of it is a message.
+type effects interface {
 	// publish shows that a message has led from one phase to another, or to the same.
 	publish(was, now phase, m message)
-	// attend speaks with the guest of a VM that has just begun to run; vmEnded is last.
-	attend(vm *machineVM, thawed bool)
+	// serveVM speaks with the guest of a VM that has just begun to run; vmEnded is last.
+	serveVM(vm *machineVM, thawed bool)
 	// do begins what an action asks for.
 	do(task)
 	// note takes notice of what changes no phase.
@@ -72,7 +72,7 @@ type task struct {
 type run struct {
 	vm       *machineVM
 	thawed   bool // it went on from a frozen state
-	met      bool // its guest has come up
+	cameUp   bool // its guest has come up
 	engineUp bool // as the guest has said last
 	failure  *guestapi.Failed
 	poweroff *guestapi.PowerOff
@@ -81,7 +81,7 @@ type run struct {
 // A session is the run of a machine from its start to its end, rebooting and sleeping in
 // between. One goroutine owns it, and passes it all that happens as messages.
 type session struct {
-	hands hands
+	effects effects
 
 	phase   phase
 	run     run
@@ -89,7 +89,7 @@ type session struct {
 	callOff context.CancelFunc // of it
 	ended   *message           // the VM's end, of which nobody is to hear before that is over
 	waiting []message          // who waits for a phase that is settled
-	knocked bool               // somebody does without a word
+	called  bool               // a client waits for the guest, without a word
 	settled bool               // it has just come to one
 	last    *control.StopRequest
 	early   int   // how often the VM ended before its guest came up
@@ -116,16 +116,16 @@ func (s *session) handle(m message) {
 
 // present has another look at what waits.
 func (s *session) present() {
-	waiting, knocked := s.waiting, s.knocked
-	s.waiting, s.knocked = nil, false
+	waiting, called := s.waiting, s.called
+	s.waiting, s.called = nil, false
 	for _, m := range waiting {
 		if m.ctx != nil && m.ctx.Err() != nil { // nobody any more
 			continue
 		}
 		s.step(m)
 	}
-	if knocked {
-		s.step(message{kind: knock})
+	if called {
+		s.step(message{kind: clientWaits})
 	}
 }
 
@@ -140,7 +140,7 @@ func (s *session) step(m message) {
 	if now != was {
 		s.phase, s.settled = now, now.settled()
 	}
-	s.hands.publish(was, now, m)
+	s.effects.publish(was, now, m)
 	if m.kind == finished || m.kind == isFrozen || m.kind == unfrozen {
 		asked.reply(outcome) // who then looks sees what has come of it
 	}
@@ -162,7 +162,7 @@ func (s *session) notice(m *message) bool {
 	switch m.kind {
 	case booted, thawed:
 		s.run = run{vm: m.vm, thawed: m.kind == thawed}
-		s.hands.attend(m.vm, s.run.thawed)
+		s.effects.serveVM(m.vm, s.run.thawed)
 	case wordStop, wordKill:
 		s.last = &m.stop
 	case finished, isFrozen, unfrozen:
@@ -177,7 +177,7 @@ func (s *session) notice(m *message) bool {
 			s.run.failure = m.failure
 		}
 	case unfit:
-		return !s.run.met
+		return !s.run.cameUp
 	case vmEnded:
 		if s.doing != nil {
 			s.callOff()
@@ -185,8 +185,8 @@ func (s *session) notice(m *message) bool {
 			return false
 		}
 		m.kind, m.err = s.verdict(*m)
-	case met:
-		s.run.met = true
+	case cameUp:
+		s.run.cameUp = true
 	case engineUp, engineDown:
 		s.run.engineUp = m.kind == engineUp
 	case fatal:
@@ -197,7 +197,7 @@ func (s *session) notice(m *message) bool {
 	if int(m.kind) < events {
 		return true
 	}
-	s.hands.note(*m)
+	s.effects.note(*m)
 	return false
 }
 
@@ -213,8 +213,8 @@ func (s *session) act(action action, m message) {
 		m.reply(nil)
 		return
 	case wait, rouse:
-		if m.kind == knock {
-			s.knocked = true
+		if m.kind == clientWaits {
+			s.called = true
 		} else {
 			s.waiting = append(s.waiting, m)
 		}
@@ -244,7 +244,7 @@ func (s *session) act(action action, m message) {
 		t.ctx, s.callOff = context.WithCancel(context.Background())
 		s.doing = &t.cause
 	}
-	s.hands.do(t)
+	s.effects.do(t)
 }
 
 // errEarlyEnd says that a VM ended, or its hypervisor crashed, before its guest was up. Under
@@ -276,13 +276,13 @@ func (r *run) verdict(p phase, m message) (kind, error) {
 		return again, nil
 	case r.poweroff != nil:
 		return gone, nil
-	case m.crashed && !r.met:
+	case m.crashed && !r.cameUp:
 		return gone, fmt.Errorf("%w: %w", errEarlyEnd, vmErr)
 	case vmErr != nil:
 		return gone, fmt.Errorf("the VM ended: %w", vmErr)
 	case m.err != nil: // of the conversation
 		return gone, m.err
-	case !r.met || p == comingUp && !r.thawed:
+	case !r.cameUp || p == comingUp && !r.thawed:
 		// A thawed guest has a memory to lose, which a boot would pass over in silence.
 		return gone, fmt.Errorf("%w: %s", errEarlyEnd, m.words)
 	}

@@ -24,7 +24,7 @@ func (w *world) happen() {
 	case n < 14 && vm != nil: // the guest comes up, and its engine
 		if !vm.met {
 			vm.met = true
-			w.tell(message{kind: met})
+			w.tell(message{kind: cameUp})
 			return
 		}
 		vm.up = true
@@ -51,7 +51,7 @@ func (w *world) happen() {
 	case n < 23:
 		w.tell(message{kind: quiet})
 	case n < 27:
-		w.tell(message{kind: knock})
+		w.tell(message{kind: clientWaits})
 	case n < 29:
 		w.word(wordSuspend, control.StopRequest{Suspend: true})
 	case n < 31:

@@ -46,14 +46,14 @@ func (s *supervisor) takeNextReboot() error {
 	if err := s.reread(); err != nil {
 		return err
 	}
-	m := *s.parts.current.Load()
+	m := *s.resources.current.Load()
 	if m.Next == nil || m.Next.Hypervisor != m.Hypervisor {
 		return nil
 	}
 	if _, err := takeNext(&m); err != nil {
 		return err
 	}
-	s.parts.current.Store(&m)
+	s.resources.current.Store(&m)
 	return nil
 }
 
@@ -64,10 +64,10 @@ func (s *supervisor) reread() error {
 	if err != nil {
 		return err
 	}
-	s.parts.current.Store(m)
+	s.resources.current.Store(m)
 	s.idle.setAfter(m.IdleAfter())
 	s.setHostAccess(hostAccess(m))
-	s.parts.around.set(m.HostParts())
+	s.resources.around.set(m.HostParts())
 	return nil
 }
 
@@ -79,10 +79,10 @@ func (s *supervisor) Reload(ctx context.Context) error {
 	if err := s.reread(); err != nil {
 		return err
 	}
-	s.parts.around.refresh()
+	s.resources.around.refresh()
 	var sleepless error
-	if s.parts.current.Load().IdleAfter() > 0 && !s.parts.accel.Freezes() {
-		sleepless = fmt.Errorf("it is kept, but the machine does not fall asleep: %s", s.parts.accel.NoFreeze)
+	if s.resources.current.Load().IdleAfter() > 0 && !s.resources.accel.Freezes() {
+		sleepless = fmt.Errorf("it is kept, but the machine does not fall asleep: %s", s.resources.accel.NoFreeze)
 	}
 	err := s.inbox.ask(ctx, message{kind: wordSettle})
 	if errors.Is(err, errNotRunning) { // any more
@@ -101,16 +101,16 @@ func (s *supervisor) catchUp(ctx context.Context, vm hypervisor.VM) error {
 
 // tellSettings has the guest know of settings that are not those that it was told.
 func (s *supervisor) tellSettings(ctx context.Context) error {
-	now, told := s.parts.current.Load(), s.parts.told.Load()
+	now, told := s.resources.current.Load(), s.resources.told.Load()
 	if told == nil || slices.Equal(now.Labels, told.Labels) && slices.Equal(now.RegistryMirrors, told.RegistryMirrors) &&
 		slices.Equal(now.InsecureRegistries, told.InsecureRegistries) && slices.Equal(now.CertNames, told.CertNames) && slices.Equal(now.HostParts(), told.HostParts()) {
 		return nil
 	}
-	identity, err := s.parts.guestIdentity()
+	identity, err := s.resources.guestIdentity()
 	if err != nil {
 		return err
 	}
-	s.rehearsal.forget() // the certificate may be another
+	s.warmConn.forget() // the certificate may be another
 	if err := s.guest.ask(ctx, guestapi.Request{Identity: &identity}); err != nil {
 		return fmt.Errorf("giving the engine its settings: %w", err)
 	}
@@ -120,7 +120,7 @@ func (s *supervisor) tellSettings(ctx context.Context) error {
 // growDisk makes the running machine's disk as large as it is to be, and the file system on
 // it. If that is cut short at any moment the next boot does the rest.
 func (s *supervisor) growDisk(ctx context.Context, vm hypervisor.VM) error {
-	size := s.parts.current.Load().Disk
+	size := s.resources.current.Load().Disk
 	info, err := os.Stat(s.machine.Dir().Disk())
 	if err != nil {
 		return fmt.Errorf("growing the disk: %w", err)

@@ -83,7 +83,7 @@ func TestKeepSuspended(t *testing.T) {
 			if err := errors.Join(os.WriteFile(draft.Devices(), nil, 0o600), draft.Commit("shape", m.Dir().Disk())); err != nil {
 				t.Fatal(err)
 			}
-			s := &supervisor{machine: m, parts: parts{hypervisor: fakeBackend{}, accel: hypervisor.Verdict{Name: "tcg", Reason: "/dev/kvm does not exist", Hint: "load it"}}}
+			s := &supervisor{machine: m, resources: resources{hypervisor: fakeBackend{}, accel: hypervisor.Verdict{Name: "tcg", Reason: "/dev/kvm does not exist", Hint: "load it"}}}
 			err = s.keepSuspended()
 			if (err != nil) != test.kept {
 				t.Fatal(err)
@@ -108,7 +108,7 @@ func TestTellSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	g, in, out, _ := testGuest(t.Context(), t)
-	s := &supervisor{machine: m, guest: g, log: slog.New(slog.DiscardHandler), parts: parts{identity: id}, idle: newIdle(0)}
+	s := &supervisor{machine: m, guest: g, log: slog.New(slog.DiscardHandler), resources: resources{identity: id}, idle: newIdle(0)}
 	if _, err := id.guestIdentity(); err != nil { // it was told so when it came up
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestTellSettings(t *testing.T) {
 	if err := s.tellSettings(silent); err != nil || s.idle.after == 0 {
 		t.Errorf("it was told of what is not its business: %v", err)
 	}
-	if s.parts.current.Load().CPUs != 1 {
+	if s.resources.current.Load().CPUs != 1 {
 		t.Error("a machine that runs has other hardware")
 	}
 	set(machine.Settings{Labels: &labels})
@@ -163,13 +163,13 @@ func TestReloadLater(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &supervisor{machine: m, board: newBoard(control.Status{}), log: slog.New(slog.DiscardHandler), parts: parts{identity: id}, idle: newIdle(0), inbox: newMailbox()}
+	s := &supervisor{machine: m, board: newBoard(control.Status{}), log: slog.New(slog.DiscardHandler), resources: resources{identity: id}, idle: newIdle(0), inbox: newMailbox()}
 	if err := s.Reload(t.Context()); err != nil { // before it is prepared
 		t.Error(err)
 	}
 	s.board.set(func(st *control.Status) { st.Accelerator = "tcg" })
 	for _, p := range []phase{comingUp, asleep, rousing, stopping} {
-		s.session = session{hands: s, phase: p}
+		s.session = session{effects: s, phase: p}
 		handled := make(chan bool)
 		go func() { s.session.handle(<-s.inbox.messages); close(handled) }()
 		if err := s.Reload(t.Context()); err != nil {

@@ -71,14 +71,14 @@ func (s *surroundings) set(parts []string) {
 
 // followHost tells the guest when the host's settings change, until ctx ends.
 func (s *supervisor) followHost(ctx context.Context) {
-	err := s.parts.around.host.Watch(ctx, s.tellSurroundings)
+	err := s.resources.around.host.Watch(ctx, s.tellSurroundings)
 	if err != nil {
 		s.log.Warn("changes of the host's settings reach the machine at its next start", "cause", err)
 	}
 }
 
 func (s *supervisor) tellSurroundings() {
-	if !s.parts.around.refresh() {
+	if !s.resources.around.refresh() {
 		return
 	}
 	s.log.Info("the host's settings have changed")

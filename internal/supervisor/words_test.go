@@ -116,12 +116,12 @@ func newScene(t *testing.T) *scene {
 	vm := &fakeVM{done: make(chan struct{})}
 	s := &scene{t: t, vm: vm, ended: make(chan struct{}), supervisor: &supervisor{
 		machine: m, guest: g, channels: channels{g}, net: n, board: newBoard(control.Status{}), log: g.log, inbox: newMailbox(), idle: newIdle(0),
-		parts: parts{identity: id, accel: hypervisor.Verdict{Name: "tcg"}, hypervisor: fakeBackend{}, image: &image.Image{}},
+		resources: resources{identity: id, accel: hypervisor.Verdict{Name: "tcg"}, hypervisor: fakeBackend{}, image: &image.Image{}},
 	}}
-	s.reachable.knock = s.idle.wake
+	s.reachable.onWait = s.idle.wake
 	s.reachable.open()
 	ran := &machineVM{Instance: &hypervisor.Instance{VM: vm}}
-	s.session = session{hands: s, phase: running, run: run{vm: ran, met: true, engineUp: true}}
+	s.session = session{effects: s, phase: running, run: run{vm: ran, cameUp: true, engineUp: true}}
 	s.show(control.Running, "")
 	go s.answer(in, out)
 	go func() {
@@ -434,10 +434,10 @@ func TestFallAsleep(t *testing.T) {
 func TestStopAsItGoesOn(t *testing.T) {
 	m := testMachine(t)
 	board, log := newBoard(control.Status{}), slog.New(slog.DiscardHandler)
-	s := &supervisor{machine: m, board: board, log: log, logs: &logs{}, inbox: newMailbox(), idle: newIdle(0), ctx: t.Context(), openDoors: func() {}}
+	s := &supervisor{machine: m, board: board, log: log, logs: &logs{}, inbox: newMailbox(), idle: newIdle(0), ctx: t.Context(), forwardGuestPorts: func() {}}
 	s.upToVM, s.callOff = context.WithCancelCause(s.ctx)
 	defer s.callOff(nil)
-	s.session = session{hands: s, phase: starting}
+	s.session = session{effects: s, phase: starting}
 	n, err := network.New(network.Config{Log: log})
 	if err != nil {
 		t.Fatal(err)
@@ -454,7 +454,7 @@ func TestStopAsItGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.guest.close()
-	s.rehearsal.conn, _ = net.Pipe() // it is made already
+	s.warmConn.conn, _ = net.Pipe() // it is made already
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)

@@ -29,7 +29,7 @@ type world struct {
 
 	shown phase // as published last
 	words []*askedWord
-	knock bool        // somebody knocked when the machine was about to fall asleep
+	waits bool        // a client called when the machine was about to fall asleep
 	vm    *scriptedVM // that runs, or nil
 	doing int         // operations on it
 	there *scriptedState
@@ -103,7 +103,7 @@ func newWorld(seed uint64) *world {
 // run begins a supervisor's run.
 func (w *world) run() {
 	w.ctx, w.cancel = context.WithCancelCause(context.Background())
-	w.session, w.shown, w.doing, w.knock, w.lost = session{hands: w}, preparing, 0, false, false
+	w.session, w.shown, w.doing, w.waits, w.lost = session{effects: w}, preparing, 0, false, false
 	w.begin(func(yield func()) {
 		yield()
 		if w.chance(20) || w.ctx.Err() != nil {
@@ -126,7 +126,7 @@ func (w *world) kill() {
 		word.leave()
 	}
 	w.words = nil
-	for _, st := range w.made { // as frozen.Look does
+	for _, st := range w.made { // as frozen.Inspect does
 		if st.taken && !st.ran {
 			st.taken, w.there = false, st
 		}
@@ -190,14 +190,14 @@ func (w *world) tell(m message) {
 		return
 	}
 	aboutToSleep := func() bool { return w.session.phase == dozing || w.session.phase == nodding }
-	if m.kind == knock && aboutToSleep() {
-		w.knock = true
+	if m.kind == clientWaits && aboutToSleep() {
+		w.waits = true
 	}
 	w.session.handle(m)
-	if w.knock && w.session.phase == asleep {
-		w.fail("it sleeps, though somebody has knocked")
+	if w.waits && w.session.phase == asleep {
+		w.fail("it sleeps, though a client waits")
 	}
-	w.knock = w.knock && aboutToSleep()
+	w.waits = w.waits && aboutToSleep()
 	if w.shown != w.session.phase {
 		w.fail("%s is shown in %s", w.shown, w.session.phase)
 	}
@@ -216,7 +216,7 @@ func (w *world) publish(was, now phase, _ message) {
 	}
 }
 
-func (w *world) attend(vm *machineVM, _ bool) {
+func (w *world) serveVM(vm *machineVM, _ bool) {
 	script := vm.VM.(*scriptedVM)
 	if w.there != nil {
 		w.fail("a VM runs beside a state")

@@ -96,7 +96,7 @@ func TestFreezeAndThaw(t *testing.T) {
 	})
 }
 
-// A start that ends before the guest was let go on says so: nobody has written to the disk,
+// A start that ends before the guest was resumed says so: nobody has written to the disk,
 // and what was frozen is as it was.
 func TestThawInterrupted(t *testing.T) {
 	if runtime.GOOS != "linux" {

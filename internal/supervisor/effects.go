@@ -10,10 +10,10 @@ import (
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
-// The supervisor is the hands of its session.
-var _ hands = (*supervisor)(nil)
+// The supervisor has the effects that its session decides.
+var _ effects = (*supervisor)(nil)
 
-// publish implements hands.
+// publish implements effects.
 func (s *supervisor) publish(was, now phase, m message) {
 	switch {
 	case now == starting && m.kind == again:
@@ -29,7 +29,7 @@ func (s *supervisor) publish(was, now phase, m message) {
 		s.show(control.Starting, "Booting")
 	case now == asleep && was != now:
 		s.log.Info("asleep")
-		s.found = frozen.Look(s.machine.Dir().Frozen())
+		s.found = frozen.Inspect(s.machine.Dir().Frozen())
 		s.board.set(func(st *control.Status) { st.Asleep, st.HypervisorID = true, 0 })
 	case was == asleep && now == rousing:
 		s.log.Info("woken")
@@ -52,7 +52,7 @@ func (s *supervisor) show(state control.State, activity string) {
 	s.board.set(func(st *control.Status) { st.State, st.Activity = state, activity })
 }
 
-// do implements hands.
+// do implements effects.
 func (s *supervisor) do(t task) {
 	vm := t.run.vm
 	switch t.action {
@@ -118,7 +118,7 @@ func (s *supervisor) settle(t task) {
 
 // identifyAnew tells the guest who it is when its keys or certificates are others.
 func (s *supervisor) identifyAnew(ctx context.Context) error {
-	identity, err := s.parts.guestIdentity()
+	identity, err := s.resources.guestIdentity()
 	if err != nil {
 		return err
 	}
@@ -134,13 +134,13 @@ func (s *supervisor) copyTo(t task) {
 	s.inbox.post(message{kind: finished, err: err})
 }
 
-// note implements hands.
+// note implements effects.
 func (s *supervisor) note(m message) {
 	switch m.kind {
-	case met:
-		s.openDoors()
+	case cameUp:
+		s.forwardGuestPorts()
 	case warm:
-		s.warm.start(s.rehearse)
+		s.warm.start(s.warmUp)
 	case engineUp:
 		if p := s.session.phase; p != dozing && p != nodding {
 			s.reachable.open()

@@ -12,7 +12,7 @@ import (
 func TestPublish(t *testing.T) {
 	kept, _ := net.Pipe()
 	s := &supervisor{machine: testMachine(t), board: newBoard(control.Status{}), log: slog.New(slog.DiscardHandler), inbox: newMailbox(), idle: newIdle(0)}
-	s.rehearsal.conn = kept // it is made already
+	s.warmConn.conn = kept // it is made already
 	defer close(s.inbox.over)
 	for was := range over {
 		for e := range kind(events) {
