@@ -27,7 +27,7 @@ var layers = map[string][]string{
 	// that is the supervisor's process, and for --dry-run.
 	"internal/cli": {"internal/lifecycle", "internal/sshclient", "internal/listing", "internal/supervisor", "internal/machine", "internal/image",
 		"internal/image/build", "internal/pki", "internal/control", "internal/dockerenv", "internal/machinestore", "internal/migrate",
-		"internal/progress", "internal/terminal", "internal/bounded", "internal/guestapi", "internal/hypervisor", "internal/hypervisor/pick", "internal/confine"},
+		"internal/progress", "internal/terminal", "internal/bounded", "internal/guestapi", "internal/hypervisor", "internal/hypervisor/pick"},
 
 	// The verbs in the hands of the real docker-machine.
 	"internal/dockermachine/driver": {"internal/lifecycle", "internal/machine", "internal/image/build", "internal/pki", "internal/control",

@@ -13,7 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/hyve-vm/hyve/internal/confine"
 	"github.com/hyve-vm/hyve/internal/hypervisor"
 	"github.com/hyve-vm/hyve/internal/hypervisor/pick"
 	"github.com/hyve-vm/hyve/internal/image"
@@ -86,7 +85,7 @@ func diagnoseHypervisor(ctx context.Context, home machine.Home) []finding {
 	if !verdict.GivesBack {
 		findings = append(findings, finding{"memory", "note", "what a machine has once used of the host's memory it keeps until it stops", ""})
 	}
-	return append(findings, diagnoseConfinement(confine.Possible())...)
+	return append(findings, diagnoseConfinement(backend.Unconfined())...)
 }
 
 // diagnoseAcceleration says what came of the test of the hardware, which a no has it done
@@ -113,14 +112,13 @@ func diagnoseAcceleration(verdict hypervisor.Verdict) finding {
 }
 
 // diagnoseConfinement says what a guest could do that has taken over its hypervisor.
-func diagnoseConfinement(level confine.Level) []finding {
-	gaps := level.Gaps()
-	if len(gaps) == 0 {
+func diagnoseConfinement(unconfined []string) []finding {
+	if len(unconfined) == 0 {
 		return []finding{{"confinement", "ok", "a hypervisor that was taken over is kept from your files, processes and network", ""}}
 	}
 	var findings []finding
-	for _, gap := range gaps {
-		findings = append(findings, finding{"confinement", "note", "if the hypervisor were taken over, " + gap.String(), ""})
+	for _, line := range unconfined {
+		findings = append(findings, finding{"confinement", "note", "if the hypervisor were taken over, " + line, ""})
 	}
 	return findings
 }

@@ -37,6 +37,10 @@ type Backend interface {
 	// CommandLine is the program that runs the VM, with its arguments.
 	CommandLine(cfg Config, accel string) []string
 
+	// Unconfined is what a hypervisor that was taken over by its guest would not be kept from
+	// on this host, each one line.
+	Unconfined() []string
+
 	// Start starts a VM and returns when it runs. The error is ErrRan if the guest may have
 	// run nevertheless, and perhaps has a Hint. Cancelling ctx ends a start whose guest has
 	// not begun to run; afterwards it means nothing.

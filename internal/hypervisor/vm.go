@@ -58,10 +58,10 @@ type VM interface {
 	Kill() error
 	Quit(ctx context.Context) error
 
-	// Stop pauses the VM, perhaps also where it is an error; Continue lets it go on. Retry
-	// lets go on what the host's full disk has paused.
-	Stop(ctx context.Context) error
-	Continue(ctx context.Context) error
+	// Pause pauses the VM, perhaps also where it is an error; Resume resumes it. Retry
+	// resumes what the host's full disk has paused.
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
 	Retry(ctx context.Context) error
 
 	// Freeze pauses the VM and writes what it consists of, all but its disks, to the new

@@ -294,7 +294,7 @@ func (s *supervisor) copyPaused(ctx context.Context, vm hypervisor.VM, to machin
 	if err := s.guest.ask(bounded, guestapi.Request{Freeze: &guestapi.Freeze{KeepRunning: true}}); err != nil {
 		return nil, err
 	}
-	if err := vm.Stop(bounded); err != nil {
+	if err := vm.Pause(bounded); err != nil {
 		return nil, errors.Join(err, s.unpause(vm))
 	}
 	return nil, copyDisk()
@@ -304,7 +304,7 @@ func (s *supervisor) copyPaused(ctx context.Context, vm hypervisor.VM, to machin
 func (s *supervisor) unpause(vm hypervisor.VM) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := vm.Continue(ctx); err != nil {
+	if err := vm.Resume(ctx); err != nil {
 		return errors.Join(fmt.Errorf("letting the machine go on: %w", err), vm.Kill())
 	}
 	return nil

@@ -56,7 +56,7 @@ func (vm *fakeVM) Kill() error           { vm.end(nil); return nil }
 
 func (vm *fakeVM) Quit(context.Context) error { return vm.Kill() }
 
-func (vm *fakeVM) Continue(context.Context) error { vm.pause(false); return nil }
+func (vm *fakeVM) Resume(context.Context) error { vm.pause(false); return nil }
 
 func (vm *fakeVM) Freeze(_ context.Context, devices string, _ *sparse.Writer) error {
 	if vm.freeze != nil {

@@ -27,7 +27,7 @@ const eventMigration = "MIGRATION"
 // also at those that are nowhere yet. So it is asked for the rest alone, by a command
 // that was made for Xen, and what it says is loaded as the migration that it is.
 func (vm *VM) Freeze(ctx context.Context, devices string, memory *sparse.Writer) error {
-	err := vm.Stop(ctx)
+	err := vm.Pause(ctx)
 	if err == nil {
 		// The disks stay this VM's: it may go on.
 		err = vm.saveDevices(ctx, devices)
@@ -39,7 +39,7 @@ func (vm *VM) Freeze(ctx context.Context, devices string, memory *sparse.Writer)
 		err = vm.isPaused(ctx) // still
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("freezing the VM: %w", err), vm.Continue(context.WithoutCancel(ctx)))
+		return errors.Join(fmt.Errorf("freezing the VM: %w", err), vm.Resume(context.WithoutCancel(ctx)))
 	}
 	return nil
 }

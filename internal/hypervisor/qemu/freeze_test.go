@@ -181,7 +181,7 @@ func TestFreezeGivesBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer memory.Close()
-		if err := errors.Join(vm.Freeze(t.Context(), filepath.Join(dir, "devices"), memory), vm.Continue(t.Context())); err != nil {
+		if err := errors.Join(vm.Freeze(t.Context(), filepath.Join(dir, "devices"), memory), vm.Resume(t.Context())); err != nil {
 			t.Fatal(err)
 		}
 		fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", vm.PID()))

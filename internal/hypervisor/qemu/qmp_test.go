@@ -157,7 +157,7 @@ func TestSendFile(t *testing.T) {
 		}
 		defer f.Close()
 		m := vm.Monitor()
-		if err := vm.Stop(t.Context()); err != nil {
+		if err := vm.Pause(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if err := m.ExecuteWithFile(t.Context(), "getfd", map[string]string{"fdname": "state"}, f, nil); err != nil {

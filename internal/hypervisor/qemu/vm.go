@@ -59,10 +59,18 @@ func (q *QEMU) Start(ctx context.Context, cfg hypervisor.Config, o hypervisor.Op
 		return nil, err
 	}
 	i := &hypervisor.Instance{VM: vm, PID: vm.PID(), SharesMemory: vm.origin != nil, Events: vm.events}
-	for _, gap := range vm.level.Gaps() {
-		i.Unconfined = append(i.Unconfined, gap.String())
-	}
+	i.Unconfined = gaps(vm.level)
 	return i, nil
+}
+
+// Unconfined implements hypervisor.Backend.
+func (q *QEMU) Unconfined() []string { return gaps(confine.Possible()) }
+
+func gaps(level confine.Level) (lines []string) {
+	for _, gap := range level.Gaps() {
+		lines = append(lines, gap.String())
+	}
+	return lines
 }
 
 // Start starts QEMU and returns when the VM runs: every argument was accepted
@@ -125,7 +133,7 @@ func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o hypervisor.Opt
 	// Sent, it may be done whatever is heard of it.
 	going, cancel := context.WithTimeout(context.WithoutCancel(ctx), goPatience)
 	defer cancel()
-	if err := vm.Continue(going); err != nil {
+	if err := vm.Resume(going); err != nil {
 		err, refused := vm.startFailed(going, err), (*QMPError)(nil)
 		if errors.As(err, &refused) {
 			return nil, err
@@ -312,8 +320,8 @@ func (vm *VM) Status(ctx context.Context) (string, error) {
 	return s.Status, err
 }
 
-// Stop pauses the VM. After an error it may be paused nevertheless.
-func (vm *VM) Stop(ctx context.Context) error {
+// Pause pauses the VM. After an error it may be paused nevertheless.
+func (vm *VM) Pause(ctx context.Context) error {
 	err := vm.monitor.Execute(ctx, "stop", nil, nil)
 	if err == nil {
 		err = vm.isPaused(ctx)
@@ -334,8 +342,8 @@ func (vm *VM) isPaused(ctx context.Context) error {
 	return err
 }
 
-// Continue lets a paused VM go on.
-func (vm *VM) Continue(ctx context.Context) error {
+// Resume resumes a paused VM.
+func (vm *VM) Resume(ctx context.Context) error {
 	err := vm.monitor.Execute(ctx, "cont", nil, nil)
 	if err == nil {
 		vm.takeBack(ctx)
@@ -349,7 +357,7 @@ func (vm *VM) Retry(ctx context.Context) error {
 	if status, err := vm.Status(ctx); err != nil || status != statusIOError {
 		return err
 	}
-	return vm.Continue(ctx)
+	return vm.Resume(ctx)
 }
 
 // ResizeDisk gives the disk of that serial another size in bytes, and its file with it. The

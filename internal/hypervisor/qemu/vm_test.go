@@ -200,13 +200,13 @@ func TestQuit(t *testing.T) {
 		if pgid, err := syscall.Getpgid(vm.PID()); err != nil || pgid != vm.PID() {
 			t.Errorf("process group %d of process %d, %v", pgid, vm.PID(), err)
 		}
-		if err := vm.Stop(t.Context()); err != nil {
+		if err := vm.Pause(t.Context()); err != nil {
 			t.Error(err)
 		}
 		if status, err := vm.Status(t.Context()); err != nil || status != "paused" {
 			t.Errorf("status %q, %v", status, err)
 		}
-		if err := vm.Continue(t.Context()); err != nil {
+		if err := vm.Resume(t.Context()); err != nil {
 			t.Error(err)
 		}
 		if err := vm.Quit(t.Context()); err != nil {
