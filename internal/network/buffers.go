@@ -31,6 +31,10 @@ const (
 	minSegments  = 16
 )
 
+// timeWait is how long a connection that the host has ended is remembered. On the one cable
+// to the guest no segment comes late: it is for the guest's end to be confirmed again.
+const timeWait = time.Second
+
 // A pool is what is left of a budget, in bytes.
 type pool struct{ left atomic.Int64 }
 
@@ -63,6 +67,12 @@ func setBuffers(s *stack.Stack) tcpip.Error {
 	// The longest pause between two probes of a guest that does not read.
 	pause := tcpip.TCPMaxRTOOption(maxPause)
 	if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, &pause); err != nil {
+		return err
+	}
+	// The guest may call again from a port at once, and 60 s of what has ended would be more
+	// memory than all that has not.
+	remember := tcpip.TCPTimeWaitTimeoutOption(timeWait)
+	if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, &remember); err != nil {
 		return err
 	}
 	// The window's scale is for maxBuffer; the sizes are ours to decide.

@@ -317,6 +317,26 @@ func TestMemoryOfDatagrams(t *testing.T) {
 	m.check(t)
 }
 
+// TestMemoryOfBriefConnections is of connections that the host ends at once, of which TCP
+// remembers each for some time.
+func TestMemoryOfBriefConnections(t *testing.T) {
+	takesLong(t)
+	m := measure(t)
+	var addrs []string
+	for range 30 { // so that the guest's ports are not used up
+		addrs = append(addrs, lazy(t, func(c net.Conn) { c.Close() }))
+	}
+	m.while(func() {
+		var next atomic.Int64
+		made := flood(40_000, func() (net.Conn, error) {
+			return m.g.dial(addrs[int(next.Add(1))%len(addrs)])
+		}, func(c net.Conn) { io.Copy(io.Discard, c); c.Close() })
+		t.Logf("%d connections", made)
+	})
+	m.check(t)
+	m.givenBack(t)
+}
+
 // reset ends every connection of the guest, as the end of its programs does.
 func (g *guest) reset() {
 	for _, ep := range g.stack.RegisteredEndpoints() {

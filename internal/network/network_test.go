@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
 func TestDialGuest(t *testing.T) {
@@ -213,4 +214,22 @@ func TestGuestSeesWhoseConnectionItIs(t *testing.T) {
 	if got := <-from; got != HostIP {
 		t.Errorf("DialGuest: from %s", got)
 	}
+}
+
+// The guest may call again from the port of a connection that the host has ended.
+func TestEndedConnectionsAreForgotten(t *testing.T) {
+	n, g := newPair(t, Config{})
+	addr := lazy(t, func(c net.Conn) { c.Close() })
+	flood(50, func() (net.Conn, error) { return g.dial(addr) }, func(c net.Conn) {
+		_, _ = io.Copy(io.Discard, c)
+		_ = c.Close()
+	})
+	eventually(t, "the stack has forgotten them", func() bool {
+		for _, ep := range n.stack.RegisteredEndpoints() {
+			if e, ok := ep.(*tcp.Endpoint); ok && e.EndpointState() == tcp.StateTimeWait {
+				return false
+			}
+		}
+		return true
+	})
 }
