@@ -11,6 +11,7 @@ type listener struct {
 	address  netip.AddrPort
 	only6    bool   // of "::", not for IPv4
 	twin     bool   // there is one of "0.0.0.0" with the same port
+	device   uint32 // the only one that it listens on, by its number; 0 is all
 	cookie   uint64 // the kernel's number of the socket
 }
 
@@ -20,6 +21,7 @@ const (
 	diagSize     = 72
 	diagPort     = 4 // in the network's order, like the address
 	diagAddress  = 8
+	diagDevice   = 40
 	diagCookie   = 44
 	diagSKV6Only = 11
 
@@ -42,7 +44,8 @@ func parseListener(protocol string, b []byte) (l listener, ok bool) {
 	default:
 		return l, false
 	}
-	l = listener{protocol: protocol, address: netip.AddrPortFrom(ip, port), cookie: binary.NativeEndian.Uint64(b[diagCookie:])}
+	l = listener{protocol: protocol, address: netip.AddrPortFrom(ip, port),
+		device: binary.NativeEndian.Uint32(b[diagDevice:]), cookie: binary.NativeEndian.Uint64(b[diagCookie:])}
 	for attrs := b[diagSize:]; len(attrs) >= 4; {
 		size := int(binary.NativeEndian.Uint16(attrs))
 		if size < 4 || size > len(attrs) {
@@ -61,6 +64,12 @@ func parseListener(protocol string, b []byte) (l listener, ok bool) {
 func (l listener) isClient(ephemeral portRange, asked func(cookie uint64) uint16) bool {
 	port := l.address.Port()
 	return l.protocol == "udp" && ephemeral.has(port) && asked(l.cookie) != port
+}
+
+// isElsewhere tells whether the socket is bound to a device on which the host does not come:
+// a DHCP server's of a bridge, for example. isCard tells whether a device is the card.
+func (l listener) isElsewhere(isCard func(device uint32) bool) bool {
+	return l.device != 0 && !isCard(l.device)
 }
 
 // withTwins notes of listeners which have one of IPv4 beside them: a service that opens a

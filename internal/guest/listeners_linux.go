@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -81,6 +83,9 @@ func (g *guest) publishListeners(f *following) (udp bool, err error) {
 	if prefix, err := netip.ParsePrefix(id.Network.Address); err == nil {
 		card = prefix.Addr()
 	}
+	all = slices.DeleteFunc(all, func(l listener) bool {
+		return l.isElsewhere(func(device uint32) bool { return hasAddress(device, card) })
+	})
 	ephemeral := ephemeralPorts()
 	var wanted []publication
 	moved := map[publication]uint16{} // what has asked for a door, and where it listens
@@ -103,6 +108,19 @@ func (g *guest) publishListeners(f *following) (udp bool, err error) {
 	maps.Copy(at, moved)
 	g.ports.follow(wanted, at)
 	return udp, f.ways.follow(moved)
+}
+
+// hasAddress tells whether a network device, by its number, has the address.
+func hasAddress(device uint32, address netip.Addr) bool {
+	one, err := net.InterfaceByIndex(int(device))
+	if err != nil {
+		return false
+	}
+	addresses, err := one.Addrs()
+	return err == nil && slices.ContainsFunc(addresses, func(a net.Addr) bool {
+		prefix, ok := a.(*net.IPNet)
+		return ok && prefix.IP.Equal(address.AsSlice())
+	})
 }
 
 // listeners asks the kernel for the sockets of this network name space that wait for

@@ -72,6 +72,18 @@ func TestListeners(t *testing.T) {
 }
 
 // A service with one socket for each family, as nginx has them, is published on both.
+// What is bound to a device is published if that is the card.
+func TestBoundToADevice(t *testing.T) {
+	isCard := func(device uint32) bool { return device == 2 }
+	for device, elsewhere := range map[uint32]bool{0: false, 2: false, 1: true, 3: true} {
+		answer := diagAnswer(familyIPv4, "0.0.0.0", 67, false)
+		binary.NativeEndian.PutUint32(answer[diagDevice:], device)
+		if l, ok := parseListener("udp", answer); !ok || l.isElsewhere(isCard) != elsewhere {
+			t.Errorf("device %d: %+v, elsewhere is %t", device, l, l.isElsewhere(isCard))
+		}
+	}
+}
+
 func TestTwins(t *testing.T) {
 	all := []listener{
 		{protocol: "tcp", address: netip.MustParseAddrPort("[::]:80"), only6: true},
