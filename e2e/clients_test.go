@@ -80,7 +80,7 @@ func (c client) command(ctx context.Context, name string, args ...string) *exec.
 // printed on both.
 func (c client) run(t *testing.T, name string, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), scaled(5*time.Minute))
 	defer cancel()
 	began := time.Now()
 	defer func() {

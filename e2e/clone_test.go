@@ -274,7 +274,7 @@ func TestThrowaway(t *testing.T) {
 			}
 		}
 	}
-	flags := []string{"run", "--rm", "--registry-mirror", registry, "--memory", "1GiB", "--cpus", "2"}
+	flags := []string{"run", "--rm", "--registry-mirror", registry, "--memory", "1GiB", "--cpus", processors}
 	out := hyve(t, append(flags, "--", docker, "run", "--rm", "busybox", "echo", "plop!")...)
 	if out != "plop!\n" {
 		t.Errorf("the command said %q", out)
@@ -373,7 +373,7 @@ func TestStats(t *testing.T) {
 // dockWith runs docker against the shared machine with that input.
 func dockWith(t *testing.T, input string, args ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	ctx, cancel := context.WithTimeout(t.Context(), scaled(limit))
 	defer cancel()
 	cmd := command(ctx, docker, append([]string{"--context", "hyve-" + shared}, args...)...)
 	cmd.Stdin = strings.NewReader(input)

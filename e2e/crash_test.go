@@ -284,7 +284,7 @@ func TestTamperedImage(t *testing.T) {
 		file.WriteAt([]byte("tampered"), 1<<20)
 		file.Close()
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	ctx, cancel := context.WithTimeout(t.Context(), scaled(limit))
 	defer cancel()
 	cmd := command(ctx, binary, "create", "tampered", "--memory", "1GiB")
 	cmd.Env = append(cmd.Env, "HYVE_HOME="+copied)

@@ -59,7 +59,7 @@ func TestHyveDocker(t *testing.T) {
 
 // TestGuestsOwnClient runs where the host has no docker client.
 func TestGuestsOwnClient(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	ctx, cancel := context.WithTimeout(t.Context(), scaled(limit))
 	defer cancel()
 	cmd := command(ctx, binary, "docker", "-m", shared, "run", "--rm", "busybox", "echo", "it's a plop!")
 	cmd.Env = append(cmd.Env, "PATH=/nowhere")
@@ -115,7 +115,7 @@ func TestEngineIsShutToContainers(t *testing.T) {
 			pair, err := tt.client()
 			return &pair.Certificate, err
 		}
-		client := http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}, Timeout: limit}
+		client := http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}, Timeout: scaled(limit)}
 		response, err := client.Get("https://" + net.JoinHostPort(ip, "2376") + "/version")
 		switch {
 		case tt.refusal != "" && (err == nil || !strings.Contains(err.Error(), tt.refusal)):
@@ -155,7 +155,7 @@ func TestBuild(t *testing.T) {
 func TestExecOnATerminal(t *testing.T) {
 	id := strings.TrimSpace(dock(t, shared, "run", "-d", "busybox", "sleep", "600"))
 	t.Cleanup(func() { dock(t, shared, "rm", "-f", id) })
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	ctx, cancel := context.WithTimeout(t.Context(), scaled(limit))
 	defer cancel()
 	cmd := command(ctx, docker, "--context", "hyve-"+shared, "exec", "-it", id, "sh")
 	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 33, Cols: 77})
@@ -178,7 +178,7 @@ func TestExecOnATerminal(t *testing.T) {
 
 // Attach and run -i hand over their input to its end, and then the output.
 func TestAttachedInput(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	ctx, cancel := context.WithTimeout(t.Context(), scaled(limit))
 	defer cancel()
 	cmd := command(ctx, docker, "--context", "hyve-"+shared, "run", "--rm", "-i", "busybox", "sh", "-c", "wc -c; echo end")
 	cmd.Stdin = io.LimitReader(zeros{}, 5<<20)
@@ -284,7 +284,7 @@ func TestNamesFollowTheHost(t *testing.T) {
 	}
 	ask("127.0.53.1")
 	t.Cleanup(func() { try(time.Minute, binary, "rm", "-f", "resolving") })
-	hyveThere("create", "resolving", "--registry-mirror", registry, "--memory", "1GiB", "--cpus", "2")
+	hyveThere("create", "resolving", "--registry-mirror", registry, "--memory", "1GiB", "--cpus", processors)
 	expect("at first", "127.0.53.1")
 	ask("127.0.53.2")
 	expect("after a change", "127.0.53.2")
@@ -347,7 +347,7 @@ func TestTwentyAtOnce(t *testing.T) {
 }
 
 func TestSSH(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	ctx, cancel := context.WithTimeout(t.Context(), scaled(limit))
 	defer cancel()
 	cmd := command(ctx, binary, "ssh", shared, "--", "cat; echo err >&2; exit 9")
 	cmd.Stdin = strings.NewReader("in\n")

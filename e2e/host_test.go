@@ -18,7 +18,7 @@ import (
 // at runs hyve with another data directory.
 func at(t *testing.T, home string, args ...string) (out string, code int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	ctx, cancel := context.WithTimeout(context.Background(), scaled(limit))
 	defer cancel()
 	cmd := command(ctx, binary, args...)
 	cmd.Env = append(cmd.Env, "HYVE_HOME="+home)
@@ -81,7 +81,7 @@ func TestOrdinaryUser(t *testing.T) {
 	}
 	as := func(name string, args ...string) string {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		ctx, cancel := context.WithTimeout(context.Background(), scaled(limit))
 		defer cancel()
 		cmd := command(ctx, name, args...)
 		cmd.Env = append(cmd.Env, "HYVE_HOME="+filepath.Join(dir, "hyve"), "DOCKER_CONFIG="+filepath.Join(dir, "docker"), "HOME="+dir)
@@ -230,7 +230,7 @@ func TestFullDiskWhileRunning(t *testing.T) {
 
 // hyve logs -f prints lines as they come, each with the name of its part.
 func TestFollowedMachineLogs(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	ctx, cancel := context.WithTimeout(t.Context(), scaled(limit))
 	defer cancel()
 	cmd := command(ctx, binary, "logs", "-f", "-n", "0", shared)
 	out, err := cmd.StdoutPipe()
@@ -253,7 +253,7 @@ func TestFollowedMachineLogs(t *testing.T) {
 }
 
 func TestSSHTerminalAndSignals(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	ctx, cancel := context.WithTimeout(t.Context(), scaled(limit))
 	defer cancel()
 	terminal, err := pty.StartWithSize(command(ctx, binary, "ssh", shared), &pty.Winsize{Rows: 33, Cols: 77})
 	if err != nil {

@@ -186,7 +186,7 @@ func (g *rawGuest) hello(session uint64) (before int) {
 // await returns the first event from that one on for which match holds.
 func (g *rawGuest) await(from int, what string, match func(guestapi.Event) bool) guestapi.Event {
 	g.t.Helper()
-	deadline := time.After(limit)
+	deadline := time.After(scaled(limit))
 	for {
 		g.mu.Lock()
 		events, arrived := g.events, g.arrived
@@ -219,7 +219,7 @@ func (g *rawGuest) become(id uint64, identity guestapi.Identity) {
 
 // engine asks the engine as the client of those keys.
 func (g *rawGuest) engine(k keys, name, path string) (string, error) {
-	client := &http.Client{Timeout: limit, Transport: &http.Transport{
+	client := &http.Client{Timeout: scaled(limit), Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			conn, err := g.net.DialGuest(ctx, guestapi.EnginePort)

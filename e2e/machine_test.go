@@ -239,7 +239,7 @@ func logIn(t *testing.T, name, dm string, machine func(...string) string) {
 	}
 	// What follows the name is the system's ssh's business: a port forward.
 	port := freePort(t)
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	ctx, cancel := context.WithTimeout(t.Context(), scaled(limit))
 	defer cancel()
 	forward := command(ctx, dm, "ssh", name, "-N", "-L", port+":127.0.0.1:22")
 	if err := forward.Start(); err != nil {

@@ -15,7 +15,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -45,6 +47,7 @@ var long = flag.Bool("long", false, "also run slow tests of rare cases")
 var (
 	accel    = flag.String("accel", "", "fail where anything else than this accelerator (kvm, tcg) runs a machine")
 	prebuilt = flag.String("prebuilt", "", "directory of the tests' own programs, if there is no go command")
+	slow     = flag.Int("slow", 1, "how many times as long as on a CI machine anything may take")
 	reboot   = flag.String("reboot", "", "before, after or without: the half of TestHostReboots before the host reboots, the one after, and what is left to do if it has lost its accelerator; machines stay")
 )
 
@@ -108,7 +111,7 @@ func run(m *testing.M) (status int, err error) {
 		fmt.Printf("with docker.io %s of %s\n", img.Manifest.Docker, img.Manifest.EngineSuite)
 	}
 	began := time.Now()
-	out, err := try(max(5*time.Minute, limit), binary, "create", shared, "--registry-mirror", registry, "--memory", "2GiB", "--timing")
+	out, err := try(5*time.Minute, binary, "create", shared, "--registry-mirror", registry, "--memory", "2GiB", "--timing")
 	if err != nil {
 		return 0, fmt.Errorf("creating the shared machine: %w", err)
 	}
@@ -184,11 +187,11 @@ func command(ctx context.Context, name string, args ...string) *exec.Cmd {
 
 // try runs a command and returns what it printed on both.
 func try(timeout time.Duration, name string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), scaled(timeout))
 	defer cancel()
 	out, err := command(ctx, name, args...).CombinedOutput()
 	if ctx.Err() != nil {
-		err = fmt.Errorf("timed out after %v", timeout)
+		err = fmt.Errorf("timed out after %v", scaled(timeout))
 	}
 	if err != nil {
 		return string(out), fmt.Errorf("%s %s: %w\n%s", filepath.Base(name), strings.Join(args, " "), err, out)
@@ -196,13 +199,12 @@ func try(timeout time.Duration, name string, args ...string) (string, error) {
 	return string(out), nil
 }
 
-// limit is how long one command of a test may take. It is generous: it is there
-// to end a hang, not to time.
-var limit time.Duration
+// limit is how long one command of a test may take on a CI machine. It is generous: it is
+// there to end a hang, not to time.
+const limit = 2 * time.Minute
 
-func init() {
-	flag.DurationVar(&limit, "limit", 2*time.Minute, "how long one command of a test may take")
-}
+// scaled is a limit of time for the machine that this is.
+func scaled(d time.Duration) time.Duration { return d * time.Duration(*slow) }
 
 // hyve runs hyve and returns its standard output.
 func hyve(t *testing.T, args ...string) string {
@@ -228,7 +230,7 @@ func stdout(t *testing.T, name string, args ...string) string {
 // result runs a command to its end, whatever that is.
 func result(t *testing.T, name string, args ...string) (out, errText string, code int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	ctx, cancel := context.WithTimeout(context.Background(), scaled(limit))
 	defer cancel()
 	cmd := command(ctx, name, args...)
 	var stdout, stderr bytes.Buffer
@@ -243,6 +245,9 @@ func result(t *testing.T, name string, args ...string) (out, errText string, cod
 	return stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()
 }
 
+// processors is how many a test's machine has: hyve gives none more than the host has.
+var processors = strconv.Itoa(min(2, runtime.NumCPU()))
+
 // create makes a machine for one test.
 func create(t *testing.T, name string, args ...string) {
 	t.Helper()
@@ -253,7 +258,7 @@ func create(t *testing.T, name string, args ...string) {
 		}
 		try(time.Minute, binary, "rm", "-f", name)
 	})
-	hyve(t, append([]string{"create", name, "--registry-mirror", registry, "--memory", "1GiB", "--cpus", "2"}, args...)...)
+	hyve(t, append([]string{"create", name, "--registry-mirror", registry, "--memory", "1GiB", "--cpus", processors}, args...)...)
 	if slices.Contains(args, "--no-start") {
 		return
 	}
@@ -265,7 +270,7 @@ func create(t *testing.T, name string, args ...string) {
 // eventually waits for something that is told to nobody, such as a process' end.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(limit); !ok(); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(scaled(limit)); !ok(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("in vain: %s", what)
 		}

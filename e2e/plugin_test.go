@@ -65,7 +65,7 @@ func (c *machineClient) command(ctx context.Context, args ...string) *exec.Cmd {
 // result runs the client to its end.
 func (c *machineClient) result(t *testing.T, args ...string) (out, errText string, code int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*limit) // some of it are several of hyve's words
+	ctx, cancel := context.WithTimeout(t.Context(), scaled(2*limit)) // some of it are several of hyve's words
 	defer cancel()
 	cmd := c.command(ctx, args...)
 	var stdout, stderr bytes.Buffer

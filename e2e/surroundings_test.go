@@ -60,9 +60,9 @@ func TestSurroundings(t *testing.T) {
 	bundle := filepath.Join(dir, "bundle.pem")
 	writeFiles(t, dir, map[string]string{"bundle.pem": firstCA})
 	t.Cleanup(func() { try(limit, binary, "rm", "-f", "around") })
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	ctx, cancel := context.WithTimeout(t.Context(), scaled(limit))
 	defer cancel()
-	cmd := command(ctx, binary, "create", "around", "--memory", "1GiB", "--cpus", "2")
+	cmd := command(ctx, binary, "create", "around", "--memory", "1GiB", "--cpus", processors)
 	cmd.Env = append(cmd.Env, "SSL_CERT_FILE="+bundle, "TZ=Asia/Tokyo", "SSL_CERT_DIR="+filepath.Join(dir, "none"))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("create: %v\n%s", err, out)
@@ -155,7 +155,7 @@ func TestSSHTools(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	const look = `test -S "$SSH_AUTH_SOCK" && stat -c %a,%U "$SSH_AUTH_SOCK"`
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	ctx, cancel := context.WithTimeout(t.Context(), scaled(limit))
 	defer cancel()
 	for name, cmd := range map[string]*exec.Cmd{
 		"ssh -A":      command(ctx, "ssh", append(append([]string{"-A"}, options...), host, look)...),

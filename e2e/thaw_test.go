@@ -408,7 +408,7 @@ func TestKilledFreeze(t *testing.T) {
 				hyve(t, end, "shaky")
 			}
 			before := statusOf(t, "shaky")
-			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			ctx, cancel := context.WithTimeout(t.Context(), scaled(limit))
 			cmd := command(ctx, binary, word, "shaky")
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
@@ -655,7 +655,7 @@ func TestStoppedResume(t *testing.T) {
 				return strings.Count(hyve(t, "logs", "torn", "--service", "supervisor"), "event=RESUME")
 			}
 			before := runs()
-			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			ctx, cancel := context.WithTimeout(t.Context(), scaled(limit))
 			cmd := command(ctx, binary, "resume", "torn")
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)

@@ -256,7 +256,7 @@ func TestKilledUpgrade(t *testing.T) {
 		for _, everything := range []bool{false, true} {
 			now := engineVersion(t, "torn")
 			to := map[string]string{stable: "newest", newest: "stable"}[now]
-			ctx, cancel := context.WithTimeout(t.Context(), upgradeLimit)
+			ctx, cancel := context.WithTimeout(t.Context(), scaled(upgradeLimit))
 			cmd := command(ctx, binary, "upgrade", "torn", "--engine", to)
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)

@@ -29,14 +29,20 @@ $b mkdir -p /root"$work"
 $b mount -t ext4 /dev/vdb /root"$work"
 $b ifconfig lo 127.0.0.1 up
 $b hostname outer
+echo '127.0.0.1 localhost outer' >/root/etc/hosts
 cat >/root/run/main <<'END'
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+modprobe kvm halt_poll_ns=0
 modprobe kvm-amd
 cd "$1"
 [ -e .owned ] || { chown -R 0:0 . && : >.owned; }
 (. ./script)
 echo "outer: ended with $?"
 END
+# The port comes when the driver and QEMU have talked.
+until [ -c /root/dev/vport0p1 ]; do
+    $b usleep 10000
+done
 # Tests want files of a disk, not of memory, in their temporary directory.
 $b chroot /root /usr/bin/sh /run/main "$work" >/root/dev/vport0p1 2>&1 </dev/null
 $b sync
