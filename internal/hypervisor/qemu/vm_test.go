@@ -73,7 +73,7 @@ func fullConfig(t *testing.T, code []byte) hypervisor.Config {
 	}
 	return hypervisor.Config{
 		Name:    "a, b",
-		CPUs:    2,
+		CPUs:    min(2, runtime.NumCPU()), // of more KVM's QEMU complains
 		Memory:  128 << 20,
 		Kernel:  writeKernel(t, piece{0x100000, code}),
 		Initrd:  file("initrd,é", 4096),
