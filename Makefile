@@ -45,7 +45,7 @@ demo: deps build
 deps-tests:
 	GO='$(GO)' scripts/deps.sh tests
 
-test: deps-tests build lint cross reproducible unit e2e
+test: deps-tests build lint cross reproducible unit e2e e2e-kvm
 
 unit:
 	$(GO) test -short ./...
@@ -55,7 +55,8 @@ e2e: build
 	export PATH="$(if $(filter 10,$(QEMU)),$$(scripts/unpack.sh trixie):)$$PATH"; \
 	$(GO) test -count=1 -v ./internal/hypervisor/qemu && $(GO) test -count=1 -timeout 50m -v ./e2e -args $(E2E) $(if $(ENGINE),-engine $(ENGINE))
 
-# Where KVM works, in a VM that has it (e2e/outer); with QEMU=7, on Debian 12's in there.
+# Where KVM works, in a VM that has it (e2e/outer): the core of the tests, with OUTER=-long
+# all that can run there; with QEMU=7, on Debian 12's in there.
 e2e-kvm: build
 	GO='$(GO)' $(GO) run ./e2e/outer $(if $(filter 7,$(QEMU)),-qemu bookworm) $(OUTER)
 
