@@ -150,6 +150,7 @@ func serves(t *testing.T, machine string) {
 // Connections to peers that do not read, out of a container and into one, cost a bounded
 // amount of the host's memory, which is given back, and nobody else his service.
 func TestAttackDeafPeers(t *testing.T) {
+	takesLong(t)
 	pid := statusOf(t, shared).PID
 	before := residentMiB(t, pid)
 	port := deafListener(t)
