@@ -106,10 +106,10 @@ func (vm *VM) exitCause(waitErr error) error {
 			err = &marked{fmt.Errorf("QEMU crashed: %s", s), hypervisor.ErrCrashed}
 		}
 		err = &marked{err, hypervisor.ErrKilled}
-		switch {
-		case said != "":
-			return fmt.Errorf("%w; its last words: %s", err, said)
-		case status.Signal() == syscall.SIGKILL:
+		if said != "" { // perhaps long ago, a warning for instance
+			err = fmt.Errorf("%w; its last words: %s", err, said)
+		}
+		if status.Signal() == syscall.SIGKILL {
 			return withHint(err, "if nobody did that, the host was short of memory; give the machine less")
 		}
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -139,6 +140,18 @@ func TestCause(t *testing.T) {
 		_, _ = w.Write([]byte(tt.stderr))
 		if got := w.cause(); got != tt.want {
 			t.Errorf("cause of %q is %q, want %q", tt.stderr, got, tt.want)
+		}
+	}
+}
+
+// Whatever QEMU said before it was killed, what to do is said, too.
+func TestKilledAfterAWord(t *testing.T) {
+	for _, said := range []string{"", "qemu-system-x86_64: something of long ago\n"} {
+		vm := &VM{fds: &descriptors{}, stderr: &tailWriter{max: 4096}}
+		_, _ = vm.stderr.Write([]byte(said))
+		err := vm.exitCause(exec.Command("sh", "-c", "kill -9 $$").Run())
+		if !errors.Is(err, hypervisor.ErrKilled) || hintOf(err) == "" || strings.Contains(err.Error(), "long ago") != (said != "") {
+			t.Errorf("after %q: %v", said, err)
 		}
 	}
 }
