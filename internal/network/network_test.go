@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
@@ -232,4 +233,46 @@ func TestEndedConnectionsAreForgotten(t *testing.T) {
 		}
 		return true
 	})
+}
+
+// What a guest has not read counts, also when both sides have said all.
+func TestUnreadRestsCount(t *testing.T) {
+	n, g := newPair(t, Config{})
+	small := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: 64 << 10, Max: 64 << 10}
+	g.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &small)
+	const read, rest = 4 << 20, 256 << 10 // after so much the buffers have room for the rest
+	addr := lazy(t, func(c net.Conn) {
+		defer c.Close()
+		_, _ = c.Write(make([]byte, read+rest))
+	})
+	c, err := g.dial(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.CopyN(io.Discard, c, read); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.(*gonet.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "both sides have ended", func() bool {
+		for _, ep := range n.stack.RegisteredEndpoints() {
+			if e, ok := ep.(*tcp.Endpoint); ok {
+				switch e.EndpointState() {
+				case tcp.StateClosing, tcp.StateLastAck:
+					return true
+				}
+			}
+		}
+		return false
+	})
+	eventually(t, "it counts as stuck", func() bool {
+		list := n.conns.list()
+		return len(list) == 1 && list[0].stuck.Load() > 0
+	})
+	if got, err := io.Copy(io.Discard, c); got != rest || err != nil {
+		t.Errorf("the rest is of %d bytes, %v", got, err)
+	}
+	eventually(t, "it counts no more", func() bool { return len(n.conns.list()) == 0 })
 }

@@ -62,9 +62,11 @@ func relay(host net.Conn, guest *guestConn) {
 	}
 	ended := make(chan struct{}) // by the host
 	done := make(chan struct{})
+	unread := false // something, when the host had said all
 	go func() {
 		defer close(done)
 		err := copyToGuest(guest, host)
+		unread = !guest.allSent()
 		close(ended)
 		if err != nil || guest.CloseWrite() != nil {
 			abort()
@@ -80,7 +82,31 @@ func relay(host net.Conn, guest *guestConn) {
 	}
 	<-done
 	_ = host.Close()
+	if unread {
+		guest.settle()
+	}
 	_ = guest.Close()
+}
+
+// settle waits until the guest has taken what was sent to it, and the end of it, or is dead:
+// what it does not read holds memory, and so has to count on.
+func (c *guestConn) settle() {
+	e, ok := c.ep.(*tcp.Endpoint)
+	if !ok {
+		return
+	}
+	entry, event := waiter.NewChannelEntry(waiter.EventErr | waiter.EventHUp)
+	c.wq.EventRegister(&entry)
+	defer c.wq.EventUnregister(&entry)
+	c.stuck.Add(1)
+	defer c.stuck.Add(-1)
+	for state := e.EndpointState(); state == tcp.StateClosing || state == tcp.StateLastAck; state = e.EndpointState() {
+		select {
+		case <-event:
+		case <-c.network.ctx.Done():
+			return
+		}
+	}
 }
 
 // gone waits until stop is closed or the guest's side is dead in both directions, and
