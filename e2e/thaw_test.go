@@ -220,7 +220,7 @@ func TestStaleStates(t *testing.T) {
 			}},
 			{"the hardware is another", "have changed", func() {
 				hyve(t, "stop", "stale")
-				run("sed", "-i", `s/"cpus": 2/"cpus": 1/`, filepath.Join(dir, "machine.json"))
+				run("sed", "-i", `s/"memory": [0-9]*/"memory": 1610612736/`, filepath.Join(dir, "machine.json"))
 			}},
 			{"the hypervisor is another", "have changed", func() {
 				hyve(t, "stop", "stale")

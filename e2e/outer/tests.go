@@ -80,7 +80,7 @@ func (o *outer) steps() []step {
 	}
 	first := path + setting + "qemu-system-x86_64 --version | head -n 1; cat /proc/uptime\n"
 	if o.tests == "" {
-		first += "(cd " + hypervisor + " && ./qemu.test -test.v -test.timeout 20m -test.skip '^TestTakenOver$') || status=1\n"
+		first += "(cd " + hypervisor + " && ./qemu.test -test.v -test.timeout 20m -test.skip '^" + leftOut + "$') || status=1\n"
 	}
 	first += e2eCommand(pattern, args)
 	if !o.long && !strings.Contains(o.tests, "HostReboots") {
@@ -175,8 +175,12 @@ func (r *results) missed(wanted []string) error {
 	return fmt.Errorf("not passed: %s", strings.Join(names, " "))
 }
 
+// leftOut is a test of the hypervisor package that has not come to its end in here.
+const leftOut = "TestTakenOver"
+
 // print says what all of it proves nothing about.
 func (r *results) print(all []string) {
+	fmt.Println("outer: left out", leftOut)
 	for _, name := range r.skipped {
 		fmt.Println("outer: skipped", name)
 	}
