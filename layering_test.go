@@ -128,21 +128,31 @@ func checkImports(t *testing.T, path string) {
 		t.Errorf("%s: package %s has no place in layers", path, pkg)
 		return
 	}
+	for _, own := range ownImports(t, path) {
+		if !slices.Contains(allowed, own) {
+			t.Errorf("%s imports %s, which its layer may not", path, own)
+		}
+	}
+}
+
+// ownImports are the packages of hyve's own that a file imports.
+func ownImports(t *testing.T, path string) (own []string) {
+	t.Helper()
 	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
 	if err != nil {
 		t.Error(err)
-		return
+		return nil
 	}
 	for _, spec := range file.Imports {
 		name, err := strconv.Unquote(spec.Path.Value)
 		if err != nil {
 			t.Error(err)
-			continue
 		}
-		if own, ok := strings.CutPrefix(name, module); ok && !slices.Contains(allowed, own) {
-			t.Errorf("%s imports %s, which its layer may not", path, own)
+		if name, ok := strings.CutPrefix(name, module); ok {
+			own = append(own, name)
 		}
 	}
+	return own
 }
 
 // eachFile passes the files of Go to check, without tests and those below some directories.
@@ -173,14 +183,21 @@ func TestConnectionsAreAcceptedInOneWay(t *testing.T) {
 	eachFile(t, acceptors, func(path string) { checkAccepts(t, path) })
 }
 
-func checkAccepts(t *testing.T, path string) {
+// inspect passes what a file consists of to visit, which returns whether to look inside, and
+// has at say where something is.
+func inspect(t *testing.T, path string, visit func(node ast.Node, at func(token.Pos) token.Position) bool) {
+	t.Helper()
 	files := token.NewFileSet()
 	file, err := parser.ParseFile(files, path, nil, parser.SkipObjectResolution)
 	if err != nil {
 		t.Error(err)
 		return
 	}
-	ast.Inspect(file, func(node ast.Node) bool {
+	ast.Inspect(file, func(node ast.Node) bool { return visit(node, files.Position) })
+}
+
+func checkAccepts(t *testing.T, path string) {
+	inspect(t, path, func(node ast.Node, at func(token.Pos) token.Position) bool {
 		assign, ok := node.(*ast.AssignStmt)
 		if !ok || len(assign.Lhs) != 2 || len(assign.Rhs) != 1 { // an SSH channel's Accept returns three
 			return true
@@ -190,7 +207,7 @@ func checkAccepts(t *testing.T, path string) {
 			return true
 		}
 		if f, ok := call.Fun.(*ast.SelectorExpr); ok && strings.HasPrefix(f.Sel.Name, "Accept") {
-			t.Errorf("%s: use accept.Door", files.Position(call.Pos()))
+			t.Errorf("%s: use accept.Door", at(call.Pos()))
 		}
 		return true
 	})
@@ -217,22 +234,16 @@ func TestFilesAreReadInOneWay(t *testing.T) {
 }
 
 func checkReads(t *testing.T, path string, opens bool) {
-	files := token.NewFileSet()
-	file, err := parser.ParseFile(files, path, nil, parser.SkipObjectResolution)
-	if err != nil {
-		t.Error(err)
-		return
-	}
-	ast.Inspect(file, func(node ast.Node) bool {
+	inspect(t, path, func(node ast.Node, at func(token.Pos) token.Position) bool {
 		if call, ok := node.(*ast.CallExpr); ok && !opens && waitsForPipes(call) {
-			t.Errorf("%s: use bounded.Open", files.Position(call.Pos()))
+			t.Errorf("%s: use bounded.Open", at(call.Pos()))
 		}
 		f, ok := node.(*ast.SelectorExpr)
 		if !ok || f.Sel.Name != "ReadFile" && f.Sel.Name != "LoadX509KeyPair" {
 			return true
 		}
 		if pkg, ok := f.X.(*ast.Ident); ok && (pkg.Name == "os" || pkg.Name == "ioutil" || pkg.Name == "tls") {
-			t.Errorf("%s: use bounded.ReadFile", files.Position(f.Pos()))
+			t.Errorf("%s: use bounded.ReadFile", at(f.Pos()))
 		}
 		return true
 	})
@@ -269,14 +280,9 @@ func TestHypervisorsArePickedInOnePlace(t *testing.T) {
 		if slices.ContainsFunc(knowing, func(dir string) bool { return strings.HasPrefix(filepath.ToSlash(path), dir+"/") }) {
 			return nil
 		}
-		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
-		if err != nil {
-			return err
-		}
-		for _, spec := range file.Imports {
-			name, err := strconv.Unquote(spec.Path.Value)
-			if own, ok := strings.CutPrefix(name, module+"internal/hypervisor/"); ok && own != "pick" || err != nil {
-				t.Errorf("%s imports %s; internal/hypervisor/pick finds one", path, name)
+		for _, own := range ownImports(t, path) {
+			if kind, ok := strings.CutPrefix(own, "internal/hypervisor/"); ok && kind != "pick" {
+				t.Errorf("%s imports %s; internal/hypervisor/pick finds one", path, own)
 			}
 		}
 		return nil
@@ -290,15 +296,9 @@ func TestHypervisorsArePickedInOnePlace(t *testing.T) {
 func TestInterfacesAreNarrow(t *testing.T) {
 	const widest = 10
 	eachFile(t, nil, func(path string) {
-		files := token.NewFileSet()
-		file, err := parser.ParseFile(files, path, nil, parser.SkipObjectResolution)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		ast.Inspect(file, func(node ast.Node) bool {
+		inspect(t, path, func(node ast.Node, at func(token.Pos) token.Position) bool {
 			if i, ok := node.(*ast.InterfaceType); ok && i.Methods.NumFields() > widest {
-				t.Errorf("%s: an interface of %d methods, at most %d", files.Position(i.Pos()), i.Methods.NumFields(), widest)
+				t.Errorf("%s: an interface of %d methods, at most %d", at(i.Pos()), i.Methods.NumFields(), widest)
 			}
 			return true
 		})
