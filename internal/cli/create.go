@@ -138,14 +138,24 @@ func (a *app) creation(cmd *cobra.Command, c *creation) (home machine.Home, opti
 			return "", options, err
 		}
 	}
-	if q := options.Spec.Hypervisor; strings.ContainsRune(q, filepath.Separator) {
-		// The supervisor works in another directory; a mere name is looked for on PATH.
-		if options.Spec.Hypervisor, err = filepath.Abs(q); err != nil {
-			return "", options, fmt.Errorf("finding QEMU %s: %w", q, err)
-		}
+	if options.Spec.Hypervisor, err = hypervisorPath(options.Spec.Hypervisor); err != nil {
+		return "", options, err
 	}
 	options.Contexts, err = a.contexts(home)
 	return home, options, err
+}
+
+// hypervisorPath is the path of --qemu as a supervisor finds it, which works in another
+// directory. A mere name is looked for on PATH.
+func hypervisorPath(given string) (string, error) {
+	if !strings.ContainsRune(given, filepath.Separator) {
+		return given, nil
+	}
+	path, err := filepath.Abs(given)
+	if err != nil {
+		return "", fmt.Errorf("finding QEMU %s: %w", given, err)
+	}
+	return path, nil
 }
 
 // acceptMachineFlags lets docker-machine's and its xhyve driver's names for

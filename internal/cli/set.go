@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -130,10 +129,8 @@ func (c *settingFlags) settings(f *pflag.FlagSet, words []string) (s machine.Set
 	if c.idle != "off" {
 		spec.Idle = c.idle
 	}
-	if q := spec.Hypervisor; strings.ContainsRune(q, filepath.Separator) {
-		if spec.Hypervisor, err = filepath.Abs(q); err != nil {
-			return s, fmt.Errorf("finding QEMU %s: %w", q, err)
-		}
+	if spec.Hypervisor, err = hypervisorPath(spec.Hypervisor); err != nil {
+		return s, err
 	}
 	s.CPUs = given(f, "cpus", spec.CPUs)
 	s.Memory = given(f, "memory", spec.Memory)
