@@ -39,15 +39,15 @@ func (q *QEMU) capabilities(accel string) hypervisor.Capabilities {
 		Channels:  hypervisor.Ports,
 		Kernel:    hypervisor.Unpacked, // which spares an emulated processor the unpacking
 	}
-	if accel != accelTCG {
-		_, err := q.guestProcessor()
-		switch {
-		case accel != alsoFreezes:
-			// Hardware has clocks of its own.
-			c.NoFreeze = "freezing is not verified with " + accel + " yet"
-		case err != nil:
+	switch accel {
+	case accelTCG:
+	case alsoFreezes:
+		if _, err := q.guestProcessor(); err != nil {
 			c.NoFreeze = err.Error()
 		}
+	default:
+		// Hardware has clocks of its own.
+		c.NoFreeze = "freezing is not verified with " + accel + " yet"
 	}
 	if err := canShareMemory(); err != nil {
 		c.NoSharing = err.Error()

@@ -2,24 +2,24 @@ package qemu
 
 import (
 	"encoding/binary"
+	"errors"
 	"unsafe"
-
-	"golang.org/x/sys/unix"
 )
 
 // processorFeatures returns the leaves of CPUID that KVM can show to a guest, family, model
 // and vendor among them, and the microcode's revision.
 func processorFeatures() ([]byte, error) {
-	dev, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	dev, v := openKVM("/dev/kvm")
+	if dev == nil {
+		return nil, errors.New(v.Reason)
+	}
+	defer dev.Close()
+	kvm := int(dev.Fd())
+	id, err := supportedCPUID(kvm)
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(dev)
-	id, err := supportedCPUID(dev)
-	if err != nil {
-		return nil, err
-	}
-	return binary.LittleEndian.AppendUint64(id.features(), microcode(dev)), nil
+	return binary.LittleEndian.AppendUint64(id.features(), microcode(kvm)), nil
 }
 
 // kvmMSRs is struct kvm_msrs with one entry.

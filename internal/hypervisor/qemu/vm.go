@@ -58,9 +58,7 @@ func (q *QEMU) Start(ctx context.Context, cfg hypervisor.Config, o hypervisor.Op
 	if err != nil {
 		return nil, err
 	}
-	i := &hypervisor.Instance{VM: vm, PID: vm.PID(), SharesMemory: vm.origin != nil, Events: vm.events}
-	i.Unconfined = gaps(vm.level)
-	return i, nil
+	return &hypervisor.Instance{VM: vm, PID: vm.PID(), SharesMemory: vm.origin != nil, Unconfined: gaps(vm.level), Events: vm.events}, nil
 }
 
 // Unconfined implements hypervisor.Backend.
