@@ -25,8 +25,8 @@ func keychainCAs(h *Host) []byte {
 		return nil
 	}
 	var trusted bytes.Buffer
-	for block, rest := pem.Decode(all); block != nil; block, rest = pem.Decode(rest) {
-		one := pem.EncodeToMemory(block)
+	for der := range certificates(all) {
+		one := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 		f, err := os.CreateTemp("", "hyve-ca-")
 		if err != nil {
 			return nil

@@ -190,8 +190,8 @@ func TestUnansweredRequest(t *testing.T) {
 	}
 }
 
-// A rehearsed connection is the first client's, or nobody's.
-func TestRehearsal(t *testing.T) {
+// A connection that was made beforehand is the first client's, or nobody's.
+func TestWarmConn(t *testing.T) {
 	var r warmConn
 	dialled := 0
 	dial := func(context.Context) (net.Conn, error) {

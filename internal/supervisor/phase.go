@@ -71,7 +71,7 @@ const (
 	wordCopy    //
 	wordSettle  // give the guest what is new in its settings
 	quiet       // nothing has happened for long
-	clientWaits // somebody has something for the guest
+	clientWaits // a client waits for the guest
 
 	finished // what busy was about is done, or has failed
 	isFrozen // the VM is frozen, and ends

@@ -497,7 +497,7 @@ func (p *resources) fit() error {
 	return nil
 }
 
-// gather finds the parts, side by side.
+// gather finds them, side by side.
 func gather(ctx context.Context, m *machine.Machine) (*resources, error) {
 	var p resources
 	group, ctx := errgroup.WithContext(ctx)

@@ -38,25 +38,33 @@ func (s *surroundings) get() guestapi.Surroundings {
 func (s *surroundings) refresh() (changed bool) {
 	s.read.Lock()
 	defer s.read.Unlock()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var now guestapi.Surroundings
-	var notes []string
-	for again := true; again; {
+	for {
+		s.mu.Lock()
 		parts := s.parts
 		s.mu.Unlock()
-		now, notes = s.host.Read(parts)
-		s.mu.Lock()
-		again = !slices.Equal(parts, s.parts)
+		now, notes := s.host.Read(parts)
+		if changed, kept := s.keep(parts, now, notes); kept {
+			return changed
+		}
+	}
+}
+
+// keep takes what was read of those parts for the last, unless there are to be others by
+// now, and tells whether it is new.
+func (s *surroundings) keep(parts []string, now guestapi.Surroundings, notes []string) (changed, kept bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.Equal(parts, s.parts) {
+		return false, false
 	}
 	if s.last != nil && reflect.DeepEqual(*s.last, now) {
-		return false
+		return false, true
 	}
 	s.last = &now
 	for _, note := range notes {
 		s.log(note)
 	}
-	return true
+	return true, true
 }
 
 // set changes which parts of them the machine has. It does not wait for a reading that goes
