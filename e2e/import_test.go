@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"testing"
 )
 
@@ -150,28 +149,23 @@ func TestImport(t *testing.T) {
 	os.Remove(pid)
 	t.Cleanup(func() { try(limit, binary, "rm", "-f", "dev") })
 	eventually(t, "an import is killed while it copies the disk", func() bool {
-		killed := command(t.Context(), binary, "import", "--from", store, "dev")
-		if err := killed.Start(); err != nil {
+		cmd := command(t.Context(), binary, "import", "--from", store, "dev")
+		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		var ended atomic.Bool
-		copying := make(chan bool)
-		go func() {
-			seen := false
-			// The copy takes a few milliseconds where the disk is quick, so this does not sleep.
-			for !seen && !ended.Load() {
-				disks, _ := filepath.Glob(filepath.Join(home, "machines", ".draft-*", "disk.img"))
-				seen = len(disks) > 0
-			}
-			killed.Process.Kill()
-			copying <- seen
-		}()
-		err := killed.Wait()
-		ended.Store(true)
-		if seen := <-copying; seen && err != nil {
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		copying := false
+		// The copy takes a few milliseconds where the disk is quick, so this does not sleep.
+		for !copying && len(ended) == 0 {
+			disks, _ := filepath.Glob(filepath.Join(home, "machines", ".draft-*", "disk.img"))
+			copying = len(disks) > 0
+		}
+		cmd.Process.Kill()
+		if err := <-ended; copying && err != nil {
 			return true
 		}
-		try(limit, binary, "rm", "-f", "dev")
+		try(limit, binary, "rm", "-f", "dev") // it was too quick
 		return false
 	})
 	if strings.Contains(hyve(t, "ls", "-q"), "dev") {

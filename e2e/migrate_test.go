@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// A volume with what few volumes hold; /data is its mount point.
+// A volume with rare kinds of files; /data is its mount point.
 const oddVolume = `cd /data && mkdir dir && echo text > dir/a && ln dir/a b && ln -s ../nowhere dir/link && mkfifo fifo && mknod null c 1 3 &&
 	touch "$(printf 'not-utf8-\377\376')" && dd if=/dev/zero of=sparse bs=1 count=1 seek=3000000 2>/dev/null &&
 	dd if=/dev/urandom of=random bs=1M count=6 2>/dev/null && cp dir/a setuid && chmod 4755 setuid &&
