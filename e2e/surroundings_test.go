@@ -148,7 +148,13 @@ func TestSSHTools(t *testing.T) {
 		t.Skip(err)
 	}
 	t.Cleanup(func() { keeper.Process.Kill(); keeper.Wait() })
-	eventually(t, "the agent is there", func() bool { _, err := os.Stat(agent); return err == nil })
+	eventually(t, "the agent listens", func() bool {
+		conn, err := net.Dial("unix", agent)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
 	add := exec.Command("ssh-add", filepath.Join(machine, "id_ed25519"))
 	add.Env = append(os.Environ(), "SSH_AUTH_SOCK="+agent)
 	if out, err := add.CombinedOutput(); err != nil {

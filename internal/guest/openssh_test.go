@@ -149,7 +149,7 @@ func TestOpenSSHAgent(t *testing.T) {
 	o := newOpenSSH(t)
 	agent := filepath.Join(o.dir, "agent")
 	o.start(nil, "ssh-agent", "-D", "-a", agent)
-	eventually(t, func() bool { return exists(agent) })
+	eventually(t, func() bool { return listens(agent) })
 	env := []string{"SSH_AUTH_SOCK=" + agent}
 	if out, code := o.run(env, "ssh-add", filepath.Join(o.dir, "key")); code != 0 {
 		t.Fatal(out)
@@ -211,6 +211,16 @@ func says(network, address string) string {
 	b := make([]byte, 64)
 	n, _ := conn.Read(b)
 	return string(b[:n])
+}
+
+// listens reports whether somebody listens at a socket: a file that bind has just made
+// still refuses.
+func listens(path string) bool {
+	conn, err := net.Dial("unix", path)
+	if err == nil {
+		conn.Close()
+	}
+	return err == nil
 }
 
 func unusedPort(t *testing.T) string {
@@ -290,8 +300,7 @@ func TestOpenSSHForwardsAsTheUser(t *testing.T) {
 	os.Chmod(private, 0o600)
 	at := filepath.Join(o.dir, "at")
 	_, printed := o.start(nil, "ssh", append(append([]string{}, o.options...), "-N", "-L", at+":"+private, "machine")...)
-	eventually(t, func() bool { return exists(at) })
-	says("unix", at)
+	eventually(t, func() bool { return listens(at) })
 	eventually(t, func() bool { return strings.Contains(readText(printed), "permission denied") })
 	if err := (account{uid: 65534, gid: 65534}).as(func() error { return nil }); err != nil || os.Geteuid() != 0 {
 		t.Errorf("root is not root any more: %v", err)
@@ -367,7 +376,7 @@ func TestOpenSSHSessions(t *testing.T) {
 	// Several sessions over one connection.
 	control := filepath.Join(o.dir, "control")
 	p, _ := o.start(nil, "ssh", append(append([]string{}, o.options...), "-MN", "-S", control, "machine")...)
-	eventually(t, func() bool { return exists(control) })
+	eventually(t, func() bool { return listens(control) })
 	for range 3 {
 		if out, code := o.ssh(nil, []string{"-S", control}, "echo over"); code != 0 || out != "over\n" {
 			t.Errorf("a session beside others: %d, %q", code, out)
