@@ -299,7 +299,7 @@ func TestHostAddress(t *testing.T) {
 
 func allListeners(t *testing.T) []listener {
 	t.Helper()
-	all, err := listeners()
+	all, _, err := listeners()
 	if err != nil {
 		t.Fatal(err)
 	}

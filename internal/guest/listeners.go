@@ -7,7 +7,7 @@ import (
 
 // A listener is a socket of the guest's own network that waits for anybody.
 type listener struct {
-	protocol string // "tcp", "udp"
+	protocol string // "tcp", "udp", "sctp"
 	address  netip.AddrPort
 	only6    bool   // of "::", not for IPv4
 	twin     bool   // there is one of "0.0.0.0" with the same port
@@ -101,7 +101,7 @@ func (l listener) wanted(card netip.Addr) (publication, bool) {
 		p.hostIP = "" // both families
 	case ip == netip.IPv6Unspecified():
 		p.hostIP = "::"
-		if !l.twin {
+		if !l.twin && p.protocol != "sctp" { // which goes nowhere
 			p.target = netip.AddrPortFrom(netip.IPv6Loopback(), p.port).String()
 		}
 	case ip == netip.IPv4Unspecified(), ip == card:

@@ -18,9 +18,10 @@ import (
 )
 
 // The kernel tells when a TCP socket begins and ceases to listen and when a UDP socket is
-// bound, by two programs that ring a bell; which sockets there are is asked of it then.
-// It does not tell when a UDP socket is closed, so while one is published that is no
-// container's, it is asked now and then.
+// bound, by programs that ring a bell; which sockets there are is asked of it then. It does
+// not tell when a UDP socket is closed, so while one is published that is no container's, it
+// is asked now and then. Of SCTP it tells that there is a socket and nothing else, so from the
+// first one on it is asked as well.
 const (
 	listenersSettle = 50 * time.Millisecond
 	listenersAgain  = 2 * time.Second
@@ -54,12 +55,12 @@ func (g *guest) followListeners() {
 		}
 	})
 	for {
-		udp, err := g.publishListeners(f)
+		untold, err := g.publishListeners(f)
 		if err != nil {
 			g.note(err)
 		}
 		var again <-chan time.Time
-		if udp {
+		if untold {
 			again = time.After(listenersAgain)
 		}
 		select {
@@ -72,9 +73,10 @@ func (g *guest) followListeners() {
 	}
 }
 
-// publishListeners publishes what listens now, and tells whether there is UDP among it.
-func (g *guest) publishListeners(f *following) (udp bool, err error) {
-	all, err := listeners()
+// publishListeners publishes what listens now, and reports whether there may be a change that
+// the kernel does not tell.
+func (g *guest) publishListeners(f *following) (untold bool, err error) {
+	all, untold, err := listeners()
 	if err != nil {
 		return false, err
 	}
@@ -101,13 +103,13 @@ func (g *guest) publishListeners(f *following) (udp bool, err error) {
 			}
 		}
 		wanted = append(wanted, p)
-		udp = udp || p.protocol == "udp"
+		untold = untold || p.protocol == "udp"
 	}
 	wanted = g.ports.unclaimed(wanted)
 	at := f.relays.follow(card, wanted)
 	maps.Copy(at, moved)
 	g.ports.follow(wanted, at)
-	return udp, f.ways.follow(moved)
+	return untold, f.ways.follow(moved)
 }
 
 // hasAddress tells whether a network device, by its number, has the address.
@@ -124,14 +126,13 @@ func hasAddress(device uint32, address netip.Addr) bool {
 }
 
 // listeners asks the kernel for the sockets of this network name space that wait for
-// anybody.
-func listeners() ([]listener, error) {
-	var all []listener
+// anybody, and whether it has SCTP.
+func listeners() (all []listener, sctp bool, err error) {
 	for _, kind := range []struct {
 		protocol string
 		number   uint8
 		state    uint32
-	}{{"tcp", unix.IPPROTO_TCP, 10}, {"udp", unix.IPPROTO_UDP, 7}} { // TCP_LISTEN, TCP_CLOSE
+	}{{"tcp", unix.IPPROTO_TCP, 10}, {"udp", unix.IPPROTO_UDP, 7}, {"sctp", unix.IPPROTO_SCTP, 10}} { // TCP_LISTEN, TCP_CLOSE
 		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 			request := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
 			body := make([]byte, 56) // struct inet_diag_req_v2
@@ -143,8 +144,9 @@ func listeners() ([]listener, error) {
 				continue // no such sockets, no such module
 			}
 			if err != nil {
-				return nil, fmt.Errorf("asking what listens: %w", err)
+				return nil, false, fmt.Errorf("asking what listens: %w", err)
 			}
+			sctp = sctp || kind.protocol == "sctp"
 			for _, answer := range answers {
 				if l, ok := parseListener(kind.protocol, answer); ok {
 					all = append(all, l)
@@ -152,10 +154,10 @@ func listeners() ([]listener, error) {
 			}
 		}
 	}
-	return all, nil
+	return all, sctp, nil
 }
 
-// A bell rings when sockets begin or cease to listen in a control group or below. It is a
+// A bell rings when sockets begin or cease to listen in a control group or below, or may. It is a
 // ring of the kernel's, in which nobody cares for more than that there is something.
 type bell struct {
 	fd       int
@@ -188,8 +190,9 @@ func newBell(group string) (*bell, error) {
 	b := &bell{fd: fd, consumed: (*uint64)(unsafe.Pointer(&ours[0])), produced: (*uint64)(unsafe.Pointer(&theirs[0]))}
 	return b, errors.Join(
 		attachProgram(dir, hook{unix.BPF_PROG_TYPE_SOCK_OPS, unix.BPF_CGROUP_SOCK_OPS}, b.onListen()),
-		attachProgram(dir, hook{unix.BPF_PROG_TYPE_CGROUP_SOCK, unix.BPF_CGROUP_INET4_POST_BIND}, b.onBind()),
-		attachProgram(dir, hook{unix.BPF_PROG_TYPE_CGROUP_SOCK, unix.BPF_CGROUP_INET6_POST_BIND}, b.onBind()),
+		attachProgram(dir, hook{unix.BPF_PROG_TYPE_CGROUP_SOCK, unix.BPF_CGROUP_INET4_POST_BIND}, b.onSocket(unix.IPPROTO_UDP)),
+		attachProgram(dir, hook{unix.BPF_PROG_TYPE_CGROUP_SOCK, unix.BPF_CGROUP_INET6_POST_BIND}, b.onSocket(unix.IPPROTO_UDP)),
+		attachProgram(dir, hook{unix.BPF_PROG_TYPE_CGROUP_SOCK, unix.BPF_CGROUP_INET_SOCK_CREATE}, b.onSocket(unix.IPPROTO_SCTP)),
 	)
 }
 
@@ -219,12 +222,12 @@ func (b *bell) onListen() []insn {
 	}, b.ring()...)
 }
 
-// onBind is for struct bpf_sock: it rings for UDP.
-func (b *bell) onBind() []insn {
-	const protocol = 12 // field
+// onSocket is for struct bpf_sock: it rings for one of the protocol.
+func (b *bell) onSocket(protocol int32) []insn {
+	const field = 12
 	return append([]insn{
-		load32(2, 1, protocol),
-		ifEqual(2, unix.IPPROTO_UDP, 2),
+		load32(2, 1, field),
+		ifEqual(2, protocol, 2),
 		set(0, 1),
 		exit(),
 	}, b.ring()...)

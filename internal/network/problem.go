@@ -26,7 +26,7 @@ func (e beyondError) Hint() string { return "publish it without an address" }
 // A Problem is a published port that is not reachable where it should be. The
 // machine runs on without it.
 type Problem struct {
-	Protocol string         // "tcp", "udp"
+	Protocol string         // "tcp", "udp", "sctp"
 	Address  netip.AddrPort // of the host
 	Cause    error          // a syscall.Errno, most likely; comparable
 	Holder   Holder         // who has the port, where that is known
@@ -87,6 +87,8 @@ func (p Problem) Hint() string {
 		return "another program or machine has the port; hyve takes it over when it becomes free"
 	case p.Cause == syscall.EADDRNOTAVAIL:
 		return "the host does not have this address now; hyve binds it when it does"
+	case p.Cause == syscall.EPROTONOSUPPORT:
+		return "tcp and udp can be published to the host; sctp is served in the machine alone"
 	}
 	return ""
 }

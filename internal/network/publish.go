@@ -30,7 +30,7 @@ const maxBindings = 4 * MaxPorts
 // PublishedPort is one address of the host on which a port of the guest is, or
 // should be, reachable.
 type PublishedPort struct {
-	Protocol string         // "tcp", "udp"
+	Protocol string         // "tcp", "udp", "sctp"
 	Address  netip.AddrPort // of the host
 	Problem  *Problem       // nil if it is bound
 }
@@ -86,7 +86,7 @@ func (b *Binding) Close() { b.close() }
 
 // A Publication is a port of the guest as it is asked for.
 type Publication struct {
-	Protocol string // "tcp", "udp"
+	Protocol string // "tcp", "udp"; "sctp" is known, and refused
 	// HostIP is the host's address that the user gave to -p: "0.0.0.0" and "::" are all
 	// of a family, "" those of both.
 	HostIP string
@@ -103,10 +103,10 @@ type Publication struct {
 //
 // A firm publication is bound where it has to be when Publish returns, or the error is a
 // *Refusal. Whatever else cannot be bound is a Problem, told to Config.OnProblem and by
-// Ports, and tried again until it can be or the Binding is closed. Other errors are about
-// the arguments, or ErrClosed.
+// Ports, and tried again until it can be or the Binding is closed. SCTP never can. Other
+// errors are about the arguments, or ErrClosed.
 func (n *Network) Publish(p Publication) (*Binding, error) {
-	if p.Protocol != "tcp" && p.Protocol != "udp" {
+	if !slices.Contains([]string{"tcp", "udp", "sctp"}, p.Protocol) {
 		return nil, fmt.Errorf("publishing port %d: protocol %.10q cannot be published, only tcp and udp", p.Port, p.Protocol)
 	}
 	if p.Port == 0 {
@@ -118,6 +118,9 @@ func (n *Network) Publish(p Publication) (*Binding, error) {
 	places, err := placesOf(n.config.MachineIP, p.HostIP)
 	if err != nil {
 		return nil, fmt.Errorf("publishing port %d: %w", p.Port, err)
+	}
+	if p.Protocol == "sctp" {
+		places = []place{{loopback4, named}} // it fails anywhere, and one problem says so
 	}
 	if err := n.ports.want(p, places); err != nil {
 		return nil, err
@@ -427,10 +430,13 @@ func (p *publisher) bind(port *port) (err error) {
 	if !p.n.listened.Take("") {
 		return syscall.EMFILE
 	}
-	if port.key.protocol == "tcp" {
+	switch port.key.protocol {
+	case "tcp":
 		port.listener, err = p.n.publishTCP(port.key.addr, port.guest)
-	} else {
+	case "udp":
 		port.listener, err = p.n.publishUDP(port.key.addr, port.guest)
+	default:
+		err = syscall.EPROTONOSUPPORT
 	}
 	if err != nil {
 		p.n.listened.Give("")
@@ -446,6 +452,9 @@ func (p *publisher) failed(port *port, err error) {
 		}
 		p.news = append(p.news, news{problem, false})
 		port.problem = &problem
+	}
+	if port.problem.Cause == syscall.EPROTONOSUPPORT {
+		return
 	}
 	port.retry = time.Now().Add(port.delay)
 	port.delay = min(2*port.delay, retryMax)

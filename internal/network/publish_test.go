@@ -563,7 +563,7 @@ func TestPublishArguments(t *testing.T) {
 		port             uint16
 		want             string
 	}{
-		{"sctp", "", 80, "only tcp and udp"},
+		{"dccp", "", 80, "only tcp and udp"},
 		{"tcp", "", 0, "must be between 1 and 65535"},
 		{"tcp", "example.com", 80, "not this machine's"},
 		{"tcp", "192.0.2.1", 80, "not this machine's"},
@@ -575,6 +575,29 @@ func TestPublishArguments(t *testing.T) {
 	_ = n.Close()
 	if _, err := n.Publish(Publication{Protocol: "tcp", Port: 80}); err != ErrClosed {
 		t.Errorf("after Close: %v, want ErrClosed", err)
+	}
+}
+
+// SCTP is refused where somebody can be, and else a problem while it is wanted.
+func TestPublishSCTP(t *testing.T) {
+	n, _ := newNetwork(t, Config{})
+	for _, hostIP := range []string{"", "0.0.0.0", "::", "127.0.0.1"} {
+		_, err := n.Publish(Publication{Protocol: "sctp", HostIP: hostIP, Port: 7000, Firm: true})
+		if refusal, ok := errors.AsType[*Refusal](err); !ok || !strings.Contains(refusal.Error(), "protocol not supported") {
+			t.Errorf("firmly, on %q: %v", hostIP, err)
+		}
+	}
+	binding, err := n.Publish(Publication{Protocol: "sctp", Port: 7001})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ports := n.Ports(); len(ports) != 1 || ports[0].Problem == nil ||
+		ports[0].Problem.Error() != "publishing sctp port 7001 on 127.0.0.1: protocol not supported" || !strings.Contains(ports[0].Problem.Hint(), "in the machine alone") {
+		t.Errorf("its problems are %v", ports)
+	}
+	binding.Close()
+	if ports := n.Ports(); len(ports) != 0 {
+		t.Errorf("it is not wanted any more: %v", ports)
 	}
 }
 
