@@ -79,8 +79,9 @@ var layers = map[string][]string{
 
 	// The guest shares the contract with the host, how file systems begin, and how
 	// connections are accepted.
-	"internal/guestapi": {},
-	"internal/guest":    {"internal/guestapi", "internal/ext4", "internal/accept"},
+	"internal/guestapi":      {},
+	"internal/guest":         {"internal/guest/process", "internal/guestapi", "internal/ext4", "internal/accept"},
+	"internal/guest/process": {},
 
 	"e2e/testregistry":   {},
 	"e2e/testimage":      {"internal/image", "internal/image/build", "internal/machine"},

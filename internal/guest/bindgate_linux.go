@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hyve-vm/hyve/internal/guest/process"
 )
 
 // A bindGate asks before dockerd binds a port that it has chosen for a container. dockerd 28
@@ -27,9 +29,9 @@ type bindGate struct {
 
 // start starts a program behind the gate, or without it where the kernel has none: its
 // containers then get every port but a chosen one that the host has given away.
-func (g *bindGate) start(r *reaper, argv []string, attr *os.ProcAttr) (*process, error) {
+func (g *bindGate) start(r *process.Reaper, argv []string, attr *os.ProcAttr) (*process.Process, error) {
 	type outcome struct {
-		p   *process
+		p   *process.Process
 		err error
 	}
 	started := make(chan outcome)
@@ -41,13 +43,13 @@ func (g *bindGate) start(r *reaper, argv []string, attr *os.ProcAttr) (*process,
 		if err != nil {
 			g.logf("starting %s: %v", argv[0], err)
 		}
-		p, startErr := r.start(argv, attr)
+		p, startErr := r.Start(argv, attr)
 		switch {
 		case err != nil:
 		case startErr != nil:
 			unix.Close(calls)
 		default:
-			go g.serve(calls, p.pid)
+			go g.serve(calls, p.PID)
 		}
 		started <- outcome{p, startErr}
 	}()

@@ -40,7 +40,7 @@ func behindGate(t *testing.T, g *bindGate, what string) string {
 	if err != nil {
 		t.Fatalf("%s: %v after %q", what, err, text)
 	}
-	p.wait()
+	p.Wait()
 	line, _, _ := strings.Cut(string(text), "\n")
 	return line
 }

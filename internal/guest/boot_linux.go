@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hyve-vm/hyve/internal/guest/process"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -93,7 +94,7 @@ func Boot() {
 func newGuest() (g *guest, ctx context.Context, end context.CancelFunc) {
 	ctx, end = context.WithCancel(context.Background())
 	out := newOutbox(uptime)
-	r := newReaper()
+	r := process.New()
 	g = &guest{
 		reaper: r, out: out, ctx: ctx,
 		power:      make(chan guestapi.PowerOff, 1),
@@ -235,7 +236,7 @@ func (g *guest) openDoors() error {
 func (g *guest) keepDoors() error {
 	id, _ := g.identity.now.get()
 	for _, port := range []uint16{guestapi.EnginePort, guestapi.SSHPort} {
-		_, err := g.reaper.run(nil, "/usr/sbin/iptables", "--wait", "-t", "nat", "-I", "PREROUTING",
+		_, err := g.reaper.Run(nil, "/usr/sbin/iptables", "--wait", "-t", "nat", "-I", "PREROUTING",
 			"-s", id.Network.Gateway+","+id.Network.Host, "-p", "tcp", "--dport", strconv.Itoa(int(port)), "-j", "ACCEPT")
 		if err != nil {
 			return fmt.Errorf("keeping the way to port %d free: %w", port, err)

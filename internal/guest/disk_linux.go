@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hyve-vm/hyve/internal/ext4"
+	"github.com/hyve-vm/hyve/internal/guest/process"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -37,7 +38,7 @@ var boot2dockerDirs = []string{"certs", "etc/docker/certs.d"}
 
 // mountData waits for the data disk, makes its file system if the disk is blank,
 // repairs and grows it where needed, and mounts what is to persist.
-func mountData(ctx context.Context, d *devices, r *reaper, logf func(string, ...any)) error {
+func mountData(ctx context.Context, d *devices, r *process.Reaper, logf func(string, ...any)) error {
 	name, err := d.disk(ctx, guestapi.DataDisk)
 	if err != nil {
 		return err
@@ -61,7 +62,7 @@ func mountData(ctx context.Context, d *devices, r *reaper, logf func(string, ...
 }
 
 // prepareDisk returns the device to mount of the disk of that name.
-func prepareDisk(name string, r *reaper, logf func(string, ...any)) (string, ext4.Superblock, error) {
+func prepareDisk(name string, r *process.Reaper, logf func(string, ...any)) (string, ext4.Superblock, error) {
 	device := "/dev/" + name
 	head, err := readHead(device)
 	if err != nil {
@@ -177,19 +178,19 @@ func restIsBlank(device string) (bool, error) {
 // format makes the machine's file system. On a disk of zeros the tables of
 // inodes and the journal need no writing, now or later, so that the disk's file
 // on the host stays sparse.
-func format(device string, zeroed bool, r *reaper) error {
+func format(device string, zeroed bool, r *process.Reaper) error {
 	extended := "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
 	if zeroed {
 		extended += ",assume_storage_prezeroed=1"
 	}
 	// Images are many small files: an inode for every 8 KiB. No blocks are kept
 	// back for root, who is the only one to write here.
-	_, err := r.run(nil, "/usr/sbin/mkfs.ext4", "-q", "-F", "-L", ext4.DataLabel, "-i", "8192", "-m", "0", "-E", extended, device)
+	_, err := r.Run(nil, "/usr/sbin/mkfs.ext4", "-q", "-F", "-L", ext4.DataLabel, "-i", "8192", "-m", "0", "-E", extended, device)
 	return err
 }
 
 // check runs e2fsck where the superblock asks for more than a mount does.
-func check(device string, fs ext4.Superblock, r *reaper, logf func(string, ...any)) error {
+func check(device string, fs ext4.Superblock, r *process.Reaper, logf func(string, ...any)) error {
 	if !fs.NeedsCheck() {
 		return nil
 	}
@@ -197,8 +198,8 @@ func check(device string, fs ext4.Superblock, r *reaper, logf func(string, ...an
 	return fsck(device, r, logf)
 }
 
-func fsck(device string, r *reaper, logf func(string, ...any)) error {
-	out, status, err := r.output(nil, "/usr/sbin/e2fsck", "-p", device)
+func fsck(device string, r *process.Reaper, logf func(string, ...any)) error {
+	out, status, err := r.Output(nil, "/usr/sbin/e2fsck", "-p", device)
 	if err != nil {
 		return err
 	}
@@ -207,14 +208,14 @@ func fsck(device string, r *reaper, logf func(string, ...any)) error {
 	}
 	const corrected, reboot = 1, 2 // bits of its status; more are failures
 	if !status.Exited() || status.ExitStatus()&^(corrected|reboot) != 0 {
-		return &damagedError{fmt.Errorf("checking the data disk: e2fsck %s: %s", describeStatus(status), strings.ReplaceAll(lastLines(out, 5), "\n", "; "))}
+		return &damagedError{fmt.Errorf("checking the data disk: e2fsck %s: %s", process.Describe(status), strings.ReplaceAll(process.LastLines(out, 5), "\n", "; "))}
 	}
 	return nil
 }
 
 // mountExt4 mounts the data disk, which replays its journal after a crash. What
 // cannot be mounted is checked and tried once more.
-func mountExt4(device string, r *reaper, logf func(string, ...any)) error {
+func mountExt4(device string, r *process.Reaper, logf func(string, ...any)) error {
 	m := mountPoint{source: device, target: dataDir, fstype: "ext4", flags: unix.MS_NOATIME,
 		data: "discard,errors=remount-ro"}
 	err := m.mount()

@@ -3,6 +3,8 @@ package guest
 import (
 	"fmt"
 	"strconv"
+
+	"github.com/hyve-vm/hyve/internal/guest/process"
 )
 
 // doorWays lead who connects to one of the guest's doors from within, by whatever address of
@@ -13,8 +15,8 @@ type doorWays struct {
 	now map[uint16]uint16 // doors, and where they lead
 }
 
-func newDoorWays(r *reaper) *doorWays {
-	run := func(argv ...string) error { _, err := r.run(nil, argv...); return err }
+func newDoorWays(r *process.Reaper) *doorWays {
+	run := func(argv ...string) error { _, err := r.Run(nil, argv...); return err }
 	return &doorWays{run: run, now: map[uint16]uint16{}}
 }
 

@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hyve-vm/hyve/internal/guest/process"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -36,7 +37,7 @@ const (
 
 // An engine is containerd and dockerd with what they are told.
 type engine struct {
-	reaper     *reaper
+	reaper     *process.Reaper
 	front      *front
 	out        *outbox
 	phase      func(string)
@@ -67,7 +68,7 @@ func (a launchState) equal(b launchState) bool {
 	return a.cas == b.cas && maps.Equal(a.proxies, b.proxies)
 }
 
-func newEngine(r *reaper, f *front, published *ports, out *outbox, phase func(string), fail func(string, error)) *engine {
+func newEngine(r *process.Reaper, f *front, published *ports, out *outbox, phase func(string), fail func(string, error)) *engine {
 	e := &engine{reaper: r, front: f, out: out, phase: phase, fail: fail}
 	env := []string{servicePath, "HOME=/root", "LANG=C.UTF-8"}
 	if known, ok := os.LookupEnv("GODEBUG"); ok {
@@ -311,7 +312,7 @@ func (e *engine) rehearse(path string) {
 
 // rehearseStart is the like for the start of a program: of a small one that dockerd starts,
 // too, and that is at the same address each time.
-func (e *engine) rehearseStart() { e.reaper.run(nil, "docker-init", "--version") }
+func (e *engine) rehearseStart() { e.reaper.Run(nil, "docker-init", "--version") }
 
 // repeat tells the host that the engine is ready, if it still is. Whoever is new there has
 // not heard it.

@@ -13,12 +13,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hyve-vm/hyve/internal/guest/process"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
 // A guest is this machine, seen by its PID 1.
 type guest struct {
-	reaper  *reaper
+	reaper  *process.Reaper
 	devices *devices
 	out     *outbox
 

@@ -31,37 +31,6 @@ func readLines(r io.Reader, each func(string)) {
 	}
 }
 
-// readTail reads r to its end and returns its last n bytes.
-func readTail(r io.Reader, n int) string {
-	var kept []byte
-	buf := make([]byte, 4<<10)
-	for {
-		m, err := r.Read(buf)
-		kept = append(kept, buf[:m]...)
-		if len(kept) > 2*n {
-			kept = append([]byte(nil), kept[len(kept)-n:]...)
-		}
-		if err != nil {
-			break
-		}
-	}
-	if len(kept) > n {
-		kept = kept[len(kept)-n:]
-	}
-	return string(kept)
-}
-
-// lastLines returns the last n lines of text that hold anything.
-func lastLines(text string, n int) string {
-	var lines []string
-	for line := range strings.Lines(text) {
-		if line = strings.TrimSpace(line); line != "" {
-			lines = append(lines, line)
-		}
-	}
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
-}
-
 // A tail keeps the last keptLines lines it was given.
 type tail struct {
 	mu    sync.Mutex

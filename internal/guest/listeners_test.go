@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/hyve-vm/hyve/internal/guest/process"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -190,12 +191,12 @@ func TestFollowRelays(t *testing.T) {
 // A relay runs for each listener that needs one, no longer than that, and no more than may be.
 func TestRelays(t *testing.T) {
 	started := make(chan publication, 1000)
-	r := &relays{running: map[publication]relay{}, logf: t.Logf, start: func(card netip.Addr, to publication) (*process, uint16, error) {
+	r := &relays{running: map[publication]relay{}, logf: t.Logf, start: func(card netip.Addr, to publication) (*process.Process, uint16, error) {
 		started <- to
 		if to.port == 9 {
 			return nil, 0, errors.New("no such program")
 		}
-		p, err := testReaper.start([]string{"sleep", "100"}, &os.ProcAttr{Env: os.Environ()})
+		p, err := testReaper.Start([]string{"sleep", "100"}, &os.ProcAttr{Env: os.Environ()})
 		return p, 10000 + to.port, err
 	}}
 	one, broken := publication{"tcp", "::", 1, "[::1]:1"}, publication{"udp", "::", 9, "[::1]:9"}
@@ -205,17 +206,17 @@ func TestRelays(t *testing.T) {
 			t.Errorf("started %d, ports %v", len(started), ports)
 		}
 	}
-	process := r.running[one].process
-	process.signal(syscall.SIGKILL, false)
-	process.wait()
+	proxy := r.running[one].proxy
+	proxy.Signal(syscall.SIGKILL, false)
+	proxy.Wait()
 	r.follow(netip.Addr{}, []publication{one})
-	if process = r.running[one].process; len(started) != 3 || process.ended() {
+	if proxy = r.running[one].proxy; len(started) != 3 || proxy.Ended() {
 		t.Errorf("a relay that has ended is not started again")
 	}
 	if r.follow(netip.Addr{}, nil); len(r.running) != 0 {
 		t.Errorf("%v run for nobody", r.running)
 	}
-	process.wait() // it was killed
+	proxy.Wait() // it was killed
 	var many []publication
 	for port := range uint16(maxRelays + 10) {
 		many = append(many, publication{"tcp", "::", port + 100, "x"})

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/hyve-vm/hyve/internal/guest/process"
 )
 
 // An openSSH is OpenSSH's own client, logged in to a server of ours whose sessions run as
@@ -93,12 +95,12 @@ func (o *openSSH) run(env []string, name string, args ...string) (string, int) {
 	o.t.Helper()
 	p, out := o.start(env, name, args...)
 	select {
-	case <-p.done:
+	case <-p.Done:
 	case <-time.After(time.Minute):
-		p.signal(syscall.SIGKILL, false)
+		p.Signal(syscall.SIGKILL, false)
 		o.t.Fatalf("%s %q does not end: %s", name, args, readText(out))
 	}
-	return readText(out), p.wait().ExitStatus()
+	return readText(out), p.Wait().ExitStatus()
 }
 
 func readText(path string) string {
@@ -107,7 +109,7 @@ func readText(path string) string {
 }
 
 // start starts a program, which is the reaper's as every child here is.
-func (o *openSSH) start(env []string, name string, args ...string) (*process, string) {
+func (o *openSSH) start(env []string, name string, args ...string) (*process.Process, string) {
 	o.t.Helper()
 	out, err := os.CreateTemp(o.dir, "out")
 	if err != nil {
@@ -116,14 +118,14 @@ func (o *openSSH) start(env []string, name string, args ...string) (*process, st
 	defer out.Close()
 	null, _ := os.Open(os.DevNull)
 	defer null.Close()
-	p, err := testReaper.start(append([]string{name}, args...), &os.ProcAttr{
+	p, err := testReaper.Start(append([]string{name}, args...), &os.ProcAttr{
 		Env: append(env, "PATH="+os.Getenv("PATH"), "HOME="+o.dir), Files: []*os.File{null, out, out}, Dir: o.dir})
 	if err != nil {
 		o.t.Fatal(err)
 	}
 	o.t.Cleanup(func() {
-		p.signal(syscall.SIGKILL, false)
-		p.wait()
+		p.Signal(syscall.SIGKILL, false)
+		p.Wait()
 	})
 	return p, out.Name()
 }
@@ -257,7 +259,7 @@ func TestOpenSSHForwards(t *testing.T) {
 					if err == nil {
 						conn.Close()
 					}
-					return err == nil || p.ended()
+					return err == nil || p.Ended()
 				})
 				if said := says(from, address); said != "WORD" {
 					t.Errorf("%s %s:%s: %q, %s", direction, at, to, said, readText(out))
@@ -267,8 +269,8 @@ func TestOpenSSHForwards(t *testing.T) {
 						t.Errorf("the socket is %v, %v", info, err)
 					}
 				}
-				p.signal(syscall.SIGTERM, false)
-				p.wait()
+				p.Signal(syscall.SIGTERM, false)
+				p.Wait()
 				if direction == "-L" && from == "unix" {
 					os.Remove(address) // which the client leaves
 				}
@@ -382,7 +384,7 @@ func TestOpenSSHSessions(t *testing.T) {
 			t.Errorf("a session beside others: %d, %q", code, out)
 		}
 	}
-	p.signal(syscall.SIGTERM, false)
+	p.Signal(syscall.SIGTERM, false)
 }
 
 func TestOpenSSHCopies(t *testing.T) {

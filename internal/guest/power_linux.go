@@ -46,7 +46,7 @@ func (g *guest) awaitPower(end context.CancelFunc) {
 func (g *guest) powerOff(p guestapi.PowerOff) {
 	g.out.logf("powering off: %s", p.Reason)
 	g.note(g.engine.stop())
-	g.reaper.killAll(killGrace)
+	g.reaper.KillAll(killGrace)
 	g.note(forgetDefaultBridge(networkStore))
 	unix.Sync()
 	g.note(unmountAll())

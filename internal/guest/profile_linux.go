@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/hyve-vm/hyve/internal/guest/process"
 )
 
 // profilePath is the file by which boot2docker's users, and docker-machine when
@@ -35,12 +37,12 @@ exec env -0`
 const profileFields = 6
 
 // readProfile sources the profile. One that is not there sets nothing.
-func readProfile(r *reaper, path string) (profile, error) {
+func readProfile(r *process.Reaper, path string) (profile, error) {
 	var p profile
 	if !exists(path) {
 		return p, nil
 	}
-	out, err := r.run([]string{servicePath}, "/bin/sh", "-c", profileScript, "sh", path)
+	out, err := r.Run([]string{servicePath}, "/bin/sh", "-c", profileScript, "sh", path)
 	if err != nil {
 		return p, fmt.Errorf("reading %s: %w", path, err)
 	}

@@ -6,29 +6,33 @@ import (
 	"os"
 	"sync"
 	"syscall"
+
+	"github.com/hyve-vm/hyve/internal/guest/process"
 )
 
 // relays serve to the host what listens in the guest on IPv6 alone, since the host comes by
 // IPv4: a docker-proxy each, of TCP or UDP, on a free port of the guest's card.
 type relays struct {
 	// start starts one, which leads to a port of the guest's, and returns where it listens.
-	start   func(card netip.Addr, to publication) (*process, uint16, error)
+	start   func(card netip.Addr, to publication) (*process.Process, uint16, error)
 	logf    func(string, ...any)
 	running map[publication]relay
 }
 
-// A relay that could not be started is kept without a process, so that it is not tried again
+// A relay that could not be started is kept without a proxy, so that it is not tried again
 // while its listener is there.
 type relay struct {
-	process *process
-	port    uint16
+	proxy *process.Process
+	port  uint16
 }
 
 // maxRelays bounds what they take: some 4 MiB each.
 const maxRelays = 64
 
-func newRelays(r *reaper, out *outbox) *relays {
-	start := func(card netip.Addr, to publication) (*process, uint16, error) { return startRelay(r, card, to) }
+func newRelays(r *process.Reaper, out *outbox) *relays {
+	start := func(card netip.Addr, to publication) (*process.Process, uint16, error) {
+		return startRelay(r, card, to)
+	}
 	return &relays{start: start, logf: out.logf, running: map[publication]relay{}}
 }
 
@@ -42,7 +46,7 @@ func (r *relays) follow(card netip.Addr, wanted []publication) map[publication]u
 			continue
 		}
 		needed[p] = true
-		if one, ok := r.running[p]; !ok || one.process != nil && one.process.ended() {
+		if one, ok := r.running[p]; !ok || one.proxy != nil && one.proxy.Ended() {
 			missing = append(missing, p)
 		}
 	}
@@ -71,11 +75,11 @@ func (r *relays) begin(card netip.Addr, missing []publication) {
 	var all sync.WaitGroup
 	for i, p := range missing {
 		all.Go(func() {
-			process, port, err := r.start(card, p)
+			proxy, port, err := r.start(card, p)
 			if err != nil {
 				r.logf("publishing port %d, which listens on IPv6 alone: %v", p.port, err)
 			}
-			started[i] = relay{process, port}
+			started[i] = relay{proxy, port}
 		})
 	}
 	all.Wait()
@@ -95,13 +99,13 @@ func (r *relays) has(protocol string, port uint16) bool {
 }
 
 func (r relay) stop() {
-	if r.process != nil {
-		r.process.signal(syscall.SIGKILL, false)
+	if r.proxy != nil {
+		r.proxy.Signal(syscall.SIGKILL, false)
 	}
 }
 
 // startRelay starts docker-proxy, and returns when it listens.
-func startRelay(r *reaper, card netip.Addr, to publication) (*process, uint16, error) {
+func startRelay(r *process.Reaper, card netip.Addr, to publication) (*process.Process, uint16, error) {
 	port, err := freePort(to.protocol, 0)
 	if err != nil {
 		return nil, 0, err
@@ -116,16 +120,16 @@ func startRelay(r *reaper, card netip.Addr, to publication) (*process, uint16, e
 	}
 	defer null.Close()
 	call := proxyCall{publication: to, args: []string{"-container-ip", target.Addr().String(), "-container-port", fmt.Sprint(target.Port())}}
-	var process *process
+	var proxy *process.Process
 	err = startProxy(call.at(grant{card.String(), port}), []*os.File{null, null, null}, func(path string, argv []string, attr *os.ProcAttr) (err error) {
-		process, err = r.startFile(path, argv, attr)
+		proxy, err = r.StartFile(path, argv, attr)
 		return err
 	})
-	if err != nil && process != nil {
-		process.signal(syscall.SIGKILL, false)
+	if err != nil && proxy != nil {
+		proxy.Signal(syscall.SIGKILL, false)
 	}
 	if err != nil {
 		return nil, 0, err
 	}
-	return process, port, nil
+	return proxy, port, nil
 }

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hyve-vm/hyve/internal/guest/process"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -44,7 +45,7 @@ type service struct {
 	cgroup string // directory; empty leaves it in PID 1's
 	score  int    // oom_score_adj
 	policy restartPolicy
-	reaper *reaper
+	reaper *process.Reaper
 	gate   *bindGate // asked before it binds; nil for who may bind anything
 	out    *outbox
 	// command returns what to run; it is asked at every start.
@@ -67,7 +68,7 @@ type service struct {
 
 type serviceState struct {
 	wanted  bool
-	current *process // nil while it does not run, and once it was told to end
+	current *process.Process // nil while it does not run, and once it was told to end
 	ready   bool
 }
 
@@ -157,7 +158,7 @@ func (s *service) once() (ready bool, cause, why string) {
 		return false, "", ""
 	}
 	go s.followNotify(notify, p)
-	status := p.wait()
+	status := p.Wait()
 	var told bool
 	s.change(func(st *serviceState) {
 		told, ready = st.current != p, st.ready
@@ -175,7 +176,7 @@ func (s *service) once() (ready bool, cause, why string) {
 	case <-drained:
 	case <-time.After(time.Second):
 	}
-	cause = s.name + " " + describeStatus(status)
+	cause = s.name + " " + process.Describe(status)
 	if why = telling(s.tail.last(keptLines)); why != "" {
 		cause += ": " + why
 	}
@@ -184,7 +185,7 @@ func (s *service) once() (ready bool, cause, why string) {
 
 // start starts the process, unless it is no longer wanted, and reads its output from
 // then on; drained closes at the output's end.
-func (s *service) start() (p *process, drained chan struct{}, err error) {
+func (s *service) start() (p *process.Process, drained chan struct{}, err error) {
 	s.starting.Lock()
 	defer s.starting.Unlock()
 	if state, _ := s.watch(); !state.wanted {
@@ -219,7 +220,7 @@ func (s *service) start() (p *process, drained chan struct{}, err error) {
 	if s.gate != nil {
 		p, err = s.gate.start(s.reaper, argv, attr)
 	} else {
-		p, err = s.reaper.start(argv, attr)
+		p, err = s.reaper.Start(argv, attr)
 	}
 	out.Close()
 	if err != nil {
@@ -227,7 +228,7 @@ func (s *service) start() (p *process, drained chan struct{}, err error) {
 		return nil, nil, err
 	}
 	if s.score != 0 {
-		os.WriteFile("/proc/"+strconv.Itoa(p.pid)+"/oom_score_adj", []byte(strconv.Itoa(s.score)), 0)
+		os.WriteFile("/proc/"+strconv.Itoa(p.PID)+"/oom_score_adj", []byte(strconv.Itoa(s.score)), 0)
 	}
 	s.tail.clear()
 	drained = make(chan struct{})
@@ -262,7 +263,7 @@ func (s *service) listenNotify() (*net.UnixConn, error) {
 }
 
 // followNotify reads the notifications of p until the socket is closed.
-func (s *service) followNotify(conn *net.UnixConn, p *process) {
+func (s *service) followNotify(conn *net.UnixConn, p *process.Process) {
 	buf := make([]byte, 4<<10)
 	ready := false
 	for {
@@ -308,7 +309,7 @@ func (s *service) awaitReady(bound time.Duration) error {
 // signal sends sig to the service if it runs.
 func (s *service) signal(sig syscall.Signal) {
 	if state, _ := s.watch(); state.current != nil {
-		state.current.signal(sig, false)
+		state.current.Signal(sig, false)
 	}
 }
 
@@ -320,7 +321,7 @@ func (s *service) restart(bound time.Duration) error { return s.end(true, bound)
 
 func (s *service) end(again bool, bound time.Duration) error {
 	s.starting.Lock()
-	var p *process
+	var p *process.Process
 	s.change(func(st *serviceState) {
 		p = st.current // its absence tells once that the end is wanted
 		*st = serviceState{wanted: again}
@@ -329,15 +330,15 @@ func (s *service) end(again bool, bound time.Duration) error {
 	if p == nil {
 		return nil
 	}
-	p.signal(syscall.SIGTERM, false)
+	p.Signal(syscall.SIGTERM, false)
 	timeout := time.NewTimer(bound)
 	defer timeout.Stop()
 	select {
-	case <-p.done:
+	case <-p.Done:
 		return nil
 	case <-timeout.C:
 	}
-	p.signal(syscall.SIGKILL, false)
-	<-p.done
+	p.Signal(syscall.SIGKILL, false)
+	<-p.Done
 	return fmt.Errorf("stopping %s: killed, still running after %v", s.name, bound)
 }

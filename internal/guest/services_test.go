@@ -11,11 +11,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyve-vm/hyve/internal/guest/process"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
 // testReaper is the test binary's only one: two would take each other's children.
-var testReaper = newReaper()
+var testReaper = process.New()
 
 func testOutbox() *outbox {
 	o := newOutbox(func() time.Duration { return time.Since(processStart) })
@@ -38,37 +39,6 @@ func nextEvent(t *testing.T, o *outbox, match func(guestapi.Event) bool) guestap
 		o.sent()
 		if match(e) {
 			return e
-		}
-	}
-}
-
-func TestReaper(t *testing.T) {
-	out, err := testReaper.run(nil, "/bin/sh", "-c", "echo out; echo err >&2")
-	if err != nil || out != "out\nerr\n" {
-		t.Errorf("run = %q, %v", out, err)
-	}
-	_, err = testReaper.run(nil, "/bin/sh", "-c", "echo why; exit 3")
-	if err == nil || !strings.Contains(err.Error(), "exited with status 3: why") {
-		t.Errorf("a failing command gives %v", err)
-	}
-	_, status, err := testReaper.output(nil, "/bin/sh", "-c", "kill -9 $$")
-	if err != nil || describeStatus(status) != "killed by signal 9 (killed)" {
-		t.Errorf("a killed command: %v, %v", describeStatus(status), err)
-	}
-	if _, err := testReaper.run(nil, "/no/such"); err == nil {
-		t.Error("a missing program is no error")
-	}
-	// Many at once, some of which die before they are registered.
-	done := make(chan error, 50)
-	for range cap(done) {
-		go func() {
-			_, err := testReaper.run(nil, "/bin/true")
-			done <- err
-		}()
-	}
-	for range cap(done) {
-		if err := <-done; err != nil {
-			t.Error(err)
 		}
 	}
 }
@@ -142,7 +112,7 @@ func TestServiceLife(t *testing.T) {
 	}
 	await("ready", ready)
 	state, _ := s.watch()
-	syscall.Kill(state.current.pid, syscall.SIGKILL)
+	syscall.Kill(state.current.PID, syscall.SIGKILL)
 	e := nextEvent(t, s.out, func(e guestapi.Event) bool { return e.Failed != nil })
 	if !strings.HasPrefix(e.Failed.Cause.String(), "test killed by signal 9 (killed)") || strings.Contains(e.Failed.Cause.String(), "attempts") {
 		t.Errorf("the cause is %q", e.Failed.Cause)

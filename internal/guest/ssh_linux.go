@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/hyve-vm/hyve/internal/guest/process"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -22,7 +23,7 @@ const sshHandshake = 30 * time.Second
 // An sshServer lets the machine's user in, by public key alone.
 type sshServer struct {
 	account account
-	reaper  *reaper
+	reaper  *process.Reaper
 	cgroup  string // of the sessions; empty leaves them where they are
 	// environment returns what a session finds besides its account's.
 	environment func() []string

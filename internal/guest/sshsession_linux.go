@@ -15,6 +15,8 @@ import (
 	"github.com/creack/pty"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
+
+	"github.com/hyve-vm/hyve/internal/guest/process"
 )
 
 // Wire formats of RFC 4254, section 6, and of its terminal modes, section 8.
@@ -53,7 +55,7 @@ type session struct {
 	agent   string // path of the agent's socket; empty without one
 	pty     *os.File
 	tty     *os.File
-	program *process // nil until one is started
+	program *process.Process // nil until one is started
 	// unheard is closed when nobody reads the program's output any more.
 	unheard  chan struct{}
 	deafened bool
@@ -86,8 +88,8 @@ func (c *sshClient) session(opening ssh.NewChannel) {
 	}
 	// A client that is gone while its program runs hangs up on it. One that ended
 	// by itself may have left others in the background on purpose.
-	if n.program != nil && !n.program.ended() {
-		n.program.signal(syscall.SIGHUP, true)
+	if n.program != nil && !n.program.Ended() {
+		n.program.Signal(syscall.SIGHUP, true)
 	}
 }
 
@@ -169,7 +171,7 @@ func (n *session) signal(name string) error {
 	if n.program == nil {
 		return errors.New("the session runs nothing yet")
 	}
-	n.program.signal(sig, true)
+	n.program.Signal(sig, true)
 	return nil
 }
 
@@ -290,7 +292,7 @@ func (n *session) launch(path string, argv []string) error {
 		// background keeps it.
 		defer func() {
 			if p := n.program; p != nil {
-				go func() { p.wait(); os.Remove(dir) }()
+				go func() { p.Wait(); os.Remove(dir) }()
 			}
 		}()
 	}
@@ -303,7 +305,7 @@ func (n *session) launch(path string, argv []string) error {
 func (n *session) launchOnTerminal(path string, argv []string, attr *os.ProcAttr) error {
 	attr.Files = []*os.File{n.tty, n.tty, n.tty}
 	attr.Sys.Setctty, attr.Sys.Ctty = true, 0
-	p, err := n.server.reaper.startFile(path, argv, attr)
+	p, err := n.server.reaper.StartFile(path, argv, attr)
 	if err != nil {
 		return err
 	}
@@ -339,7 +341,7 @@ func (n *session) launchOnPipes(path string, argv []string, attr *os.ProcAttr) e
 		ends[i] = [2]*os.File{r, w}
 	}
 	attr.Files = []*os.File{ends[0][0], ends[1][1], ends[2][1]}
-	p, err := n.server.reaper.startFile(path, argv, attr)
+	p, err := n.server.reaper.StartFile(path, argv, attr)
 	stdin, stdout, stderr := ends[0][1], ends[1][0], ends[2][0]
 	if err != nil {
 		stdin.Close()
@@ -379,8 +381,8 @@ func (n *session) launchOnPipes(path string, argv []string, attr *os.ProcAttr) e
 const lingering = 2 * time.Second
 
 // finish tells the client how the program ended.
-func (n *session) finish(p *process, output <-chan struct{}) {
-	status := p.wait()
+func (n *session) finish(p *process.Process, output <-chan struct{}) {
+	status := p.Wait()
 	select {
 	case <-output:
 	case <-time.After(lingering):

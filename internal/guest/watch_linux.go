@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hyve-vm/hyve/internal/guest/process"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -90,14 +91,14 @@ func (g *guest) runHook(name string, bound time.Duration) {
 	done := make(chan struct{})
 	g.spawn(func() {
 		defer close(done)
-		out, status, err := g.reaper.output([]string{servicePath, "HOME=/root", "LANG=C.UTF-8"}, "/bin/sh", path)
+		out, status, err := g.reaper.Output([]string{servicePath, "HOME=/root", "LANG=C.UTF-8"}, "/bin/sh", path)
 		for line := range strings.Lines(out) {
 			g.out.logf("%s: %s", name, strings.TrimRight(line, "\n"))
 		}
 		if err != nil {
 			g.note(err)
 		} else if !status.Exited() || status.ExitStatus() != 0 {
-			g.out.logf("%s %s", name, describeStatus(status))
+			g.out.logf("%s %s", name, process.Describe(status))
 		}
 	})
 	var late <-chan time.Time
