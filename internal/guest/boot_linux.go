@@ -12,7 +12,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hyve-vm/hyve/internal/guest/account"
 	"github.com/hyve-vm/hyve/internal/guest/process"
+	"github.com/hyve-vm/hyve/internal/guest/sshd"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -103,10 +105,10 @@ func newGuest() (g *guest, ctx context.Context, end context.CancelFunc) {
 		ports:      newPorts(out),
 	}
 	g.engine = newEngine(r, g.front, g.ports, out, g.phase, g.fail)
-	g.ssh = &sshServer{reaper: r, cgroup: cgroupHyve + "/users", logf: out.logf, door: newDoor(sshHandshake, out.logf), environment: func() []string {
+	g.ssh = sshd.New(sshd.Config{Reaper: r, Cgroup: cgroupHyve + "/users", Logf: out.logf, Environment: func() []string {
 		id, _ := g.identity.now.get()
 		return proxyEnvironment(id.Proxies)
-	}}
+	}})
 	return g, ctx, end
 }
 
@@ -161,7 +163,7 @@ func (g *guest) setUpSystem() error {
 			return fmt.Errorf("making %s: %w", link, err)
 		}
 	}
-	os.Setenv("PATH", strings.TrimPrefix(servicePath, "PATH="))
+	os.Setenv("PATH", strings.TrimPrefix(process.Path, "PATH="))
 	list, err := devname()
 	if err == nil {
 		err = g.devices.setUpNodes("/dev", list, "/etc/group")
@@ -210,14 +212,13 @@ func (g *guest) awaitIdentity() error {
 
 // openDoors listens for the engine's clients and for SSH.
 func (g *guest) openDoors() error {
-	account, err := lookupAccount(sshUser, "/etc/passwd", "/etc/group")
-	if err != nil {
+	var err error
+	if g.ssh.Account, err = account.Lookup(sshd.User, "/etc/passwd", "/etc/group"); err != nil {
 		return err
 	}
-	g.ssh.account = account
 	for port, serve := range map[uint16]func(net.Listener){
 		guestapi.EnginePort: g.front.serve,
-		guestapi.SSHPort:    g.ssh.serve,
+		guestapi.SSHPort:    g.ssh.Serve,
 	} {
 		l, err := listenTCP(g.ctx, port)
 		if err != nil {

@@ -22,9 +22,6 @@ import (
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
-// servicePath is PATH of everything that runs in the guest.
-const servicePath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 // How long a service gets to end. dockerd bounds itself by what its containers
 // ask for; this is for one that hangs.
 const (
@@ -70,7 +67,7 @@ func (a launchState) equal(b launchState) bool {
 
 func newEngine(r *process.Reaper, f *front, published *ports, out *outbox, phase func(string), fail func(string, error)) *engine {
 	e := &engine{reaper: r, front: f, out: out, phase: phase, fail: fail}
-	env := []string{servicePath, "HOME=/root", "LANG=C.UTF-8"}
+	env := []string{process.Path, "HOME=/root", "LANG=C.UTF-8"}
 	if known, ok := os.LookupEnv("GODEBUG"); ok {
 		env = append(env, "GODEBUG="+known) // what the host knows of this processor
 	}

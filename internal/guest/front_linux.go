@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hyve-vm/hyve/internal/guest/door"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -31,7 +32,7 @@ const (
 // identity waits for it.
 type front struct {
 	socket  string
-	door    *door
+	door    *door.Door
 	buffers sync.Pool
 
 	mu          sync.Mutex
@@ -43,7 +44,7 @@ type front struct {
 }
 
 func newFront(socket string, logf func(string, ...any)) *front {
-	return &front{socket: socket, door: newDoor(handshakeTimeout, logf), buffers: sync.Pool{New: func() any {
+	return &front{socket: socket, door: door.New(handshakeTimeout, logf), buffers: sync.Pool{New: func() any {
 		b := make([]byte, copyBuffer)
 		return &b
 	}}}
@@ -58,7 +59,7 @@ func (f *front) identify(id guestapi.Identity) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.own = own
-	f.door.host.set(id.Network.Host)
+	f.door.SetHost(id.Network.Host)
 	f.rebuild()
 	return nil
 }
@@ -212,7 +213,7 @@ func (f *front) await(ctx context.Context) (*tls.Config, error) {
 }
 
 // serve accepts connections until l is closed.
-func (f *front) serve(l net.Listener) { f.door.serve(l, f.handle) }
+func (f *front) serve(l net.Listener) { f.door.Serve(l, f.handle) }
 
 // oldVersion is a request that docker-machine's "ls" makes of every engine, in a
 // version of the API that engines no longer speak.
@@ -223,11 +224,11 @@ func (f *front) handle(conn net.Conn) (serve func()) {
 	client := tls.Server(conn, &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		return f.await(hello.Context())
 	}})
-	ctx, cancel := context.WithTimeout(context.Background(), f.door.patience)
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
 	defer cancel()
 	if err := client.HandshakeContext(ctx); err != nil {
 		if !errors.Is(err, io.EOF) { // somebody only looked whether the port is open
-			f.door.logf("refusing a client of the engine at %v: %v", client.RemoteAddr(), err)
+			f.door.Logf("refusing a client of the engine at %v: %v", client.RemoteAddr(), err)
 		}
 		return nil
 	}

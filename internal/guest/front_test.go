@@ -48,6 +48,21 @@ func startFront(t *testing.T, pki *testPKI, handle func(*net.UnixConn)) (f *fron
 	return f, l.Addr().String()
 }
 
+// Who says nothing, or no TLS, is let go of when the door's patience ends.
+func TestFrontSilentClients(t *testing.T) {
+	f, _ := startFront(t, newTestPKI(t, "first"), func(conn *net.UnixConn) { conn.Close() })
+	for _, said := range []string{"", "GET / HTTP/1.0\r\n\r\n"} {
+		client, server := net.Pipe()
+		go io.WriteString(client, said)
+		go io.Copy(io.Discard, client)
+		server.SetDeadline(time.Now().Add(100 * time.Millisecond))
+		if f.handle(server) != nil {
+			t.Errorf("a client that says %q is let in", said)
+		}
+		client.Close()
+	}
+}
+
 func dialFront(address string, pki *testPKI, client ...tls.Certificate) (*tls.Conn, error) {
 	pool := x509.NewCertPool()
 	pool.AddCert(pki.ca)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hyve-vm/hyve/internal/guest/process"
+	"github.com/hyve-vm/hyve/internal/guest/sshd"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -37,7 +38,7 @@ type guest struct {
 	identity identity
 	engine   *engine
 	front    *front
-	ssh      *sshServer
+	ssh      *sshd.Server
 	ports    *ports
 
 	hostAddress hostAddress
@@ -67,13 +68,6 @@ func (g *guest) spawn(f func()) {
 func (g *guest) dieOfPanic() {
 	if r := recover(); r != nil {
 		g.die(guestapi.PhaseInit, fmt.Errorf("hyve-init panicked: %v\n%s", r, debug.Stack()))
-	}
-}
-
-// logPanic keeps a panic over one connection from ending the machine.
-func logPanic(logf func(string, ...any)) {
-	if r := recover(); r != nil {
-		logf("serving a connection panicked: %v\n%s", r, debug.Stack())
 	}
 }
 

@@ -51,7 +51,7 @@ func (g *guest) applyIdentity(id guestapi.Identity) error {
 				applyZone("/etc", id.Surroundings.Zone))
 		},
 		func() error { return g.front.identify(id) },
-		func() error { return g.ssh.identify(id) },
+		func() error { return g.ssh.Identify(id) },
 	))
 	g.identity.now.set(id)
 	return errors.Join(err, g.engine.identify(id))

@@ -10,13 +10,15 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hyve-vm/hyve/internal/guest/account"
 )
 
 // setUpNodes makes the nodes in dev that stand for modules, as the list at devname has
 // them, and gives all that are there to whom they belong. group is the file of groups.
 func (d *devices) setUpNodes(dev, devname, group string) error {
 	groups := map[string]int{}
-	err := eachRecord(group, 4, func(f []string) (err error) {
+	err := account.EachRecord(group, 4, func(f []string) (err error) {
 		groups[f[0]], err = strconv.Atoi(f[2])
 		return err
 	})

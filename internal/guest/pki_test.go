@@ -4,7 +4,6 @@ package guest
 
 import (
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
@@ -16,23 +15,17 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
 // Identity's key material, made once a test binary.
 type testPKI struct {
-	ca         *x509.Certificate
-	caKey      *ecdsa.PrivateKey
-	caPEM      string
-	certPEM    string
-	keyPEM     string
-	client     tls.Certificate
-	hostKeyPEM string
-	hostKey    ssh.PublicKey
-	user       ssh.Signer
-	userKey    ed25519.PrivateKey
+	ca      *x509.Certificate
+	caKey   *ecdsa.PrivateKey
+	caPEM   string
+	certPEM string
+	keyPEM  string
+	client  tls.Certificate
 }
 
 func newTestPKI(t testing.TB, name string) *testPKI {
@@ -59,19 +52,6 @@ func newTestPKI(t testing.TB, name string) *testPKI {
 	p.certPEM, p.keyPEM = p.issue(t, name, x509.ExtKeyUsageServerAuth)
 	clientCert, clientKey := p.issue(t, "client", x509.ExtKeyUsageClientAuth)
 	p.client, err = tls.X509KeyPair([]byte(clientCert), []byte(clientKey))
-	must(err)
-	_, host, err := ed25519.GenerateKey(rand.Reader)
-	must(err)
-	block, err := ssh.MarshalPrivateKey(host, "")
-	must(err)
-	p.hostKeyPEM = string(pem.EncodeToMemory(block))
-	signer, err := ssh.NewSignerFromKey(host)
-	must(err)
-	p.hostKey = signer.PublicKey()
-	_, user, err := ed25519.GenerateKey(rand.Reader)
-	must(err)
-	p.userKey = user
-	p.user, err = ssh.NewSignerFromKey(user)
 	must(err)
 	return p
 }
@@ -107,7 +87,6 @@ func (p *testPKI) identity(name string) guestapi.Identity {
 		Name: name, ID: strings.Repeat("0123456789abcdef", 2),
 		Network: guestapi.Network{MAC: "5a:94:ef:e4:0c:ee", Address: "192.168.127.2/24", Gateway: "192.168.127.1", MTU: 16384},
 		Clock:   guestapi.ClockNow(), Seed: seed,
-		CA: p.caPEM, ServerCert: p.certPEM, ServerKey: p.keyPEM, SSHHostKey: p.hostKeyPEM,
-		AuthorizedKeys: []string{string(ssh.MarshalAuthorizedKey(p.user.PublicKey()))},
+		CA: p.caPEM, ServerCert: p.certPEM, ServerKey: p.keyPEM,
 	}
 }

@@ -42,7 +42,7 @@ func readProfile(r *process.Reaper, path string) (profile, error) {
 	if !exists(path) {
 		return p, nil
 	}
-	out, err := r.Run([]string{servicePath}, "/bin/sh", "-c", profileScript, "sh", path)
+	out, err := r.Run([]string{process.Path}, "/bin/sh", "-c", profileScript, "sh", path)
 	if err != nil {
 		return p, fmt.Errorf("reading %s: %w", path, err)
 	}

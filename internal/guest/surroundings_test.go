@@ -119,3 +119,8 @@ func TestCertificatesAlone(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+func readText(path string) string {
+	b, _ := os.ReadFile(path)
+	return string(b)
+}

@@ -91,7 +91,7 @@ func (g *guest) runHook(name string, bound time.Duration) {
 	done := make(chan struct{})
 	g.spawn(func() {
 		defer close(done)
-		out, status, err := g.reaper.Output([]string{servicePath, "HOME=/root", "LANG=C.UTF-8"}, "/bin/sh", path)
+		out, status, err := g.reaper.Output([]string{process.Path, "HOME=/root", "LANG=C.UTF-8"}, "/bin/sh", path)
 		for line := range strings.Lines(out) {
 			g.out.logf("%s: %s", name, strings.TrimRight(line, "\n"))
 		}

@@ -6,6 +6,9 @@ import (
 	"strings"
 )
 
+// Path is the PATH of everything that runs in the guest, as a variable of its environment.
+const Path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 // readTail reads r to its end and returns its last n bytes.
 func readTail(r io.Reader, n int) string {
 	var kept []byte

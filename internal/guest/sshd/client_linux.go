@@ -1,4 +1,4 @@
-package guest
+package sshd
 
 import (
 	"errors"
@@ -8,14 +8,16 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/hyve-vm/hyve/internal/guest/door"
 )
 
 // maxRefusals bounds the lines that one client can have written into the log.
 const maxRefusals = 32
 
-// An sshClient is one client that has logged in.
-type sshClient struct {
-	server   *sshServer
+// An client is one client that has logged in.
+type client struct {
+	server   *Server
 	conn     *ssh.ServerConn
 	forwards *remoteForwards
 	agent    agentSocket
@@ -25,18 +27,18 @@ type sshClient struct {
 
 // refuse logs what the client is not given, and why. Its user is told by the client, or
 // not at all: of what needs no answer a client hears nothing.
-func (c *sshClient) refuse(what string, why error) {
+func (c *client) refuse(what string, why error) {
 	if n := c.refusals.Add(1); n < maxRefusals {
-		c.server.logf("refusing an SSH client %s: %v", what, why)
+		c.server.Logf("refusing an SSH client %s: %v", what, why)
 	} else if n == maxRefusals {
-		c.server.logf("refusing an SSH client %s, and more that is not logged: %v", what, why)
+		c.server.Logf("refusing an SSH client %s, and more that is not logged: %v", what, why)
 	}
 }
 
 // serve answers a client until it is gone.
-func (c *sshClient) serve(channels <-chan ssh.NewChannel, requests <-chan *ssh.Request) {
+func (c *client) serve(channels <-chan ssh.NewChannel, requests <-chan *ssh.Request) {
 	defer c.conn.Close()
-	defer logPanic(c.server.logf)
+	defer door.LogPanic(c.server.Logf)
 	c.forwards = &remoteForwards{client: c}
 	defer c.agent.close()
 	defer c.forwards.close()
@@ -56,8 +58,8 @@ func (c *sshClient) serve(channels <-chan ssh.NewChannel, requests <-chan *ssh.R
 }
 
 // answer answers the client's global requests until it is gone.
-func (c *sshClient) answer(requests <-chan *ssh.Request) {
-	defer logPanic(c.server.logf)
+func (c *client) answer(requests <-chan *ssh.Request) {
+	defer door.LogPanic(c.server.Logf)
 	for req := range requests {
 		var payload []byte
 		var err error
@@ -83,7 +85,7 @@ func (c *sshClient) answer(requests <-chan *ssh.Request) {
 }
 
 // reject refuses a channel. Clients show their users the reason.
-func (c *sshClient) reject(channel ssh.NewChannel, reason ssh.RejectionReason, why string) {
+func (c *client) reject(channel ssh.NewChannel, reason ssh.RejectionReason, why string) {
 	c.refuse("a channel of the kind "+quoteName(channel.ChannelType()), errors.New(why))
 	channel.Reject(reason, why)
 }
@@ -95,7 +97,7 @@ var errUnknownRequest = errors.New("this server does not do that")
 func quoteName(name string) string { return strconv.Quote(name[:min(len(name), 64)]) }
 
 // addresses are the variables by which programs know that they run over SSH, and from where.
-func (c *sshClient) addresses() []string {
+func (c *client) addresses() []string {
 	client, ok1 := c.conn.RemoteAddr().(*net.TCPAddr)
 	server, ok2 := c.conn.LocalAddr().(*net.TCPAddr)
 	if !ok1 || !ok2 {

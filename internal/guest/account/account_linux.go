@@ -1,4 +1,5 @@
-package guest
+// Package account is the guest's users: who they are, and doing things as one of them.
+package account
 
 import (
 	"bufio"
@@ -9,21 +10,21 @@ import (
 	"strings"
 )
 
-// An account is a user as a login makes one.
-type account struct {
-	name     string
-	uid, gid uint32
-	groups   []uint32 // gid and the supplementary ones
-	home     string
-	shell    string
+// An Account is a user as a login makes one.
+type Account struct {
+	Name     string
+	UID, GID uint32
+	Groups   []uint32 // gid and the supplementary ones
+	Home     string
+	Shell    string
 }
 
-// lookupAccount reads the account of that name from passwd and group files,
+// Lookup reads the account of that name from passwd and group files,
 // which are in the formats of passwd(5) and group(5).
-func lookupAccount(name, passwd, group string) (account, error) {
-	var a account
-	err := eachRecord(passwd, 7, func(f []string) error {
-		if f[0] != name || a.name != "" {
+func Lookup(name, passwd, group string) (Account, error) {
+	var a Account
+	err := EachRecord(passwd, 7, func(f []string) error {
+		if f[0] != name || a.Name != "" {
 			return nil
 		}
 		uid, err := strconv.ParseUint(f[2], 10, 32)
@@ -34,34 +35,34 @@ func lookupAccount(name, passwd, group string) (account, error) {
 		if err != nil {
 			return err
 		}
-		a = account{name: name, uid: uint32(uid), gid: uint32(gid), home: f[5], shell: f[6]}
+		a = Account{Name: name, UID: uint32(uid), GID: uint32(gid), Home: f[5], Shell: f[6]}
 		return nil
 	})
 	if err != nil {
 		return a, err
 	}
-	if a.name == "" {
+	if a.Name == "" {
 		return a, fmt.Errorf("reading %s: no user %q", passwd, name)
 	}
-	if a.shell == "" {
-		a.shell = "/bin/sh"
+	if a.Shell == "" {
+		a.Shell = "/bin/sh"
 	}
-	a.groups = []uint32{a.gid}
-	err = eachRecord(group, 4, func(f []string) error {
+	a.Groups = []uint32{a.GID}
+	err = EachRecord(group, 4, func(f []string) error {
 		if !slices.Contains(strings.Split(f[3], ","), name) {
 			return nil
 		}
 		gid, err := strconv.ParseUint(f[2], 10, 32)
-		if err == nil && !slices.Contains(a.groups, uint32(gid)) {
-			a.groups = append(a.groups, uint32(gid))
+		if err == nil && !slices.Contains(a.Groups, uint32(gid)) {
+			a.Groups = append(a.Groups, uint32(gid))
 		}
 		return err
 	})
 	return a, err
 }
 
-// eachRecord calls do with the fields of every line that has n of them.
-func eachRecord(path string, n int, do func([]string) error) error {
+// EachRecord calls do with the fields of every line that has n of them.
+func EachRecord(path string, n int, do func([]string) error) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", path, err)

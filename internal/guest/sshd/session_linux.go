@@ -1,4 +1,4 @@
-package guest
+package sshd
 
 import (
 	"errors"
@@ -16,6 +16,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
+	"github.com/hyve-vm/hyve/internal/guest/door"
 	"github.com/hyve-vm/hyve/internal/guest/process"
 )
 
@@ -47,8 +48,8 @@ var environmentNames = regexp.MustCompile(`^(LANG|LC_[A-Z]+|TERM|COLORTERM|NO_CO
 
 // A session is one session channel: at most one program.
 type session struct {
-	client  *sshClient
-	server  *sshServer // the client's
+	client  *client
+	server  *Server // the client's
 	channel ssh.Channel
 	env     []string
 	term    string // TERM of the pty; empty without one
@@ -65,14 +66,14 @@ type session struct {
 }
 
 // session serves one session channel to its end.
-func (c *sshClient) session(opening ssh.NewChannel) {
+func (c *client) session(opening ssh.NewChannel) {
 	channel, requests, err := opening.Accept()
 	if err != nil {
 		return
 	}
 	n := &session{client: c, server: c.server, channel: channel, unheard: make(chan struct{})}
 	defer n.close()
-	defer logPanic(c.server.logf)
+	defer door.LogPanic(c.server.Logf)
 	for req := range requests {
 		err := n.request(req)
 		if err != nil {
@@ -230,7 +231,7 @@ func (n *session) openPTY(r ptyRequest) error {
 	n.pty, n.tty, n.term = master, tty, r.Term
 	pty.Setsize(master, winsize(windowChange{r.Columns, r.Rows, r.Width, r.Height}))
 	applyModes(tty, r.Modes)
-	os.Chown(tty.Name(), int(n.server.account.uid), -1) // the group is tty, by the mount
+	os.Chown(tty.Name(), int(n.server.Account.UID), -1) // the group is tty, by the mount
 	return nil
 }
 
@@ -239,7 +240,7 @@ func (n *session) startSubsystem(name string) error {
 		return fmt.Errorf("there is no subsystem %s", quoteName(name))
 	}
 	for _, path := range sftpServers {
-		if exists(path) {
+		if _, err := os.Stat(path); err == nil {
 			return n.run(path, []string{filepath.Base(path)})
 		}
 	}
@@ -248,7 +249,7 @@ func (n *session) startSubsystem(name string) error {
 
 // start starts the account's shell, as a login shell if it has no arguments.
 func (n *session) start(args []string) error {
-	shell := n.server.account.shell
+	shell := n.server.Account.Shell
 	name := filepath.Base(shell)
 	if args == nil {
 		name = "-" + name
@@ -271,14 +272,14 @@ func (n *session) run(path string, argv []string) error {
 func (n *session) launch(path string, argv []string) error {
 	s := n.server
 	attr := &os.ProcAttr{Dir: "/", Env: n.environment(), Sys: &syscall.SysProcAttr{Setsid: true}}
-	if exists(s.account.home) {
-		attr.Dir = s.account.home
+	if _, err := os.Stat(s.Account.Home); err == nil {
+		attr.Dir = s.Account.Home
 	}
 	if os.Geteuid() == 0 {
-		attr.Sys.Credential = &syscall.Credential{Uid: s.account.uid, Gid: s.account.gid, Groups: s.account.groups}
+		attr.Sys.Credential = &syscall.Credential{Uid: s.Account.UID, Gid: s.Account.GID, Groups: s.Account.Groups}
 	}
-	if s.cgroup != "" {
-		dir, err := os.MkdirTemp(s.cgroup, "session-")
+	if s.Cgroup != "" {
+		dir, err := os.MkdirTemp(s.Cgroup, "session-")
 		if err != nil {
 			return fmt.Errorf("starting a session: %w", err)
 		}
@@ -305,7 +306,7 @@ func (n *session) launch(path string, argv []string) error {
 func (n *session) launchOnTerminal(path string, argv []string, attr *os.ProcAttr) error {
 	attr.Files = []*os.File{n.tty, n.tty, n.tty}
 	attr.Sys.Setctty, attr.Sys.Ctty = true, 0
-	p, err := n.server.reaper.StartFile(path, argv, attr)
+	p, err := n.server.Reaper.StartFile(path, argv, attr)
 	if err != nil {
 		return err
 	}
@@ -341,7 +342,7 @@ func (n *session) launchOnPipes(path string, argv []string, attr *os.ProcAttr) e
 		ends[i] = [2]*os.File{r, w}
 	}
 	attr.Files = []*os.File{ends[0][0], ends[1][1], ends[2][1]}
-	p, err := n.server.reaper.StartFile(path, argv, attr)
+	p, err := n.server.Reaper.StartFile(path, argv, attr)
 	stdin, stdout, stderr := ends[0][1], ends[1][0], ends[2][0]
 	if err != nil {
 		stdin.Close()
@@ -400,13 +401,13 @@ func (n *session) finish(p *process.Process, output <-chan struct{}) {
 
 // environment is that of a login.
 func (n *session) environment() []string {
-	a := n.server.account
+	a := n.server.Account
 	env := []string{
-		servicePath, "HOME=" + a.home, "USER=" + a.name, "LOGNAME=" + a.name, "SHELL=" + a.shell,
-		"LANG=C.UTF-8", "MAIL=/var/mail/" + a.name,
+		process.Path, "HOME=" + a.Home, "USER=" + a.Name, "LOGNAME=" + a.Name, "SHELL=" + a.Shell,
+		"LANG=C.UTF-8", "MAIL=/var/mail/" + a.Name,
 	}
-	if n.server.environment != nil {
-		env = append(env, n.server.environment()...)
+	if n.server.Environment != nil {
+		env = append(env, n.server.Environment()...)
 	}
 	env = append(env, n.env...)
 	env = append(env, n.client.addresses()...)

@@ -1,12 +1,15 @@
-package guest
+// Package door lets clients of the guest in that show who they are, however many come that do not.
+package door
 
 import (
 	"context"
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hyve-vm/hyve/internal/accept"
@@ -26,38 +29,42 @@ const (
 const refusalPause = 10 * time.Second
 
 // A door lets clients in that show who they are.
-type door struct {
+type Door struct {
 	patience    time.Duration // how long it may take to find out who somebody is
 	others, own *accept.Budget
-	host        current[string] // the address by which hyve's own sockets come
+	host        atomic.Pointer[string] // the address by which hyve's own sockets come
 	log         func(string, ...any)
 
 	mu     sync.Mutex
-	logged time.Time // when logf logged last
+	logged time.Time // when Logf logged last
 	silent int       // lines that it has kept back since
 }
 
-func newDoor(patience time.Duration, logf func(string, ...any)) *door {
-	return &door{patience: patience, log: logf, others: accept.NewBudget(maxStartups, startupsShare), own: accept.NewBudget(ownStartups, ownStartups)}
+// New returns a door at which a client may take that long to show who it is.
+func New(patience time.Duration, logf func(string, ...any)) *Door {
+	return &Door{patience: patience, log: logf, others: accept.NewBudget(maxStartups, startupsShare), own: accept.NewBudget(ownStartups, ownStartups)}
 }
 
-// serve accepts connections until l is closed. greet finds out who a client is and
+// SetHost says by which address hyve's own sockets come.
+func (d *Door) SetHost(address string) { d.host.Store(&address) }
+
+// Serve accepts connections until l is closed. greet finds out who a client is and
 // returns what serves it, or nil to hang up on it.
-func (d *door) serve(l net.Listener, greet func(net.Conn) func()) {
+func (d *Door) Serve(l net.Listener, greet func(net.Conn) func()) {
 	accepting := accept.Door{Log: slog.New(slog.NewTextHandler(logWriter(d.log), nil))}
 	accepting.Serve(context.Background(), l, func(conn net.Conn) { d.receive(conn, greet) })
 }
 
-func (d *door) receive(conn net.Conn, greet func(net.Conn) func()) {
+func (d *Door) receive(conn net.Conn, greet func(net.Conn) func()) {
 	defer conn.Close()
-	defer logPanic(d.log)
+	defer LogPanic(d.log)
 	source := accept.Source(conn)
 	budget := d.others
-	if host, ok := d.host.get(); ok && source == host {
+	if host := d.host.Load(); host != nil && source == *host {
 		budget = d.own
 	}
 	if !budget.Take(source) {
-		d.logf("refusing a client at %s: there are too many that do not say who they are", source)
+		d.Logf("refusing a client at %s: there are too many that do not say who they are", source)
 		if tcp, ok := conn.(*net.TCPConn); ok {
 			tcp.SetLinger(0)
 		}
@@ -74,8 +81,8 @@ func (d *door) receive(conn net.Conn, greet func(net.Conn) func()) {
 	}
 }
 
-// logf logs what a stranger has brought about, a line in refusalPause.
-func (d *door) logf(format string, args ...any) {
+// Logf logs what a stranger has brought about, a line in refusalPause.
+func (d *Door) Logf(format string, args ...any) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if time.Since(d.logged) < refusalPause {
@@ -96,4 +103,11 @@ type logWriter func(string, ...any)
 func (w logWriter) Write(b []byte) (int, error) {
 	w("%s", strings.TrimRight(string(b), "\n"))
 	return len(b), nil
+}
+
+// LogPanic keeps a panic over one connection from ending the machine.
+func LogPanic(logf func(string, ...any)) {
+	if r := recover(); r != nil {
+		logf("serving a connection panicked: %v\n%s", r, debug.Stack())
+	}
 }

@@ -1,4 +1,4 @@
-package guest
+package sshd
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/hyve-vm/hyve/internal/accept"
+	"github.com/hyve-vm/hyve/internal/guest/door"
 )
 
 // Wire formats of RFC 4254, section 7, and of OpenSSH's PROTOCOL for sockets.
@@ -43,7 +44,7 @@ type (
 )
 
 // forwardTCP serves one connection of the client's -L or -D.
-func (c *sshClient) forwardTCP(channel ssh.NewChannel) {
+func (c *client) forwardTCP(channel ssh.NewChannel) {
 	var r directTCP
 	if err := ssh.Unmarshal(channel.ExtraData(), &r); err != nil {
 		c.reject(channel, ssh.ConnectionFailed, err.Error())
@@ -55,20 +56,20 @@ func (c *sshClient) forwardTCP(channel ssh.NewChannel) {
 }
 
 // forwardSocket serves one connection of the client's -L to a unix socket.
-func (c *sshClient) forwardSocket(channel ssh.NewChannel) {
+func (c *client) forwardSocket(channel ssh.NewChannel) {
 	var r directSocket
 	if err := ssh.Unmarshal(channel.ExtraData(), &r); err != nil {
 		c.reject(channel, ssh.ConnectionFailed, err.Error())
 		return
 	}
-	c.forward(channel, func() (net.Conn, error) { return c.server.account.dialSocket(r.Path) })
+	c.forward(channel, func() (net.Conn, error) { return c.server.Account.Dial(r.Path) })
 }
 
 // forwardDial bounds how long a connection may take that a client wants.
 const forwardDial = 2 * time.Minute
 
-func (c *sshClient) forward(opening ssh.NewChannel, dial func() (net.Conn, error)) {
-	defer logPanic(c.server.logf)
+func (c *client) forward(opening ssh.NewChannel, dial func() (net.Conn, error)) {
+	defer door.LogPanic(c.server.Logf)
 	conn, err := dial()
 	if err != nil {
 		opening.Reject(ssh.ConnectionFailed, err.Error()) // which the client shows
@@ -106,7 +107,7 @@ func joinChannel(channel ssh.Channel, conn net.Conn) {
 
 // remoteForwards are what one client listens on by its -R.
 type remoteForwards struct {
-	client *sshClient
+	client *client
 
 	mu        sync.Mutex
 	listening map[string][]net.Listener // by where, as tcpName and socketName have it
@@ -172,7 +173,7 @@ func (f *remoteForwards) listenSocket(payload []byte) error {
 	if err := ssh.Unmarshal(payload, &r); err != nil {
 		return err
 	}
-	l, err := f.client.server.account.listenSocket(r.Path)
+	l, err := f.client.server.Account.Listen(r.Path)
 	if err != nil {
 		return err
 	}

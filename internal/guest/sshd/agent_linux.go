@@ -1,4 +1,4 @@
-package guest
+package sshd
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/hyve-vm/hyve/internal/accept"
+	"github.com/hyve-vm/hyve/internal/guest/account"
+	"github.com/hyve-vm/hyve/internal/guest/door"
 )
 
 // maxForwarded bounds the connections that are held at one time to one socket or port
@@ -20,29 +22,29 @@ const maxForwarded = 1024
 // An agentSocket is where programs of the sessions of one client reach its SSH agent.
 type agentSocket struct {
 	mu     sync.Mutex
-	socket *userSocket // nil before a session asks for it
+	socket *account.Socket // nil before a session asks for it
 	closed bool
 }
 
 // open returns the socket's path. It is made for the first session that asks for it.
-func (a *agentSocket) open(c *sshClient) (string, error) {
+func (a *agentSocket) open(c *client) (string, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.closed {
 		return "", net.ErrClosed
 	}
 	if a.socket != nil {
-		return a.socket.path, nil
+		return a.socket.Addr().String(), nil
 	}
 	var dir string
-	err := c.server.account.as(func() (err error) {
+	err := c.server.Account.As(func() (err error) {
 		dir, err = os.MkdirTemp("", "ssh-") // 0700
 		return err
 	})
 	if err != nil {
 		return "", fmt.Errorf("making a directory for the agent's socket: %w", err)
 	}
-	if a.socket, err = c.server.account.listenSocket(filepath.Join(dir, "agent")); err != nil {
+	if a.socket, err = c.server.Account.Listen(filepath.Join(dir, "agent")); err != nil {
 		os.Remove(dir)
 		return "", fmt.Errorf("making the agent's socket: %w", err)
 	}
@@ -50,7 +52,7 @@ func (a *agentSocket) open(c *sshClient) (string, error) {
 	go door.Serve(context.Background(), a.socket, func(conn net.Conn) {
 		c.forwardBack(conn, "auth-agent@openssh.com", nil)
 	})
-	return a.socket.path, nil
+	return a.socket.Addr().String(), nil
 }
 
 // close removes the socket.
@@ -60,14 +62,14 @@ func (a *agentSocket) close() {
 	a.closed = true
 	if a.socket != nil {
 		a.socket.Close()
-		os.Remove(filepath.Dir(a.socket.path))
+		os.Remove(filepath.Dir(a.socket.Addr().String()))
 	}
 }
 
 // forwardBack joins a connection to a channel that it opens to the client.
-func (c *sshClient) forwardBack(conn net.Conn, kind string, data []byte) {
+func (c *client) forwardBack(conn net.Conn, kind string, data []byte) {
 	defer conn.Close()
-	defer logPanic(c.server.logf)
+	defer door.LogPanic(c.server.Logf)
 	channel, requests, err := c.conn.OpenChannel(kind, data)
 	if err != nil {
 		return

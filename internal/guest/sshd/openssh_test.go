@@ -1,6 +1,6 @@
 //go:build linux
 
-package guest
+package sshd
 
 import (
 	"encoding/pem"
@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/hyve-vm/hyve/internal/guest/account"
 	"github.com/hyve-vm/hyve/internal/guest/process"
 )
 
@@ -38,12 +39,12 @@ func newOpenSSH(t *testing.T) *openSSH {
 	if _, err := exec.LookPath("ssh"); err != nil {
 		t.Skip(err)
 	}
-	p := newTestPKI(t, "first")
+	p := newTestKeys(t)
 	o := &openSSH{t: t, dir: shortDir(t), home: shortDir(t)}
-	a := account{name: "docker", uid: uint32(os.Getuid()), gid: uint32(os.Getgid()), home: o.home, shell: "/bin/sh"}
-	if a.uid == 0 {
-		a.uid, a.gid = 65534, 65534
-		a.groups = []uint32{65534}
+	a := account.Account{Name: "docker", UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Home: o.home, Shell: "/bin/sh"}
+	if a.UID == 0 {
+		a.UID, a.GID = 65534, 65534
+		a.Groups = []uint32{65534}
 		os.Chown(o.home, 65534, 65534)
 	}
 	logf := func(format string, args ...any) {
@@ -51,8 +52,9 @@ func newOpenSSH(t *testing.T) *openSSH {
 		defer o.mu.Unlock()
 		o.log = append(o.log, fmt.Sprintf(format, args...))
 	}
-	s := &sshServer{account: a, reaper: testReaper, logf: logf, door: newDoor(sshHandshake, logf)}
-	if err := s.identify(p.identity("first")); err != nil {
+	s := New(Config{Reaper: testReaper, Logf: logf})
+	s.Account = a
+	if err := s.Identify(p.identity()); err != nil {
 		t.Fatal(err)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -60,7 +62,7 @@ func newOpenSSH(t *testing.T) *openSSH {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	go s.serve(l)
+	go s.Serve(l)
 	o.address = l.Addr().String()
 	_, port, _ := net.SplitHostPort(o.address)
 	block, err := ssh.MarshalPrivateKey(p.userKey, "")
@@ -69,7 +71,7 @@ func newOpenSSH(t *testing.T) *openSSH {
 	}
 	key, hosts := filepath.Join(o.dir, "key"), filepath.Join(o.dir, "hosts")
 	os.WriteFile(key, pem.EncodeToMemory(block), 0o600)
-	os.WriteFile(hosts, []byte("machine "+string(ssh.MarshalAuthorizedKey(p.hostKey))), 0o600)
+	os.WriteFile(hosts, []byte("machine "+string(ssh.MarshalAuthorizedKey(p.host))), 0o600)
 	o.options = []string{"-F", "/dev/null"}
 	for _, option := range []string{"IdentityFile=" + key, "IdentitiesOnly=yes", "UserKnownHostsFile=" + hosts, "HostKeyAlias=machine",
 		"StrictHostKeyChecking=yes", "Port=" + port, "User=docker", "BatchMode=yes", "HostName=127.0.0.1"} {
@@ -101,6 +103,11 @@ func (o *openSSH) run(env []string, name string, args ...string) (string, int) {
 		o.t.Fatalf("%s %q does not end: %s", name, args, readText(out))
 	}
 	return readText(out), p.Wait().ExitStatus()
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 func readText(path string) string {
@@ -304,7 +311,7 @@ func TestOpenSSHForwardsAsTheUser(t *testing.T) {
 	_, printed := o.start(nil, "ssh", append(append([]string{}, o.options...), "-N", "-L", at+":"+private, "machine")...)
 	eventually(t, func() bool { return listens(at) })
 	eventually(t, func() bool { return strings.Contains(readText(printed), "permission denied") })
-	if err := (account{uid: 65534, gid: 65534}).as(func() error { return nil }); err != nil || os.Geteuid() != 0 {
+	if err := (account.Account{UID: 65534, GID: 65534}).As(func() error { return nil }); err != nil || os.Geteuid() != 0 {
 		t.Errorf("root is not root any more: %v", err)
 	}
 }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package guest
+package sshd
 
 import (
 	"bytes"
@@ -17,14 +17,17 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
+
+	"github.com/hyve-vm/hyve/internal/guest/account"
 )
 
 // startSSH starts a server whose sessions run as the current user.
-func startSSH(t *testing.T, pki *testPKI) (*sshServer, string) {
+func startSSH(t *testing.T, keys *testKeys) (*Server, string) {
 	t.Helper()
-	a := account{name: "docker", uid: uint32(os.Getuid()), gid: uint32(os.Getgid()), home: t.TempDir(), shell: "/bin/sh"}
-	s := &sshServer{account: a, reaper: testReaper, logf: t.Logf, door: newDoor(sshHandshake, t.Logf), environment: func() []string { return []string{"HTTP_PROXY=http://p"} }}
-	if err := s.identify(pki.identity("first")); err != nil {
+	a := account.Account{Name: "docker", UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Home: t.TempDir(), Shell: "/bin/sh"}
+	s := New(Config{Reaper: testReaper, Logf: t.Logf, Environment: func() []string { return []string{"HTTP_PROXY=http://p"} }})
+	s.Account = a
+	if err := s.Identify(keys.identity()); err != nil {
 		t.Fatal(err)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -32,14 +35,14 @@ func startSSH(t *testing.T, pki *testPKI) (*sshServer, string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	go s.serve(l)
+	go s.Serve(l)
 	return s, l.Addr().String()
 }
 
-func dialSSH(address, name string, pki *testPKI, keys ...ssh.Signer) (*ssh.Client, error) {
+func dialSSH(address, name string, keys *testKeys, by ...ssh.Signer) (*ssh.Client, error) {
 	return ssh.Dial("tcp", address, &ssh.ClientConfig{
-		User: name, Auth: []ssh.AuthMethod{ssh.PublicKeys(keys...), ssh.Password("tcuser")},
-		HostKeyCallback: ssh.FixedHostKey(pki.hostKey), Timeout: 10 * time.Second})
+		User: name, Auth: []ssh.AuthMethod{ssh.PublicKeys(by...), ssh.Password("tcuser")},
+		HostKeyCallback: ssh.FixedHostKey(keys.host), Timeout: 10 * time.Second})
 }
 
 func sshSession(t *testing.T, client *ssh.Client) *ssh.Session {
@@ -53,18 +56,18 @@ func sshSession(t *testing.T, client *ssh.Client) *ssh.Session {
 }
 
 func TestSSHLetsIn(t *testing.T) {
-	pki, other := newTestPKI(t, "first"), newTestPKI(t, "first")
-	s, address := startSSH(t, pki)
+	keys, other := newTestKeys(t), newTestKeys(t)
+	s, address := startSSH(t, keys)
 	for name, test := range map[string]struct {
 		user string
 		key  ssh.Signer
 		ok   bool
 	}{
-		"its user":    {"docker", pki.user, true},
-		"root":        {"root", pki.user, false},
+		"its user":    {"docker", keys.user, true},
+		"root":        {"root", keys.user, false},
 		"another key": {"docker", other.user, false},
 	} {
-		client, err := dialSSH(address, test.user, pki, test.key)
+		client, err := dialSSH(address, test.user, keys, test.key)
 		if (err == nil) != test.ok {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -72,33 +75,48 @@ func TestSSHLetsIn(t *testing.T) {
 			client.Close()
 		}
 	}
-	if err := s.identify(other.identity("first")); err != nil {
+	if err := s.Identify(other.identity()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := dialSSH(address, "docker", other, other.user); err != nil {
 		t.Errorf("after another identity: %v", err)
 	}
-	if _, err := dialSSH(address, "docker", other, pki.user); err == nil {
+	if _, err := dialSSH(address, "docker", other, keys.user); err == nil {
 		t.Error("after another identity the first one's user is let in")
 	}
-	bad := pki.identity("first")
+	bad := keys.identity()
 	bad.AuthorizedKeys = []string{"ssh-ed25519 nonsense"}
-	if s.identify(bad) == nil {
+	if s.Identify(bad) == nil {
 		t.Error("a broken key is taken")
 	}
 }
 
+// Who says nothing, or no SSH, is let go of when the door's patience ends.
+func TestSSHSilentClients(t *testing.T) {
+	s, _ := startSSH(t, newTestKeys(t))
+	for _, said := range []string{"", "GET / HTTP/1.0\r\n\r\n"} {
+		client, server := net.Pipe()
+		go io.WriteString(client, said)
+		go io.Copy(io.Discard, client)
+		server.SetDeadline(time.Now().Add(100 * time.Millisecond))
+		if s.handle(server) != nil {
+			t.Errorf("a client that says %q is let in", said)
+		}
+		client.Close()
+	}
+}
+
 func TestSSHExec(t *testing.T) {
-	pki := newTestPKI(t, "first")
-	server, address := startSSH(t, pki)
-	client, err := dialSSH(address, "docker", pki, pki.user)
+	keys := newTestKeys(t)
+	server, address := startSSH(t, keys)
+	client, err := dialSSH(address, "docker", keys, keys.user)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer client.Close()
 
 	out, err := sshSession(t, client).Output(`echo "$HOME $USER $HTTP_PROXY"; pwd; echo err >&2`)
-	home := server.account.home
+	home := server.Account.Home
 	if err != nil || string(out) != home+" docker http://p\n"+home+"\n" {
 		t.Errorf("%q, %v", out, err)
 	}
@@ -146,9 +164,9 @@ func TestSSHDisconnectHangsUp(t *testing.T) {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, unix.SIGHUP)
 	defer signal.Stop(hangups)
-	pki := newTestPKI(t, "first")
-	_, address := startSSH(t, pki)
-	client, err := dialSSH(address, "docker", pki, pki.user)
+	keys := newTestKeys(t)
+	_, address := startSSH(t, keys)
+	client, err := dialSSH(address, "docker", keys, keys.user)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,9 +193,9 @@ func TestSSHDisconnectHangsUp(t *testing.T) {
 
 // A program whose output nobody reads any more ends when it writes, as in a pipeline.
 func TestSSHUnheard(t *testing.T) {
-	pki := newTestPKI(t, "first")
-	_, address := startSSH(t, pki)
-	client, err := dialSSH(address, "docker", pki, pki.user)
+	keys := newTestKeys(t)
+	_, address := startSSH(t, keys)
+	client, err := dialSSH(address, "docker", keys, keys.user)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,12 +230,12 @@ func TestSSHUnheard(t *testing.T) {
 }
 
 func TestSSHTerminal(t *testing.T) {
-	pki := newTestPKI(t, "first")
-	server, address := startSSH(t, pki)
+	keys := newTestKeys(t)
+	server, address := startSSH(t, keys)
 	if u, err := user.Current(); err == nil && u.Uid == "0" {
-		server.account.shell = "/bin/sh"
+		server.Account.Shell = "/bin/sh"
 	}
-	client, err := dialSSH(address, "docker", pki, pki.user)
+	client, err := dialSSH(address, "docker", keys, keys.user)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,9 +270,9 @@ func TestSSHTerminal(t *testing.T) {
 }
 
 func TestSSHForwards(t *testing.T) {
-	pki := newTestPKI(t, "first")
-	_, address := startSSH(t, pki)
-	client, err := dialSSH(address, "docker", pki, pki.user)
+	keys := newTestKeys(t)
+	_, address := startSSH(t, keys)
+	client, err := dialSSH(address, "docker", keys, keys.user)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -315,24 +333,6 @@ func TestSSHForwards(t *testing.T) {
 	time.Sleep(20 * time.Millisecond)
 	if _, err := net.Dial("tcp", l.Addr().String()); err == nil {
 		t.Error("a reverse forward outlives its client")
-	}
-}
-
-func TestLookupAccount(t *testing.T) {
-	dir := t.TempDir()
-	passwd, group := filepath.Join(dir, "passwd"), filepath.Join(dir, "group")
-	os.WriteFile(passwd, []byte("root:x:0:0:root:/root:/bin/bash\nbroken\ndocker:x:1000:50:d:/home/docker:/bin/bash\nlast:x:9:9::/:\n"), 0o600)
-	os.WriteFile(group, []byte("staff:x:50:\nsudo:x:27:a,docker\ndocker:x:101:docker\nother:x:7:dockers\n"), 0o600)
-	a, err := lookupAccount("docker", passwd, group)
-	if err != nil || a.uid != 1000 || a.gid != 50 || a.home != "/home/docker" || a.shell != "/bin/bash" ||
-		len(a.groups) != 3 || a.groups[0] != 50 || a.groups[1] != 27 || a.groups[2] != 101 {
-		t.Errorf("%+v, %v", a, err)
-	}
-	if a, err := lookupAccount("last", passwd, group); err != nil || a.shell != "/bin/sh" {
-		t.Errorf("%+v, %v", a, err)
-	}
-	if _, err := lookupAccount("nobody", passwd, group); err == nil {
-		t.Error("an account that is not there")
 	}
 }
 

@@ -1,4 +1,4 @@
-package guest
+package sshd
 
 import (
 	"encoding/binary"
