@@ -79,12 +79,15 @@ var layers = map[string][]string{
 
 	// The guest shares the contract with the host, how file systems begin, and how
 	// connections are accepted.
-	"internal/guestapi":      {},
-	"internal/guest":         {"internal/guest/account", "internal/guest/door", "internal/guest/process", "internal/guest/sshd", "internal/guestapi", "internal/ext4", "internal/accept"},
-	"internal/guest/sshd":    {"internal/guest/account", "internal/guest/door", "internal/guest/process", "internal/guestapi", "internal/accept"},
-	"internal/guest/door":    {"internal/accept"},
-	"internal/guest/account": {},
-	"internal/guest/process": {},
+	"internal/guestapi":                {},
+	"internal/guest":                   {"internal/guest/account", "internal/guest/door", "internal/guest/outbox", "internal/guest/process", "internal/guest/publish", "internal/guest/sshd", "internal/guestapi", "internal/ext4", "internal/accept"},
+	"internal/guest/publish":           {"internal/guest/outbox", "internal/guest/process", "internal/guestapi"},
+	"internal/guest/outbox":            {"internal/guestapi"},
+	"internal/guest/outbox/outboxtest": {"internal/guest/outbox", "internal/guestapi"},
+	"internal/guest/sshd":              {"internal/guest/account", "internal/guest/door", "internal/guest/process", "internal/guestapi", "internal/accept"},
+	"internal/guest/door":              {"internal/accept"},
+	"internal/guest/account":           {},
+	"internal/guest/process":           {},
 
 	"e2e/testregistry":   {},
 	"e2e/testimage":      {"internal/image", "internal/image/build", "internal/machine"},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -13,7 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hyve-vm/hyve/internal/guest/account"
+	"github.com/hyve-vm/hyve/internal/guest/outbox"
 	"github.com/hyve-vm/hyve/internal/guest/process"
+	"github.com/hyve-vm/hyve/internal/guest/publish"
 	"github.com/hyve-vm/hyve/internal/guest/sshd"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
@@ -95,21 +98,31 @@ func Boot() {
 // newGuest returns the guest before its first step. end ends ctx.
 func newGuest() (g *guest, ctx context.Context, end context.CancelFunc) {
 	ctx, end = context.WithCancel(context.Background())
-	out := newOutbox(uptime)
+	out := outbox.New(uptime)
 	r := process.New()
 	g = &guest{
 		reaper: r, out: out, ctx: ctx,
 		power:      make(chan guestapi.PowerOff, 1),
 		configured: make(chan struct{}),
-		front:      newFront(dockerSocket, out.logf),
-		ports:      newPorts(out),
+		front:      newFront(dockerSocket, out.Logf),
+		ports:      publish.NewPorts(out),
 	}
 	g.engine = newEngine(r, g.front, g.ports, out, g.phase, g.fail)
-	g.ssh = sshd.New(sshd.Config{Reaper: r, Cgroup: cgroupHyve + "/users", Logf: out.logf, Environment: func() []string {
+	g.ssh = sshd.New(sshd.Config{Reaper: r, Cgroup: cgroupHyve + "/users", Logf: out.Logf, Environment: func() []string {
 		id, _ := g.identity.now.get()
 		return proxyEnvironment(id.Proxies)
 	}})
 	return g, ctx, end
+}
+
+// followListeners publishes what listens in the guest's own network.
+func (g *guest) followListeners() {
+	follower := &publish.Follower{Ports: g.ports, Reaper: g.reaper, Out: g.out, Cgroup: cgroupRoot, FrontPort: g.front.otherPort, Card: func() netip.Addr {
+		id, _ := g.identity.now.get()
+		prefix, _ := netip.ParsePrefix(id.Network.Address)
+		return prefix.Addr()
+	}}
+	follower.Run(g.ctx)
 }
 
 // begin runs f beside the rest; its error comes once it is done.
@@ -183,17 +196,17 @@ func (g *guest) setUpSystem() error {
 	if err := errors.Join(delegateCgroups(), loopbackUp()); err != nil {
 		return err
 	}
-	g.note(errors.Join(g.hostAddress.attach(cgroupRoot), keepOffDoors(cgroupHyve+"/dockerd")))
+	g.note(errors.Join(g.hostAddress.Attach(cgroupRoot), publish.KeepOffDoors(cgroupHyve+"/dockerd")))
 	return nil
 }
 
 // setUpDisk mounts the data disk and starts containerd, which needs no more.
 func (g *guest) setUpDisk(ctx context.Context) error {
-	if err := mountData(ctx, g.devices, g.reaper, g.out.logf); err != nil {
+	if err := mountData(ctx, g.devices, g.reaper, g.out.Logf); err != nil {
 		return err
 	}
 	if driver := removedDriver("/var/lib/docker"); driver != "" {
-		g.out.put(guestapi.Event{Unreadable: &guestapi.Unreadable{Driver: guestapi.NewText(driver)}})
+		g.out.Put(guestapi.Event{Unreadable: &guestapi.Unreadable{Driver: guestapi.NewText(driver)}})
 	}
 	g.phase(guestapi.PhaseDisk)
 	return g.engine.startContainerd(g.ctx)
@@ -266,7 +279,7 @@ func (g *guest) startEngine() error {
 func Run(argv []string) int {
 	// dockerd's proxies come first: they are on the way of every published port.
 	if strings.HasSuffix(argv[0], "hyve-docker-proxy") || argv[0] == "docker-proxy" {
-		fmt.Fprintf(os.Stderr, "hyve-docker-proxy: %v\n", runProxy(argv))
+		fmt.Fprintf(os.Stderr, "hyve-docker-proxy: %v\n", publish.RunProxy(argv, controlSocket))
 		return 1
 	}
 	// As what cannot be run: this process is perhaps the first of a container.

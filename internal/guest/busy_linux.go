@@ -37,7 +37,7 @@ func (g *guest) tellBusy() {
 		g.note(err)
 		return
 	}
-	g.out.put(guestapi.Event{Busy: &guestapi.Busy{Running: running}})
+	g.out.Put(guestapi.Event{Busy: &guestapi.Busy{Running: running}})
 	if running {
 		g.note(g.memory.start())
 	}

@@ -1,3 +1,5 @@
+//go:build linux
+
 package guest
 
 import (
@@ -7,6 +9,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/hyve-vm/hyve/internal/guest/outbox/outboxtest"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -93,7 +96,7 @@ func TestServiceIsTriedAsOftenAsItHelps(t *testing.T) {
 
 func nextFailure(t *testing.T, s *service) *guestapi.Failed {
 	t.Helper()
-	return nextEvent(t, s.out, func(e guestapi.Event) bool { return e.Failed != nil }).Failed
+	return outboxtest.Next(t, s.out, func(e guestapi.Event) bool { return e.Failed != nil }).Failed
 }
 
 func lineCount(t *testing.T, path string) int {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/hyve-vm/hyve/internal/guest/outbox"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -52,7 +53,7 @@ func (p *port) Write(b []byte) (int, error) { return p.f.Write(b) }
 // A channel is the conversation with the host.
 type channel struct {
 	bootID string
-	out    *outbox
+	out    *outbox.Outbox
 	handle func(guestapi.Request)
 	// greeted is called after each hello is queued, to tell a new host what an
 	// earlier one knew. first says that there was no earlier one.
@@ -71,7 +72,7 @@ func (c *channel) serve(ctx context.Context, stream io.ReadWriter) error {
 func (c *channel) send(ctx context.Context, stream io.Writer) error {
 	w := guestapi.NewWriter[guestapi.Event](stream)
 	for {
-		e, err := c.out.take(ctx)
+		e, err := c.out.Take(ctx)
 		if err != nil {
 			return err
 		}
@@ -81,7 +82,7 @@ func (c *channel) send(ctx context.Context, stream io.Writer) error {
 			}
 		}
 		err = w.Write(e)
-		c.out.sent()
+		c.out.Sent()
 		if err != nil {
 			return fmt.Errorf("writing to the host: %w", err)
 		}
@@ -90,7 +91,7 @@ func (c *channel) send(ctx context.Context, stream io.Writer) error {
 
 func (c *channel) receive(stream io.Reader) error {
 	r := guestapi.NewReader[guestapi.Request](stream)
-	r.Damaged = func(line []byte) { c.out.logf("dropping a damaged message of the host: %q", line) }
+	r.Damaged = func(line []byte) { c.out.Logf("dropping a damaged message of the host: %q", line) }
 	first := true
 	for {
 		req, err := r.Read()
@@ -111,12 +112,12 @@ func (c *channel) receive(stream io.Reader) error {
 }
 
 func (c *channel) hello(h guestapi.Hello, first bool) error {
-	c.out.put(guestapi.Event{Hello: &guestapi.GuestHello{
+	c.out.Put(guestapi.Event{Hello: &guestapi.GuestHello{
 		Version: guestapi.Version, Session: h.Session, BootID: guestapi.NewText(c.bootID)}})
 	if h.Version != guestapi.Version {
 		// The answer carries our version; the host says the rest to its user.
 		err := fmt.Errorf("the host speaks version %d of the protocol, this guest %d", h.Version, guestapi.Version)
-		c.out.put(guestapi.Event{Failed: &guestapi.Failed{Phase: guestapi.NewText(guestapi.PhaseConfigured), Cause: guestapi.NewProse(err.Error()), Fatal: true}})
+		c.out.Put(guestapi.Event{Failed: &guestapi.Failed{Phase: guestapi.NewText(guestapi.PhaseConfigured), Cause: guestapi.NewProse(err.Error()), Fatal: true}})
 		return err
 	}
 	c.greeted(first)

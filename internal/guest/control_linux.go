@@ -15,6 +15,12 @@ import (
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
+// runDir holds PID 1's sockets, controlSocket the one for commands in the guest.
+const (
+	runDir        = "/run/hyve"
+	controlSocket = runDir + "/control.sock"
+)
+
 // listenControl opens the socket by which root's commands in the guest reach
 // PID 1. One line asks, one answers.
 func listenControl() (*net.UnixListener, error) {
@@ -54,12 +60,9 @@ func (g *guest) command(words []string, conn *net.UnixConn) {
 	var err error
 	switch verb, args := words[0], words[1:]; {
 	case verb == "port":
-		want, bad := parsePortLine(args)
-		if bad == nil {
-			g.ports.publish(want, conn)
+		if err = g.ports.Serve(args, conn); err == nil {
 			return
 		}
-		err = bad
 	case verb == "power" && len(args) == 1:
 		g.askPower(guestapi.PowerOff{Reboot: args[0] == "reboot", Reason: guestapi.NewText("a command in the guest asked")})
 	case verb == "engine" && len(args) == 1:

@@ -290,7 +290,7 @@ func (g *guest) growData(size int64) error {
 	if !ok {
 		return errors.New("growing the data disk's file system: it is in a partition, which stays as it is")
 	}
-	return grow(device, now, fs, g.out.logf)
+	return grow(device, now, fs, g.out.Logf)
 }
 
 // grow gives the mounted file system the whole of its disk of that size, which has grown.

@@ -18,7 +18,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hyve-vm/hyve/internal/guest/outbox"
 	"github.com/hyve-vm/hyve/internal/guest/process"
+	"github.com/hyve-vm/hyve/internal/guest/publish"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -36,7 +38,7 @@ const (
 type engine struct {
 	reaper     *process.Reaper
 	front      *front
-	out        *outbox
+	out        *outbox.Outbox
 	phase      func(string)
 	fail       func(string, error)
 	containerd *service
@@ -65,7 +67,7 @@ func (a launchState) equal(b launchState) bool {
 	return a.cas == b.cas && maps.Equal(a.proxies, b.proxies)
 }
 
-func newEngine(r *process.Reaper, f *front, published *ports, out *outbox, phase func(string), fail func(string, error)) *engine {
+func newEngine(r *process.Reaper, f *front, published *publish.Ports, out *outbox.Outbox, phase func(string), fail func(string, error)) *engine {
 	e := &engine{reaper: r, front: f, out: out, phase: phase, fail: fail}
 	env := []string{process.Path, "HOME=/root", "LANG=C.UTF-8"}
 	if known, ok := os.LookupEnv("GODEBUG"); ok {
@@ -84,14 +86,14 @@ func newEngine(r *process.Reaper, f *front, published *ports, out *outbox, phase
 	e.dockerd = &service{
 		name: guestapi.ServiceDockerd, phase: guestapi.PhaseEngine, runDir: runDir,
 		cgroup: cgroupHyve + "/dockerd", score: -500, policy: defaultPolicy, reaper: r, out: out,
-		gate: &bindGate{taken: published.taken, logf: out.logf},
+		gate: publish.NewBindGate(published, out.Logf),
 		command: func() ([]string, []string, error) {
-			published.unreserve(func(*openPort) bool { return true }) // of one that has ended
+			published.Unreserve()
 			l, _ := e.launch.get()
 			return slices.Concat([]string{"dockerd"}, l.flags), slices.Concat(dockerdEnv, l.env), nil
 		},
 		onReady: e.dockerdReady, hopeless: refused,
-		onEnd: func() { out.put(guestapi.Event{EngineEnded: &guestapi.EngineEnded{}}) },
+		onEnd: func() { out.Put(guestapi.Event{EngineEnded: &guestapi.EngineEnded{}}) },
 	}
 	return e
 }
@@ -134,7 +136,7 @@ func (e *engine) prepare(id guestapi.Identity) error {
 	}
 	// Without them the rest of the engine works.
 	if err := linkRegistries(registriesDir, hostRegistriesDir, id.Surroundings.Registries); err != nil {
-		e.out.logf("%v", err)
+		e.out.Logf("%v", err)
 	}
 	// A profile that cannot be read is the user's to mend, over SSH; the engine
 	// starts without it.
@@ -143,14 +145,14 @@ func (e *engine) prepare(id guestapi.Identity) error {
 		err = errors.Join(e.front.addCerts(p.ca, p.cert, p.key), e.front.addPort(p.port))
 	}
 	if err != nil {
-		e.out.logf("%v", err)
+		e.out.Logf("%v", err)
 	}
 	config, err := e.compose(id, p.options)
 	if err != nil {
 		return err
 	}
 	for _, note := range config.notes {
-		e.out.logf("%s", note)
+		e.out.Logf("%s", note)
 	}
 	e.launch.set(launch{flags: config.flags, env: slices.Concat(e.options.Env, p.env)})
 	e.id = id
@@ -289,10 +291,10 @@ func (e *engine) relaunch() error {
 func (e *engine) dockerdReady() {
 	e.phase(guestapi.PhaseEngine)
 	if err := randomizeAddresses(); err != nil {
-		e.out.logf("%v", err)
+		e.out.Logf("%v", err)
 	}
 	if err := e.restartContainers(); err != nil { // of a freeze that was not thawed
-		e.out.logf("%v", err)
+		e.out.Logf("%v", err)
 	}
 	e.repeat()
 }
@@ -315,7 +317,7 @@ func (e *engine) rehearseStart() { e.reaper.Run(nil, "docker-init", "--version")
 // not heard it.
 func (e *engine) repeat() {
 	if state, _ := e.dockerd.watch(); state.ready {
-		e.out.put(guestapi.Event{EngineReady: &guestapi.EngineReady{}})
+		e.out.Put(guestapi.Event{EngineReady: &guestapi.EngineReady{}})
 	}
 }
 
@@ -373,7 +375,7 @@ func (e *engine) stopDockerd() error {
 		return err
 	}
 	if err := forgetDefaultBridge(networkStore); err != nil {
-		e.out.logf("%v", err)
+		e.out.Logf("%v", err)
 	}
 	return nil
 }

@@ -353,7 +353,7 @@ func (e *engine) restartContainers() error {
 		all.Go(func() {
 			body, err := askEngine(dockerSocket, "POST", "/containers/"+id+"/start", dockerdStart)
 			if err != nil {
-				e.out.logf("%v", err)
+				e.out.Logf("%v", err)
 				return
 			}
 			body.Close()

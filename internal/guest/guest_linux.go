@@ -13,7 +13,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hyve-vm/hyve/internal/guest/outbox"
 	"github.com/hyve-vm/hyve/internal/guest/process"
+	"github.com/hyve-vm/hyve/internal/guest/publish"
 	"github.com/hyve-vm/hyve/internal/guest/sshd"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
@@ -22,7 +24,7 @@ import (
 type guest struct {
 	reaper  *process.Reaper
 	devices *devices
-	out     *outbox
+	out     *outbox.Outbox
 
 	// ctx ends when the machine shall power off; power holds the reason.
 	ctx   context.Context
@@ -39,9 +41,9 @@ type guest struct {
 	engine   *engine
 	front    *front
 	ssh      *sshd.Server
-	ports    *ports
+	ports    *publish.Ports
 
-	hostAddress hostAddress
+	hostAddress publish.HostAddress
 }
 
 // uptime is the time since the guest's kernel started.
@@ -53,7 +55,7 @@ func uptime() time.Duration {
 
 // phase tells the host that a step of the boot has ended.
 func (g *guest) phase(name string) {
-	g.out.put(guestapi.Event{Phase: &guestapi.Phase{Name: guestapi.NewText(name)}})
+	g.out.Put(guestapi.Event{Phase: &guestapi.Phase{Name: guestapi.NewText(name)}})
 }
 
 // spawn runs f beside everything else. A panic in it ends the machine with its
@@ -74,8 +76,8 @@ func (g *guest) dieOfPanic() {
 // die tells the host why the machine cannot go on, and ends it at once.
 func (g *guest) die(phase string, cause error) {
 	fmt.Fprintf(os.Stderr, "hyve-init: %s: %v\n", phase, cause)
-	g.out.put(guestapi.Event{Failed: &guestapi.Failed{Phase: guestapi.NewText(phase), Cause: guestapi.NewProse(describeError(cause)), Fatal: true}})
-	g.out.flush(2 * time.Second)
+	g.out.Put(guestapi.Event{Failed: &guestapi.Failed{Phase: guestapi.NewText(phase), Cause: guestapi.NewProse(describeError(cause)), Fatal: true}})
+	g.out.Flush(2 * time.Second)
 	unix.Sync()
 	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	select {} // the kernel takes a moment
@@ -93,14 +95,14 @@ func describeError(err error) string {
 
 // fail tells the host of a step that failed and that the machine can live with.
 func (g *guest) fail(phase string, err error) {
-	g.out.put(guestapi.Event{Failed: &guestapi.Failed{Phase: guestapi.NewText(phase), Cause: guestapi.NewProse(describeError(err))}})
+	g.out.Put(guestapi.Event{Failed: &guestapi.Failed{Phase: guestapi.NewText(phase), Cause: guestapi.NewProse(describeError(err))}})
 }
 
 // note logs an error that is nobody's failure.
 func (g *guest) note(err error) {
 	if err != nil {
 		for line := range strings.Lines(err.Error()) {
-			g.out.logf("%s", strings.TrimRight(line, "\n"))
+			g.out.Logf("%s", strings.TrimRight(line, "\n"))
 		}
 	}
 }
@@ -152,7 +154,7 @@ func (g *guest) handle(req guestapi.Request) {
 			}
 		})
 	case req.PortAck != nil:
-		g.ports.acknowledge(*req.PortAck)
+		g.ports.Acknowledge(*req.PortAck)
 	case req.Clock != nil:
 		g.clock.learn(*req.Clock)
 		g.reply(req.ID, g.clock.apply)
@@ -170,7 +172,7 @@ func (g *guest) handle(req guestapi.Request) {
 			g.reply(req.ID, func() error { return err })
 			return
 		}
-		g.out.put(guestapi.Event{Reply: &guestapi.Reply{ID: req.ID, Usage: &usage}})
+		g.out.Put(guestapi.Event{Reply: &guestapi.Reply{ID: req.ID, Usage: &usage}})
 	case req.Sync != nil:
 		g.reply(req.ID, syncDisk)
 	case req.Grow != nil:
@@ -196,7 +198,7 @@ func (g *guest) reply(id uint64, f func() error) {
 			g.note(err)
 		}
 		if id != 0 {
-			g.out.put(guestapi.Event{Reply: &reply})
+			g.out.Put(guestapi.Event{Reply: &reply})
 		}
 	})
 }
@@ -212,7 +214,7 @@ func (g *guest) greeted(first bool) {
 	g.spawn(func() {
 		g.unfreeze()
 		g.tellBusy()
-		g.ports.repeat()
+		g.ports.Repeat()
 	})
 }
 

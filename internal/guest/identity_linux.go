@@ -45,7 +45,7 @@ func (g *guest) applyIdentity(id guestapi.Identity) error {
 			}
 			return applyNetwork(ctx, g.devices, id.Network)
 		},
-		func() error { return g.hostAddress.set(id) },
+		func() error { return g.hostAddress.Set(id) },
 		func() error {
 			return errors.Join(writeChanged("/etc/resolv.conf", []byte(resolvConf(id.Network.Gateway, id.Surroundings)), 0o644),
 				applyZone("/etc", id.Surroundings.Zone))

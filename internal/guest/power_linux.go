@@ -44,14 +44,14 @@ func (g *guest) awaitPower(end context.CancelFunc) {
 // powerOff ends the machine in order: no new clients (their listeners went with
 // the context), containers, engine, every other process, file systems, power.
 func (g *guest) powerOff(p guestapi.PowerOff) {
-	g.out.logf("powering off: %s", p.Reason)
+	g.out.Logf("powering off: %s", p.Reason)
 	g.note(g.engine.stop())
 	g.reaper.KillAll(killGrace)
 	g.note(forgetDefaultBridge(networkStore))
 	unix.Sync()
 	g.note(unmountAll())
-	g.out.put(guestapi.Event{PowerOff: &p})
-	g.out.flush(flushTimeout)
+	g.out.Put(guestapi.Event{PowerOff: &p})
+	g.out.Flush(flushTimeout)
 	how := unix.LINUX_REBOOT_CMD_POWER_OFF
 	if p.Reboot {
 		how = unix.LINUX_REBOOT_CMD_RESTART

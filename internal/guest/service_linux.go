@@ -12,7 +12,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hyve-vm/hyve/internal/guest/outbox"
 	"github.com/hyve-vm/hyve/internal/guest/process"
+	"github.com/hyve-vm/hyve/internal/guest/publish"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -46,8 +48,8 @@ type service struct {
 	score  int    // oom_score_adj
 	policy restartPolicy
 	reaper *process.Reaper
-	gate   *bindGate // asked before it binds; nil for who may bind anything
-	out    *outbox
+	gate   *publish.BindGate // asked before it binds; nil for who may bind anything
+	out    *outbox.Outbox
 	// command returns what to run; it is asked at every start.
 	command func() (argv, env []string, err error)
 	// onReady is called, in a goroutine of its own, each time that it is ready.
@@ -136,9 +138,9 @@ func (s *service) supervise(ctx context.Context) {
 // report tells the host of a death. One during the start is tried again and is
 // worth a line in the log only, until the last attempt.
 func (s *service) report(cause string, wasReady, giveUp bool) {
-	s.out.logf("%s", cause)
+	s.out.Logf("%s", cause)
 	if wasReady || giveUp {
-		s.out.put(guestapi.Event{Failed: &guestapi.Failed{Phase: guestapi.NewText(s.phase), Cause: guestapi.NewProse(cause)}})
+		s.out.Put(guestapi.Event{Failed: &guestapi.Failed{Phase: guestapi.NewText(s.phase), Cause: guestapi.NewProse(cause)}})
 	}
 }
 
@@ -218,7 +220,7 @@ func (s *service) start() (p *process.Process, drained chan struct{}, err error)
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(dir.Fd())
 	}
 	if s.gate != nil {
-		p, err = s.gate.start(s.reaper, argv, attr)
+		p, err = s.gate.Start(s.reaper, argv, attr)
 	} else {
 		p, err = s.reaper.Start(argv, attr)
 	}
@@ -243,7 +245,7 @@ func (s *service) start() (p *process.Process, drained chan struct{}, err error)
 
 func (s *service) line(text string) {
 	s.tail.add(text)
-	s.out.log(s.name, text)
+	s.out.Log(s.name, text)
 }
 
 func (s *service) notifyPath() string { return filepath.Join(s.runDir, "notify-"+s.name) }

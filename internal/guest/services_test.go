@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyve-vm/hyve/internal/guest/outbox/outboxtest"
 	"github.com/hyve-vm/hyve/internal/guest/process"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
@@ -18,35 +19,10 @@ import (
 // testReaper is the test binary's only one: two would take each other's children.
 var testReaper = process.New()
 
-func testOutbox() *outbox {
-	o := newOutbox(func() time.Duration { return time.Since(processStart) })
-	o.put(guestapi.Event{Hello: &guestapi.GuestHello{}}) // as if a host were there
-	return o
-}
-
-var processStart = time.Now()
-
-// nextEvent takes events until match holds for one.
-func nextEvent(t *testing.T, o *outbox, match func(guestapi.Event) bool) guestapi.Event {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	for {
-		e, err := o.take(ctx)
-		if err != nil {
-			t.Fatal("the event has not come")
-		}
-		o.sent()
-		if match(e) {
-			return e
-		}
-	}
-}
-
 func newTestService(t *testing.T, script string) (*service, context.CancelFunc) {
 	t.Helper()
 	s := &service{
-		name: "test", phase: guestapi.PhaseEngine, runDir: t.TempDir(), reaper: testReaper, out: testOutbox(),
+		name: "test", phase: guestapi.PhaseEngine, runDir: t.TempDir(), reaper: testReaper, out: outboxtest.New(),
 		policy:  restartPolicy{first: time.Millisecond, most: 4 * time.Millisecond, attempts: 3, proved: time.Hour},
 		command: func() ([]string, []string, error) { return []string{"/bin/sh", "-c", script}, os.Environ(), nil },
 	}
@@ -60,7 +36,7 @@ func newTestService(t *testing.T, script string) (*service, context.CancelFunc) 
 
 func TestServiceThatCannotStart(t *testing.T) {
 	s, _ := newTestService(t, "echo first; echo no such flag >&2; exit 7")
-	e := nextEvent(t, s.out, func(e guestapi.Event) bool { return e.Failed != nil })
+	e := outboxtest.Next(t, s.out, func(e guestapi.Event) bool { return e.Failed != nil })
 	if c := e.Failed.Cause.String(); !strings.HasPrefix(c, "test exited with status 7: ") || !strings.Contains(c, "no such flag") || !strings.Contains(c, "after 3 attempts") {
 		t.Errorf("the cause is %q", c)
 	}
@@ -90,7 +66,7 @@ func TestServiceLife(t *testing.T) {
 	ready := make(chan struct{}, 10)
 	// sleep is exec'd: a signal must reach what holds the pipe.
 	s := &service{
-		name: "test", phase: guestapi.PhaseEngine, runDir: t.TempDir(), reaper: testReaper, out: testOutbox(),
+		name: "test", phase: guestapi.PhaseEngine, runDir: t.TempDir(), reaper: testReaper, out: outboxtest.New(),
 		policy: restartPolicy{first: time.Millisecond, most: time.Millisecond, attempts: 3, proved: time.Hour},
 		command: func() ([]string, []string, error) {
 			return []string{"/bin/sh", "-c", `echo started >> "$MARKS/log"; "$SELF" notify; exec sleep 100`},
@@ -113,7 +89,7 @@ func TestServiceLife(t *testing.T) {
 	await("ready", ready)
 	state, _ := s.watch()
 	syscall.Kill(state.current.PID, syscall.SIGKILL)
-	e := nextEvent(t, s.out, func(e guestapi.Event) bool { return e.Failed != nil })
+	e := outboxtest.Next(t, s.out, func(e guestapi.Event) bool { return e.Failed != nil })
 	if !strings.HasPrefix(e.Failed.Cause.String(), "test killed by signal 9 (killed)") || strings.Contains(e.Failed.Cause.String(), "attempts") {
 		t.Errorf("the cause is %q", e.Failed.Cause)
 	}
@@ -128,8 +104,8 @@ func TestServiceLife(t *testing.T) {
 	if state, _ := s.watch(); state.current != nil {
 		t.Error("it runs after stop")
 	}
-	s.out.logf("mark")
-	e = nextEvent(t, s.out, func(e guestapi.Event) bool {
+	s.out.Logf("mark")
+	e = outboxtest.Next(t, s.out, func(e guestapi.Event) bool {
 		return e.Failed != nil || e.Log != nil && e.Log.Line.String() == "mark"
 	})
 	if e.Failed != nil {
@@ -145,7 +121,7 @@ func TestServiceLife(t *testing.T) {
 
 func TestServiceStopKills(t *testing.T) {
 	s, _ := newTestService(t, `trap "" TERM; echo up; while :; do sleep 0.05; done`)
-	nextEvent(t, s.out, func(e guestapi.Event) bool { return e.Log != nil && e.Log.Line.String() == "up" })
+	outboxtest.Next(t, s.out, func(e guestapi.Event) bool { return e.Log != nil && e.Log.Line.String() == "up" })
 	if err := s.stop(50 * time.Millisecond); err == nil || !strings.Contains(err.Error(), "50ms") {
 		t.Errorf("stop = %v", err)
 	}

@@ -36,7 +36,7 @@ func (g *guest) followKernelLog() {
 			return
 		}
 		if kill, ok := parseOOMKill(string(buf[:n])); ok {
-			g.out.put(guestapi.Event{OutOfMemory: &guestapi.OutOfMemory{Process: guestapi.NewText(kill.process), Cgroup: guestapi.NewText(kill.cgroup)}})
+			g.out.Put(guestapi.Event{OutOfMemory: &guestapi.OutOfMemory{Process: guestapi.NewText(kill.process), Cgroup: guestapi.NewText(kill.cgroup)}})
 		}
 	}
 }
@@ -61,10 +61,10 @@ func (g *guest) watchDisk() {
 			switch {
 			case free < room && !told:
 				told = true
-				g.out.put(guestapi.Event{DiskFull: &guestapi.DiskFull{FreeBytes: free}})
+				g.out.Put(guestapi.Event{DiskFull: &guestapi.DiskFull{FreeBytes: free}})
 			case free > room+room/4 && told:
 				told = false
-				g.out.put(guestapi.Event{DiskFull: &guestapi.DiskFull{FreeBytes: free, Over: true}})
+				g.out.Put(guestapi.Event{DiskFull: &guestapi.DiskFull{FreeBytes: free, Over: true}})
 			}
 		}
 		select {
@@ -93,12 +93,12 @@ func (g *guest) runHook(name string, bound time.Duration) {
 		defer close(done)
 		out, status, err := g.reaper.Output([]string{process.Path, "HOME=/root", "LANG=C.UTF-8"}, "/bin/sh", path)
 		for line := range strings.Lines(out) {
-			g.out.logf("%s: %s", name, strings.TrimRight(line, "\n"))
+			g.out.Logf("%s: %s", name, strings.TrimRight(line, "\n"))
 		}
 		if err != nil {
 			g.note(err)
 		} else if !status.Exited() || status.ExitStatus() != 0 {
-			g.out.logf("%s %s", name, process.Describe(status))
+			g.out.Logf("%s %s", name, process.Describe(status))
 		}
 	})
 	var late <-chan time.Time
@@ -108,6 +108,6 @@ func (g *guest) runHook(name string, bound time.Duration) {
 	select {
 	case <-done:
 	case <-late:
-		g.out.logf("%s still runs after %v; going on without it", name, bound)
+		g.out.Logf("%s still runs after %v; going on without it", name, bound)
 	}
 }

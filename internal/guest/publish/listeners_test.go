@@ -1,4 +1,6 @@
-package guest
+//go:build linux
+
+package publish
 
 import (
 	"encoding/binary"
@@ -9,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/hyve-vm/hyve/internal/guest/outbox/outboxtest"
 	"github.com/hyve-vm/hyve/internal/guest/process"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
@@ -122,7 +125,7 @@ func FuzzParseListener(f *testing.F) {
 
 // What listens is published while it does, unless it is a proxy.
 func TestFollow(t *testing.T) {
-	out := testOutbox()
+	out := outboxtest.New()
 	p := testPorts(out)
 	if _, err := p.add(publication{"tcp", "0.0.0.0", 22, "172.17.0.2:22"}, false); err != nil { // served at 4000
 		t.Fatal(err)
@@ -135,12 +138,12 @@ func TestFollow(t *testing.T) {
 	if want.ID = 2; opened != want || err != nil {
 		t.Errorf("opened %+v, want %+v", opened, want)
 	}
-	p.acknowledge(guestapi.PortAck{ID: 2})
+	p.Acknowledge(guestapi.PortAck{ID: 2})
 	p.follow([]publication{service}, nil)
 	p.follow(nil, nil)
-	next := nextEvent(t, out, func(e guestapi.Event) bool { return e.PortOpened != nil || e.PortClosed != nil })
+	next := outboxtest.Next(t, out, func(e guestapi.Event) bool { return e.PortOpened != nil || e.PortClosed != nil })
 	if next.PortClosed == nil || next.PortClosed.ID != 2 {
-		t.Errorf("then %s", describe(next))
+		t.Errorf("then %+v", next)
 	}
 	var many []publication
 	for port := uint16(10000); port < 12000; port++ {
@@ -155,10 +158,10 @@ func TestFollow(t *testing.T) {
 // What listens on IPv6 alone is published where its relay listens, for as long as it has one,
 // and not beside the proxy of a container.
 func TestFollowRelays(t *testing.T) {
-	out := testOutbox()
+	out := outboxtest.New()
 	p := testPorts(out)
 	next := func() any {
-		e := nextEvent(t, out, func(e guestapi.Event) bool { return e.PortOpened != nil || e.PortClosed != nil })
+		e := outboxtest.Next(t, out, func(e guestapi.Event) bool { return e.PortOpened != nil || e.PortClosed != nil })
 		if e.PortClosed != nil {
 			return *e.PortClosed
 		}

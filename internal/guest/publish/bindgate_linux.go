@@ -1,4 +1,4 @@
-package guest
+package publish
 
 import (
 	"encoding/binary"
@@ -16,20 +16,23 @@ import (
 	"github.com/hyve-vm/hyve/internal/guest/process"
 )
 
-// A bindGate asks before dockerd binds a port that it has chosen for a container. dockerd 28
+// A BindGate asks before dockerd binds a port that it has chosen for a container. dockerd 28
 // binds what a container publishes by itself and tries another port only where that fails;
 // what its proxy hears later, that the host has given the port away, ends the container's
 // start. So the kernel holds dockerd's calls of bind(2) until PID 1 lets them go on, or fails
 // them: a filter of seccomp(2) that notifies.
-type bindGate struct {
+type BindGate struct {
 	// taken tells whether somebody else has the port, for which dockerd is to wait.
 	taken func(publication) bool
 	logf  func(string, ...any)
 }
 
-// start starts a program behind the gate, or without it where the kernel has none: its
+// NewBindGate returns a gate that asks for ports which docker has chosen.
+func NewBindGate(p *Ports, logf func(string, ...any)) *BindGate { return &BindGate{p.taken, logf} }
+
+// Start starts a program behind the gate, or without it where the kernel has none: its
 // containers then get every port but a chosen one that the host has given away.
-func (g *bindGate) start(r *process.Reaper, argv []string, attr *os.ProcAttr) (*process.Process, error) {
+func (g *BindGate) Start(r *process.Reaper, argv []string, attr *os.ProcAttr) (*process.Process, error) {
 	type outcome struct {
 		p   *process.Process
 		err error
@@ -114,7 +117,7 @@ func holdBinds() (int, error) {
 
 // serve answers the calls of a program and of its children, until all of them have ended.
 // Children may go on at once: docker's proxies, and containers of a build.
-func (g *bindGate) serve(calls, pid int) {
+func (g *BindGate) serve(calls, pid int) {
 	var asking sync.WaitGroup
 	defer unix.Close(calls)
 	defer asking.Wait()

@@ -1,4 +1,6 @@
-package guest
+//go:build linux
+
+package publish
 
 import (
 	"fmt"
@@ -17,8 +19,15 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hyve-vm/hyve/internal/guest/process"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
+
+// testReaper is the test binary's only one: two would take each other's children.
+var testReaper = process.New()
+
+// cgroupRoot is where control groups are.
+const cgroupRoot = "/sys/fs/cgroup"
 
 // testGroup is a new control group; who may not make one, or may not give programs to the
 // kernel, cannot test that.
@@ -208,7 +217,7 @@ func TestBell(t *testing.T) {
 // else is another than it asks for.
 func TestKeepOffDoors(t *testing.T) {
 	group := testGroup(t)
-	if err := keepOffDoors(group); err != nil {
+	if err := KeepOffDoors(group); err != nil {
 		t.Fatal(err)
 	}
 	if l, err := net.Listen("tcp", ":2376"); err == nil {
@@ -237,11 +246,11 @@ func TestKeepOffDoors(t *testing.T) {
 func TestHostAddress(t *testing.T) {
 	const said, meant = "127.18.77.1", "127.0.0.1"
 	group := testGroup(t)
-	var h hostAddress
-	if err := h.attach(group); err != nil {
+	var h HostAddress
+	if err := h.Attach(group); err != nil {
 		t.Skip(err)
 	}
-	if err := h.set(guestapi.Identity{HostAddress: said, HostAlias: meant}); err != nil {
+	if err := h.Set(guestapi.Identity{HostAddress: said, HostAlias: meant}); err != nil {
 		t.Fatal(err)
 	}
 	l, err := net.Listen("tcp", meant+":0")
@@ -288,11 +297,11 @@ func TestHostAddress(t *testing.T) {
 			t.Errorf("%s: %s, want %s", what, got, want)
 		}
 	}
-	h.set(guestapi.Identity{})
+	h.Set(guestapi.Identity{})
 	if got := inGroup(t, group, "dial tcp4 "+said+":"+tcp)(); strings.HasPrefix(got, "tcp") {
 		t.Errorf("without an address of its own: %s", got)
 	}
-	if err := h.set(guestapi.Identity{HostAddress: "x", HostAlias: meant}); err == nil {
+	if err := h.Set(guestapi.Identity{HostAddress: "x", HostAlias: meant}); err == nil {
 		t.Error("an address that is none is no error")
 	}
 }

@@ -1,4 +1,4 @@
-package guest
+package publish
 
 import (
 	"encoding/binary"
@@ -11,14 +11,14 @@ import (
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
-// A hostAddress makes the machine's own address on the host, which is one of the host's
+// A HostAddress makes the machine's own address on the host, which is one of the host's
 // loopback and would be each container's own, lead to the host from everywhere in the
 // guest: where a program connects or sends to it, it does so to the address by which the
 // virtual network knows the machine's.
-type hostAddress struct{ addresses int } // a map: what programs say, what is meant
+type HostAddress struct{ addresses int } // a map: what programs say, what is meant
 
-// attach lets the kernel translate, at first nothing.
-func (h *hostAddress) attach(group string) error {
+// Attach lets the kernel translate, at first nothing.
+func (h *HostAddress) Attach(group string) error {
 	dir, err := os.Open(group)
 	if err != nil {
 		return fmt.Errorf("translating the machine's address: %w", err)
@@ -56,7 +56,7 @@ const (
 
 // program replaces an address by the other one, with reverse the other way round. Of IPv6
 // it is one that means IPv4, ::ffff:a.b.c.d.
-func (h *hostAddress) program(reverse, ipv6 bool) []insn {
+func (h *HostAddress) program(reverse, ipv6 bool) []insn {
 	from, to := int16(0), int16(4)
 	if reverse {
 		from, to = to, from
@@ -80,9 +80,9 @@ func (h *hostAddress) program(reverse, ipv6 bool) []insn {
 		set(0, 1), exit())
 }
 
-// set says what the addresses are; where the network has no other for the machine's,
+// Set says what the addresses are; where the network has no other for the machine's,
 // nothing is translated.
-func (h *hostAddress) set(n guestapi.Identity) error {
+func (h *HostAddress) Set(n guestapi.Identity) error {
 	if h.addresses <= 0 {
 		return nil // the kernel does not translate, which was said
 	}

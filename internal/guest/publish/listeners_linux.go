@@ -1,6 +1,7 @@
-package guest
+package publish
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,6 +16,9 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/hyve-vm/hyve/internal/guest/outbox"
+	"github.com/hyve-vm/hyve/internal/guest/process"
 )
 
 // The kernel tells when a TCP socket begins and ceases to listen and when a UDP socket is
@@ -27,37 +31,47 @@ const (
 	listenersAgain  = 2 * time.Second
 )
 
-// following is what it takes to publish what listens.
-type following struct {
+// A Follower publishes what listens in the guest's own network: programs of containers with
+// --network host, the ports of a swarm, and whatever a user runs.
+type Follower struct {
+	Ports  *Ports
+	Reaper *process.Reaper
+	Out    *outbox.Outbox
+	Cgroup string // the root of all control groups
+	// Card returns the address of the guest's network card, the zero Addr if it has none.
+	Card func() netip.Addr
+	// FrontPort returns where the engine's front listens besides its door, 0 if nowhere.
+	FrontPort func() uint16
+
 	asked  *askedPorts
 	relays *relays
 	ways   *doorWays
 }
 
-// followListeners publishes what listens in the guest's own network: programs of containers
-// with --network host, the ports of a swarm, and whatever a user runs.
-func (g *guest) followListeners() {
-	bell, err := newBell(cgroupRoot)
+// Run follows until ctx ends. The guest's doors are open by now.
+func (f *Follower) Run(ctx context.Context) {
+	bell, err := newBell(f.Cgroup)
 	if err != nil {
-		g.note(fmt.Errorf("following what listens: %w", err))
+		f.Out.Logf("following what listens: %v", err)
 		return
 	}
-	asked, err := newAskedPorts(cgroupRoot) // the doors are open by now
-	g.note(err)
-	f := &following{asked: asked, relays: newRelays(g.reaper, g.out), ways: newDoorWays(g.reaper)}
+	if f.asked, err = newAskedPorts(f.Cgroup); err != nil {
+		f.Out.Logf("%v", err)
+	}
+	f.relays, f.ways = newRelays(f.Reaper, f.Out), newDoorWays(f.Reaper)
 	rings := make(chan struct{}, 1)
-	g.spawn(func() {
+	go func() {
 		for bell.wait() == nil {
 			select {
 			case rings <- struct{}{}:
 			default:
 			}
 		}
-	})
+	}()
 	for {
-		untold, err := g.publishListeners(f)
+		untold, err := f.publish()
 		if err != nil {
-			g.note(err)
+			f.Out.Logf("%v", err)
 		}
 		var again <-chan time.Time
 		if untold {
@@ -67,24 +81,20 @@ func (g *guest) followListeners() {
 		case <-rings:
 			time.Sleep(listenersSettle) // a program that starts opens several
 		case <-again:
-		case <-g.ctx.Done():
+		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// publishListeners publishes what listens now, and reports whether there may be a change that
-// the kernel does not tell.
-func (g *guest) publishListeners(f *following) (untold bool, err error) {
+// publish publishes what listens now, and reports whether there may be a change that the
+// kernel does not tell.
+func (f *Follower) publish() (untold bool, err error) {
 	all, untold, err := listeners()
 	if err != nil {
 		return false, err
 	}
-	id, _ := g.identity.now.get()
-	var card netip.Addr
-	if prefix, err := netip.ParsePrefix(id.Network.Address); err == nil {
-		card = prefix.Addr()
-	}
+	card := f.Card()
 	all = slices.DeleteFunc(all, func(l listener) bool {
 		return l.isElsewhere(func(device uint32) bool { return hasAddress(device, card) })
 	})
@@ -93,7 +103,7 @@ func (g *guest) publishListeners(f *following) (untold bool, err error) {
 	moved := map[publication]uint16{} // what has asked for a door, and where it listens
 	for _, l := range withTwins(all) {
 		p, ok := l.wanted(card)
-		if !ok || isDoor(p.protocol, p.port) || p.protocol == "tcp" && p.port == g.front.otherPort() || f.relays.has(p.protocol, p.port) || l.isClient(ephemeral, f.asked.of) {
+		if !ok || isDoor(p.protocol, p.port) || p.protocol == "tcp" && p.port == f.FrontPort() || f.relays.has(p.protocol, p.port) || l.isClient(ephemeral, f.asked.of) {
 			continue
 		}
 		if door := f.asked.of(l.cookie); isDoor(p.protocol, door) {
@@ -105,10 +115,10 @@ func (g *guest) publishListeners(f *following) (untold bool, err error) {
 		wanted = append(wanted, p)
 		untold = untold || p.protocol == "udp"
 	}
-	wanted = g.ports.unclaimed(wanted)
+	wanted = f.Ports.unclaimed(wanted)
 	at := f.relays.follow(card, wanted)
 	maps.Copy(at, moved)
-	g.ports.follow(wanted, at)
+	f.Ports.follow(wanted, at)
 	return untold, f.ways.follow(moved)
 }
 

@@ -1,4 +1,4 @@
-package guest
+package publish
 
 import (
 	"encoding/binary"
@@ -58,6 +58,11 @@ func parseListener(protocol string, b []byte) (l listener, ok bool) {
 	}
 	return l, port != 0
 }
+
+// A portRange is a range of ports, both ends in it; empty if it begins at 0.
+type portRange struct{ first, last uint16 }
+
+func (r portRange) has(port uint16) bool { return r.first != 0 && r.first <= port && port <= r.last }
 
 // isClient tells whether the socket is a client's: of UDP, at a port that the kernel has
 // chosen. asked tells which port was asked for.

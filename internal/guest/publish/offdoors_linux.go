@@ -1,4 +1,4 @@
-package guest
+package publish
 
 import (
 	"encoding/binary"
@@ -11,11 +11,11 @@ import (
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
-// keepOffDoors lets the programs of a control group bind the guest's doors, as far as they
+// KeepOffDoors lets the programs of a control group bind the guest's doors, as far as they
 // can tell: they get a free port of loopback instead. dockerd 28 binds what a container
 // publishes by itself, and goes no further where it cannot; the host's connections come by
 // another proxy, see proxyBeside. On loopback, nobody takes the port for a service.
-func keepOffDoors(group string) error {
+func KeepOffDoors(group string) error {
 	dir, err := os.Open(group)
 	if err != nil {
 		return fmt.Errorf("keeping the guest's doors free: %w", err)

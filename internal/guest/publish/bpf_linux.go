@@ -1,4 +1,4 @@
-package guest
+package publish
 
 import (
 	"encoding/binary"

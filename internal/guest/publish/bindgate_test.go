@@ -1,6 +1,6 @@
 //go:build linux
 
-package guest
+package publish
 
 import (
 	"io"
@@ -12,11 +12,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hyve-vm/hyve/internal/guest/outbox"
+	"github.com/hyve-vm/hyve/internal/guest/outbox/outboxtest"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
 // behindGate runs TestInGroup's process behind a gate, and returns its first line.
-func behindGate(t *testing.T, g *bindGate, what string) string {
+func behindGate(t *testing.T, g *BindGate, what string) string {
 	t.Helper()
 	in, out, err := os.Pipe()
 	if err != nil {
@@ -28,7 +30,7 @@ func behindGate(t *testing.T, g *bindGate, what string) string {
 		t.Fatal(err)
 	}
 	defer null.Close()
-	p, err := g.start(testReaper, []string{os.Args[0], "-test.run=^TestInGroup$"}, &os.ProcAttr{
+	p, err := g.Start(testReaper, []string{os.Args[0], "-test.run=^TestInGroup$"}, &os.ProcAttr{
 		Env:   append(os.Environ(), "GODEBUG=multipathtcp=0", "HYVE_IN_GROUP="+what), // plain TCP, as dockerd's
 		Files: []*os.File{null, out, out}})
 	out.Close()
@@ -46,10 +48,10 @@ func behindGate(t *testing.T, g *bindGate, what string) string {
 }
 
 // newTestGate is a gate at which those ports are taken, and what it was asked.
-func newTestGate(t *testing.T, taken ...uint16) (*bindGate, chan publication) {
+func newTestGate(t *testing.T, taken ...uint16) (*BindGate, chan publication) {
 	asked := make(chan publication, 100)
 	unsupported := make(chan struct{}, 1)
-	g := &bindGate{logf: func(format string, args ...any) { unsupported <- struct{}{} }, taken: func(want publication) bool {
+	g := &BindGate{logf: func(format string, args ...any) { unsupported <- struct{}{} }, taken: func(want publication) bool {
 		asked <- want
 		for _, port := range taken {
 			if want.port == port {
@@ -144,24 +146,24 @@ func FuzzParseSockaddr(f *testing.F) {
 }
 
 // reserving asks for a port as dockerd's bind does, and answers as a host.
-func reserving(t *testing.T, p *ports, out *outbox, want publication, ack guestapi.PortAck) (opened guestapi.PortOpened, taken bool) {
+func reserving(t *testing.T, p *Ports, out *outbox.Outbox, want publication, ack guestapi.PortAck) (opened guestapi.PortOpened, taken bool) {
 	t.Helper()
 	done := make(chan bool, 1)
 	go func() { done <- p.taken(want) }()
 	opened = openedPort(t, out)
 	ack.ID = opened.ID
-	p.acknowledge(ack)
+	p.Acknowledge(ack)
 	return opened, <-done
 }
 
-func closedPort(t *testing.T, out *outbox) uint64 {
+func closedPort(t *testing.T, out *outbox.Outbox) uint64 {
 	t.Helper()
-	return nextEvent(t, out, func(e guestapi.Event) bool { return e.PortClosed != nil }).PortClosed.ID
+	return outboxtest.Next(t, out, func(e guestapi.Event) bool { return e.PortClosed != nil }).PortClosed.ID
 }
 
 // A port of docker's choice is asked for when it is bound, and is the proxy's then.
 func TestReservedPort(t *testing.T) {
-	out := testOutbox()
+	out := outboxtest.New()
 	p := testPorts(out)
 	p.origin = func(uint16) origin { return anyPort }
 	v4, taken := reserving(t, p, out, publication{"tcp", "0.0.0.0", 40000, ""}, guestapi.PortAck{})
@@ -201,7 +203,7 @@ func TestReservedPort(t *testing.T) {
 // What the host has given away is not bound, in neither family; what no proxy claims is
 // given back.
 func TestReservedPortEnds(t *testing.T) {
-	out := testOutbox()
+	out := outboxtest.New()
 	p := testPorts(out)
 	p.origin = func(uint16) origin { return ranged }
 	v4, _ := reserving(t, p, out, publication{"udp", "0.0.0.0", 5000, ""}, guestapi.PortAck{})

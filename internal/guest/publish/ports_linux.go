@@ -1,4 +1,4 @@
-package guest
+package publish
 
 import (
 	"fmt"
@@ -8,13 +8,14 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hyve-vm/hyve/internal/guest/outbox"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
-// ports are the published ports of all containers, one for each docker-proxy
+// Ports are the published ports of all containers, one for each docker-proxy
 // that runs, and one for each program that listens in the guest's own network.
-type ports struct {
-	out *outbox
+type Ports struct {
+	out *outbox.Outbox
 	// free returns a port of the guest that nobody has, wanted if it can be.
 	free func(protocol string, wanted uint16) (uint16, error)
 	// origin tells who has chosen a port, chosen more quickly whether docker has, of all.
@@ -39,13 +40,25 @@ type openPort struct {
 	expiry  *time.Timer // of one that is reserved
 }
 
-func newPorts(out *outbox) *ports {
-	return &ports{out: out, open: map[uint64]*openPort{}, followed: map[publication]*openPort{}, reserved: map[publication]*openPort{}, free: freePort, origin: originOf, chosen: chosenByDocker}
+// NewPorts returns the ports of a guest that publishes none yet.
+func NewPorts(out *outbox.Outbox) *Ports {
+	return &Ports{out: out, open: map[uint64]*openPort{}, followed: map[publication]*openPort{}, reserved: map[publication]*openPort{}, free: freePort, origin: originOf, chosen: chosenByDocker}
+}
+
+// Serve publishes the port that a docker-proxy asks for over conn, in the words of one line,
+// until conn ends. Only words that are no such request are an error.
+func (p *Ports) Serve(words []string, conn io.ReadWriter) error {
+	want, err := parsePortLine(words)
+	if err != nil {
+		return err
+	}
+	p.publish(want, conn)
+	return nil
 }
 
 // publish tells the host of a port, and of its end when conn, the connection
 // that its proxy holds, ends. The proxy is told where in the guest to listen, or why not.
-func (p *ports) publish(want publication, conn io.ReadWriter) {
+func (p *Ports) publish(want publication, conn io.ReadWriter) {
 	if want.protocol == "sctp" {
 		io.WriteString(conn, portRefused+" protocol not supported (tcp and udp can be published to the host, sctp cannot)\n")
 		return
@@ -71,14 +84,14 @@ func (p *ports) publish(want publication, conn io.ReadWriter) {
 
 // await returns the host's answer, an empty one if there is none in time or gone closes
 // before.
-func (p *ports) await(o *openPort, gone <-chan struct{}) guestapi.PortAck {
+func (p *Ports) await(o *openPort, gone <-chan struct{}) guestapi.PortAck {
 	timeout := time.NewTimer(ackTimeout)
 	defer timeout.Stop()
 	select {
 	case <-o.acked:
 	case <-gone:
 	case <-timeout.C:
-		p.out.logf("publishing port %d: the host has not answered within %v", o.want.port, ackTimeout)
+		p.out.Logf("publishing port %d: the host has not answered within %v", o.want.port, ackTimeout)
 	}
 	return p.settle(o)
 }
@@ -90,7 +103,7 @@ const reservedFor = 2 * time.Minute
 // taken asks the host for a port that dockerd is about to bind, if docker has chosen it, and
 // tells whether it has given that away. Otherwise the port is reserved for the container's
 // proxy. One that the user has named is left to that, which can say who has it.
-func (p *ports) taken(want publication) bool {
+func (p *Ports) taken(want publication) bool {
 	o := p.origin(want.port)
 	if o != anyPort && o != ranged {
 		return false
@@ -114,15 +127,18 @@ func (p *ports) taken(want publication) bool {
 	return answer.Taken
 }
 
+// Unreserve gives all reserved ports back: the dockerd that was about to use them has ended.
+func (p *Ports) Unreserve() { p.unreserve(func(*openPort) bool { return true }) }
+
 // unreserve gives those reserved ports back for which no proxy has come.
-func (p *ports) unreserve(which func(*openPort) bool) {
+func (p *Ports) unreserve(which func(*openPort) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.giveBack(which)
 }
 
 // giveBack is unreserve for who holds mu.
-func (p *ports) giveBack(which func(*openPort) bool) {
+func (p *Ports) giveBack(which func(*openPort) bool) {
 	for want, o := range p.reserved {
 		if which(o) {
 			o.expiry.Stop()
@@ -133,7 +149,7 @@ func (p *ports) giveBack(which func(*openPort) bool) {
 }
 
 // add opens a port and tells the host, unless it is reserved.
-func (p *ports) add(want publication, chosen bool) (*openPort, error) {
+func (p *Ports) add(want publication, chosen bool) (*openPort, error) {
 	event, err := want.event()
 	if err != nil {
 		return nil, err
@@ -160,7 +176,7 @@ func (p *ports) add(want publication, chosen bool) (*openPort, error) {
 
 // displace takes back what was followed and leads elsewhere in the guest than the proxy that
 // has come for it: dockerd 28 listens before it starts one. The caller holds mu.
-func (p *ports) displace(by publication, to grant) {
+func (p *Ports) displace(by publication, to grant) {
 	for want, o := range p.followed {
 		if want.protocol == by.protocol && want.port == by.port && o.grant.port != to.port {
 			p.drop(o)
@@ -170,7 +186,7 @@ func (p *ports) displace(by publication, to grant) {
 }
 
 // claim returns the port that is reserved for what is wanted, or nil. The caller holds mu.
-func (p *ports) claim(want publication) *openPort {
+func (p *Ports) claim(want publication) *openPort {
 	key := want
 	key.target = ""
 	o := p.reserved[key]
@@ -183,7 +199,7 @@ func (p *ports) claim(want publication) *openPort {
 }
 
 // put numbers a port and tells the host. The caller holds mu.
-func (p *ports) put(o *openPort) *openPort {
+func (p *Ports) put(o *openPort) *openPort {
 	p.last++
 	o.event.ID = p.last
 	p.open[p.last] = o
@@ -192,7 +208,7 @@ func (p *ports) put(o *openPort) *openPort {
 }
 
 // unclaimed leaves out what a proxy stands for.
-func (p *ports) unclaimed(now []publication) []publication {
+func (p *Ports) unclaimed(now []publication) []publication {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	type served struct {
@@ -211,7 +227,7 @@ func (p *ports) unclaimed(now []publication) []publication {
 
 // follow publishes what listens now and is no proxy's, and takes back what does not any
 // more. What has a target is served by a relay, or not at all. Nobody can be refused.
-func (p *ports) follow(now []publication, relays map[publication]uint16) {
+func (p *Ports) follow(now []publication, relays map[publication]uint16) {
 	now = p.unclaimed(now)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -251,7 +267,7 @@ const maxFollowed = 1024
 // by IPv4. It is the same port, for all addresses, unless somebody has it: the guest's
 // doors, or a container that was published on another address. IPv6 is served where IPv4
 // is, if that is the same container. The caller holds mu.
-func (p *ports) inGuest(want publication) (grant, error) {
+func (p *Ports) inGuest(want publication) (grant, error) {
 	wanted := want.port
 	switch {
 	case strings.Contains(want.hostIP, ":"):
@@ -278,7 +294,7 @@ func isDoor(protocol string, port uint16) bool {
 }
 
 // settle ends the wait for the host's answer, and returns it.
-func (p *ports) settle(o *openPort) guestapi.PortAck {
+func (p *Ports) settle(o *openPort) guestapi.PortAck {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	o.settled = true
@@ -288,21 +304,21 @@ func (p *ports) settle(o *openPort) guestapi.PortAck {
 	return o.answer
 }
 
-func (p *ports) remove(o *openPort) {
+func (p *Ports) remove(o *openPort) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.drop(o)
 }
 
 // drop is remove for who holds mu.
-func (p *ports) drop(o *openPort) {
+func (p *Ports) drop(o *openPort) {
 	delete(p.open, o.event.ID)
-	p.out.put(guestapi.Event{PortClosed: &guestapi.PortClosed{ID: o.event.ID}})
+	p.out.Put(guestapi.Event{PortClosed: &guestapi.PortClosed{ID: o.event.ID}})
 }
 
-// acknowledge notes the host's answer. One that nobody waits for is nothing; a refusal
+// Acknowledge notes the host's answer. One that nobody waits for is nothing; a refusal
 // that comes too late makes the port one that the host serves when it can.
-func (p *ports) acknowledge(ack guestapi.PortAck) {
+func (p *Ports) Acknowledge(ack guestapi.PortAck) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	o := p.open[ack.ID]
@@ -311,7 +327,7 @@ func (p *ports) acknowledge(ack guestapi.PortAck) {
 	}
 	if o.settled {
 		if ack.Refused != "" {
-			p.out.logf("the host refuses port %d late: %s", o.event.Port, ack.Refused)
+			p.out.Logf("the host refuses port %d late: %s", o.event.Port, ack.Refused)
 			p.tell(o)
 		}
 		return
@@ -325,13 +341,13 @@ func (p *ports) acknowledge(ack guestapi.PortAck) {
 }
 
 // tell tells the host of a port. The caller holds mu.
-func (p *ports) tell(o *openPort) {
+func (p *Ports) tell(o *openPort) {
 	event := o.event
-	p.out.put(guestapi.Event{PortOpened: &event})
+	p.out.Put(guestapi.Event{PortOpened: &event})
 }
 
-// repeat tells a new host of all open ports, under their old IDs.
-func (p *ports) repeat() {
+// Repeat tells a new host of all open ports, under their old IDs.
+func (p *Ports) Repeat() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, o := range p.open {

@@ -1,4 +1,4 @@
-package guest
+package publish
 
 import (
 	"fmt"
@@ -7,6 +7,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/hyve-vm/hyve/internal/guest/outbox"
 	"github.com/hyve-vm/hyve/internal/guest/process"
 )
 
@@ -29,11 +30,11 @@ type relay struct {
 // maxRelays bounds what they take: some 4 MiB each.
 const maxRelays = 64
 
-func newRelays(r *process.Reaper, out *outbox) *relays {
+func newRelays(r *process.Reaper, out *outbox.Outbox) *relays {
 	start := func(card netip.Addr, to publication) (*process.Process, uint16, error) {
 		return startRelay(r, card, to)
 	}
-	return &relays{start: start, logf: out.logf, running: map[publication]relay{}}
+	return &relays{start: start, logf: out.Logf, running: map[publication]relay{}}
 }
 
 // follow has a relay run for each of the publications that needs one, and no other. It

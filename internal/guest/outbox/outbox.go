@@ -1,4 +1,5 @@
-package guest
+// Package outbox holds what the guest tells the host until it is sent.
+package outbox
 
 import (
 	"context"
@@ -17,10 +18,10 @@ const (
 	maxQueuedEvents = 4096
 )
 
-// An outbox holds the events on their way to the host. Putting one in never
+// An Outbox holds the events on their way to the host. Putting one in never
 // blocks, so neither a service nor PID 1 waits for a slow host. Nothing leaves
 // before the first hello is answered.
-type outbox struct {
+type Outbox struct {
 	uptime func() time.Duration
 
 	mu      sync.Mutex
@@ -28,18 +29,19 @@ type outbox struct {
 	greeted bool            // a hello was answered once
 	events  []guestapi.Event
 	logs    []guestapi.Event
-	dropped int           // log lines lost since the last report
-	sending bool          // take has handed one out and sent has not been called
+	dropped int           // Log lines lost since the last report
+	sending bool          // Take has handed one out and sent has not been called
 	wake    chan struct{} // holds a token when there may be something to take
 	idle    chan struct{} // closed and replaced when all has been sent
 }
 
-func newOutbox(uptime func() time.Duration) *outbox {
-	return &outbox{uptime: uptime, wake: make(chan struct{}, 1), idle: make(chan struct{})}
+// New returns an outbox whose events are stamped with the guest's uptime.
+func New(uptime func() time.Duration) *Outbox {
+	return &Outbox{uptime: uptime, wake: make(chan struct{}, 1), idle: make(chan struct{})}
 }
 
-// put queues an event and stamps it.
-func (o *outbox) put(e guestapi.Event) {
+// Put queues an event and stamps it.
+func (o *Outbox) Put(e guestapi.Event) {
 	if e.Uptime == 0 {
 		e.Uptime = o.uptime()
 	}
@@ -67,19 +69,19 @@ func (o *outbox) put(e guestapi.Event) {
 	}
 }
 
-// logf queues a line of hyve-init's own log.
-func (o *outbox) logf(format string, args ...any) {
-	o.log(guestapi.ServiceInit, fmt.Sprintf(format, args...))
+// Logf queues a line of hyve-init's own log.
+func (o *Outbox) Logf(format string, args ...any) {
+	o.Log(guestapi.ServiceInit, fmt.Sprintf(format, args...))
 }
 
-// log queues a line of a service.
-func (o *outbox) log(service, line string) {
-	o.put(guestapi.Event{Log: &guestapi.Log{Service: guestapi.NewText(service), Line: guestapi.NewLine(line)}})
+// Log queues a line of a service.
+func (o *Outbox) Log(service, line string) {
+	o.Put(guestapi.Event{Log: &guestapi.Log{Service: guestapi.NewText(service), Line: guestapi.NewLine(line)}})
 }
 
-// take waits for the next event to send: a hello first, then what the host acts
-// upon, then log lines. The caller calls sent when it is out.
-func (o *outbox) take(ctx context.Context) (guestapi.Event, error) {
+// Take waits for the next event to send: a hello first, then what the host acts
+// upon, then log lines. The caller calls Sent when it is out.
+func (o *Outbox) Take(ctx context.Context) (guestapi.Event, error) {
 	for {
 		if e, ok := o.next(); ok {
 			return e, nil
@@ -92,7 +94,7 @@ func (o *outbox) take(ctx context.Context) (guestapi.Event, error) {
 	}
 }
 
-func (o *outbox) next() (guestapi.Event, bool) {
+func (o *Outbox) next() (guestapi.Event, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	var e guestapi.Event
@@ -116,8 +118,8 @@ func (o *outbox) next() (guestapi.Event, bool) {
 	return e, true
 }
 
-// sent says that the event which take returned is out, or given up.
-func (o *outbox) sent() {
+// Sent says that the event that Take returned is out, or given up.
+func (o *Outbox) Sent() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.sending = false
@@ -127,9 +129,9 @@ func (o *outbox) sent() {
 	}
 }
 
-// flush waits until everything queued has been sent, at most for d. Without a
+// Flush waits until everything queued has been sent, at most for d. Without a
 // host to send to it returns at once.
-func (o *outbox) flush(d time.Duration) {
+func (o *Outbox) Flush(d time.Duration) {
 	timeout := time.NewTimer(d)
 	defer timeout.Stop()
 	for {

@@ -1,4 +1,4 @@
-package guest
+package publish
 
 import (
 	"errors"
@@ -8,12 +8,6 @@ import (
 	"runtime"
 	"syscall"
 	"time"
-)
-
-// runDir holds PID 1's sockets, controlSocket the one for commands in the guest.
-const (
-	runDir        = "/run/hyve"
-	controlSocket = runDir + "/control.sock"
 )
 
 // ackTimeout bounds how long `docker run` waits for the host to publish a port.
@@ -26,19 +20,19 @@ var realProxies = []string{"/usr/bin/docker-proxy", "/usr/sbin/docker-proxy", "/
 // newline when it listens, "1", a newline and the reason when it cannot.
 const proxyStatus = 3
 
-// runProxy stands in for docker-proxy: it tells PID 1 of the port, waits for the
+// RunProxy stands in for docker-proxy: it tells PID 1 of the port, at its control socket, waits for the
 // host, and becomes the real one. The connection to PID 1 stays open across the
 // exec, so its end is the proxy's end, however that comes about. What the host refuses is
 // refused to dockerd. Whatever else goes wrong on the way is a line in dockerd's log: the
 // container gets its port in the guest all the same. It returns only if there is nothing
 // to become.
-func runProxy(argv []string) error {
+func RunProxy(argv []string, control string) error {
 	args := argv[1:]
 	call, err := parseProxyCall(args)
 	if err == nil {
 		var granted grant
 		var refused string
-		if granted, refused, err = announce(call.publication); refused != "" {
+		if granted, refused, err = announce(control, call.publication); refused != "" {
 			text := call.refusal(refused)
 			syscall.Write(proxyStatus, []byte("1\n"+text))
 			return errors.New(text)
@@ -126,7 +120,7 @@ func ownAddress() (string, error) {
 // announce tells PID 1 of a port and waits for its answer. It uses bare system
 // calls: the descriptor must stay open across exec, and this is on the way of
 // every `docker run -p`.
-func announce(p publication) (g grant, refused string, err error) {
+func announce(control string, p publication) (g grant, refused string, err error) {
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 	if err != nil {
 		return g, "", fmt.Errorf("publishing port %d: %w", p.port, err)
@@ -134,8 +128,8 @@ func announce(p publication) (g grant, refused string, err error) {
 	// PID 1 bounds the wait for the host; this is for a PID 1 that hangs.
 	bound := syscall.NsecToTimeval(int64(ackTimeout + time.Second))
 	syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &bound)
-	if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: controlSocket}); err != nil {
-		return g, "", fmt.Errorf("publishing port %d: connecting to %s: %w", p.port, controlSocket, err)
+	if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: control}); err != nil {
+		return g, "", fmt.Errorf("publishing port %d: connecting to %s: %w", p.port, control, err)
 	}
 	if _, err := syscall.Write(fd, []byte(p.portLine()+"\n")); err != nil {
 		return g, "", fmt.Errorf("publishing port %d: %w", p.port, err)

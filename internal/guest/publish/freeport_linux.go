@@ -1,4 +1,4 @@
-package guest
+package publish
 
 import (
 	"context"
@@ -24,7 +24,9 @@ func freePort(protocol string, wanted uint16) (uint16, error) {
 			defer conn.Close()
 			return uint16(conn.LocalAddr().(*net.UDPAddr).Port), nil
 		}
-		l, err := listenTCP(context.Background(), port)
+		var plain net.ListenConfig
+		plain.SetMultipathTCP(false) // there is one path
+		l, err := plain.Listen(context.Background(), "tcp4", address)
 		if err != nil {
 			return 0, err
 		}
@@ -43,11 +45,6 @@ func freePort(protocol string, wanted uint16) (uint16, error) {
 
 // containersDir is where dockerd keeps what its containers were asked to be.
 const containersDir = "/var/lib/docker/containers"
-
-// A portRange is a range of ports, both ends in it; empty if it begins at 0.
-type portRange struct{ first, last uint16 }
-
-func (r portRange) has(port uint16) bool { return r.first != 0 && r.first <= port && port <= r.last }
 
 // ephemeralPorts are those that the kernel chooses from, and docker too.
 func ephemeralPorts() portRange {
