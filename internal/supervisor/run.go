@@ -51,6 +51,7 @@ type supervisor struct {
 	ctx     context.Context // of the run, to its end
 	upToVM  context.Context // of what comes before a VM runs, which can be called off
 	callOff context.CancelCauseFunc
+	beside  sync.WaitGroup // what goes on beside the session for as long as ctx
 
 	forwardGuestPorts func()            // lets clients in that go straight to the guest
 	reachable         gate              // open while the engine can be dialled
@@ -129,6 +130,7 @@ func Run(ctx context.Context, home machine.Home, name string, leash io.Reader, r
 	defer s.sockets.close()
 	var cancel context.CancelFunc
 	s.ctx, cancel = context.WithCancel(ctx)
+	defer s.beside.Wait()
 	defer cancel()
 	s.upToVM, s.callOff = context.WithCancelCause(s.ctx)
 	defer s.callOff(nil)
@@ -212,10 +214,12 @@ func (s *supervisor) prepare() error {
 		return err
 	}
 	s.channels = channels{s.guest}
-	go parts.keepCertificates(s.ctx, renewal, s.tellIdentity, func(err error) { s.guest.trouble(err.Error()) })
-	go s.followHost(s.ctx)
+	s.beside.Go(func() {
+		parts.keepCertificates(s.ctx, renewal, s.tellIdentity, func(err error) { s.guest.trouble(err.Error()) })
+	})
+	s.beside.Go(func() { s.followHost(s.ctx) })
 	if s.resources.accel.Freezes() {
-		go s.watchIdle(s.ctx)
+		s.beside.Go(func() { s.watchIdle(s.ctx) })
 	}
 	return nil
 }
