@@ -16,7 +16,8 @@ import (
 const module = "github.com/hyve-vm/hyve/"
 
 // layers says which of hyve's packages each of them may import. Downwards only:
-// a package that is not listed here does not belong anywhere yet.
+// a package that is not listed here does not belong anywhere yet. Whoever reports an error
+// may give it a hint.
 var layers = map[string][]string{
 	"cmd/hyve":      {"internal/cli", "internal/dockermachine", "internal/dockermachine/driver"},
 	"cmd/hyve-init": {"internal/guest"},
@@ -80,6 +81,7 @@ var layers = map[string][]string{
 	// The guest shares the contract with the host, how file systems begin, and how
 	// connections are accepted.
 	"internal/guestapi":                {},
+	"internal/hint":                    {},
 	"internal/guest":                   {"internal/guest/account", "internal/guest/door", "internal/guest/outbox", "internal/guest/process", "internal/guest/publish", "internal/guest/sshd", "internal/guestapi", "internal/ext4", "internal/accept"},
 	"internal/guest/publish":           {"internal/guest/outbox", "internal/guest/process", "internal/guestapi"},
 	"internal/guest/outbox":            {"internal/guestapi"},
@@ -136,7 +138,7 @@ func checkImports(t *testing.T, path string) {
 		return
 	}
 	for _, own := range ownImports(t, path) {
-		if !slices.Contains(allowed, own) {
+		if own != "internal/hint" && !slices.Contains(allowed, own) {
 			t.Errorf("%s imports %s, which its layer may not", path, own)
 		}
 	}

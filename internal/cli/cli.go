@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/hyve-vm/hyve/internal/hint"
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/terminal"
 )
@@ -83,18 +84,9 @@ func Main(args []string) int {
 // a line of its own.
 func (a *app) report(err error) {
 	fmt.Fprintf(a.stderr, "hyve: %v\n", err)
-	if hint := hintOf(err); hint != "" {
-		fmt.Fprintf(a.stderr, "      %s\n", hint)
+	if way := hint.Of(err); way != "" {
+		fmt.Fprintf(a.stderr, "      %s\n", way)
 	}
-}
-
-// hintOf returns the way out that an error knows, "" if none.
-func hintOf(err error) string {
-	var hinted interface{ Hint() string }
-	if errors.As(err, &hinted) {
-		return hinted.Hint()
-	}
-	return ""
 }
 
 func (a *app) root() *cobra.Command {

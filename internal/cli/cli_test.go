@@ -5,11 +5,13 @@ import (
 	"io"
 	"strings"
 	"testing"
+
+	"github.com/hyve-vm/hyve/internal/hint"
 )
 
 // Mistakes in a command line are told from failures, with a way out.
 func TestUsageErrors(t *testing.T) {
-	for line, hint := range map[string]string{
+	for line, way := range map[string]string{
 		"crate":                  "did you mean create?",
 		"help crate":             "did you mean create?",
 		"help image biuld":       "did you mean build?",
@@ -28,8 +30,8 @@ func TestUsageErrors(t *testing.T) {
 		root := newApp(map[string]string{"HYVE_HOME": t.TempDir()}, io.Discard, io.Discard).root()
 		root.SetArgs(strings.Fields(line))
 		err := root.ExecuteContext(t.Context())
-		if usage := (*usageError)(nil); !errors.As(err, &usage) || !strings.Contains(usage.hint, hint) {
-			t.Errorf("%s: got %v with hint %q, want %q", line, err, hintOf(err), hint)
+		if usage := (*usageError)(nil); !errors.As(err, &usage) || !strings.Contains(usage.hint, way) {
+			t.Errorf("%s: got %v with hint %q, want %q", line, err, hint.Of(err), way)
 		}
 	}
 }

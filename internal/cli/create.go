@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/hyve-vm/hyve/internal/dockerenv"
+	"github.com/hyve-vm/hyve/internal/hint"
 	"github.com/hyve-vm/hyve/internal/image"
 	"github.com/hyve-vm/hyve/internal/image/build"
 	"github.com/hyve-vm/hyve/internal/lifecycle"
@@ -111,7 +112,7 @@ func engineFlag(f *pflag.FlagSet, engine *string) {
 func (a *app) wantedEngine(flag string) (string, error) {
 	engine := cmp.Or(flag, a.getenv("HYVE_ENGINE"))
 	if _, err := build.ParseEngine(engine); err != nil {
-		return "", &usageError{err, hintOf(err)}
+		return "", &usageError{err, hint.Of(err)}
 	}
 	return engine, nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hyve-vm/hyve/internal/hint"
 	"github.com/hyve-vm/hyve/internal/hypervisor"
 	"github.com/hyve-vm/hyve/internal/hypervisor/pick"
 	"github.com/hyve-vm/hyve/internal/image"
@@ -76,7 +77,7 @@ func diagnose(ctx context.Context, home machine.Home) []finding {
 func diagnoseHypervisor(ctx context.Context, home machine.Home) []finding {
 	backend, err := pick.Find(ctx, "", home.CacheDir())
 	if err != nil {
-		return []finding{{"hypervisor", "bad", err.Error(), hintOf(err)}}
+		return []finding{{"hypervisor", "bad", err.Error(), hint.Of(err)}}
 	}
 	findings := []finding{{"hypervisor", "ok", backend.String(), ""}}
 	verdict := backend.TryAgain(ctx)
@@ -140,11 +141,11 @@ func diagnoseData(ctx context.Context, home machine.Home) []finding {
 	findings := []finding{{"data directory", "ok", string(home), ""}}
 	store, err := image.Open(home.ImagesDir())
 	if err != nil {
-		return append(findings, finding{"guest image", "bad", err.Error(), hintOf(err)})
+		return append(findings, finding{"guest image", "bad", err.Error(), hint.Of(err)})
 	}
 	entries, err := store.List()
 	if err != nil {
-		return append(findings, finding{"guest image", "bad", err.Error(), hintOf(err)})
+		return append(findings, finding{"guest image", "bad", err.Error(), hint.Of(err)})
 	}
 	images := len(findings)
 	var checked []*image.Image

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/hyve-vm/hyve/internal/hint"
 	"github.com/hyve-vm/hyve/internal/lifecycle"
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/supervisor"
@@ -74,6 +75,6 @@ func tellStarter(starter *os.File, err error) {
 	case errors.Is(err, machine.ErrLocked):
 		fmt.Fprintln(starter, "locked")
 	default:
-		fmt.Fprintf(starter, "%v\n%s\n", err, hintOf(err))
+		fmt.Fprintf(starter, "%v\n%s\n", err, hint.Of(err))
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyve-vm/hyve/internal/hint"
 	"github.com/hyve-vm/hyve/internal/image"
 	"github.com/hyve-vm/hyve/internal/image/build"
 	"github.com/hyve-vm/hyve/internal/machine"
@@ -66,7 +67,7 @@ func diagnoseUpdates(ctx context.Context, home machine.Home, images []*image.Ima
 		packages, err := lacking(ctx, home, img)
 		switch {
 		case err != nil:
-			return append(findings, finding{what, "note", "could not be checked: " + err.Error(), hintOf(err)})
+			return append(findings, finding{what, "note", "could not be checked: " + err.Error(), hint.Of(err)})
 		case len(packages) > 0:
 			findings = append(findings, finding{what, "note", name + " " + lacks(packages), way})
 		case img.Manifest.Debian.NoSecurity:

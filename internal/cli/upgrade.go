@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hyve-vm/hyve/internal/control"
+	"github.com/hyve-vm/hyve/internal/hint"
 	"github.com/hyve-vm/hyve/internal/image/build"
 	"github.com/hyve-vm/hyve/internal/lifecycle"
 	"github.com/hyve-vm/hyve/internal/machine"
@@ -32,7 +33,7 @@ again. One whose engine does not come up goes back to what it was.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if _, err := build.ParseEngine(options.Engine); err != nil {
-				return &usageError{err, hintOf(err)}
+				return &usageError{err, hint.Of(err)}
 			}
 			// Every name is looked at before anything is done.
 			if err := a.each(args, mustExist); err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"github.com/hyve-vm/hyve/internal/bounded"
+	"github.com/hyve-vm/hyve/internal/hint"
 )
 
 // currentKey names the current context in docker's config.json. Its absence
@@ -102,10 +103,10 @@ func (s Store) setCurrent(name string) error {
 }
 
 func (s Store) foreign(cause error) error {
-	return &hintedError{
+	return hint.With(
 		fmt.Errorf("reading docker's configuration %s: %w", s.configPath(), cause),
 		"correct it: docker does not work with it either",
-	}
+	)
 }
 
 // replace writes after to path in one step, unless before is not there any

@@ -15,6 +15,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"github.com/hyve-vm/hyve/internal/bounded"
+	"github.com/hyve-vm/hyve/internal/hint"
 )
 
 // defaultSocket is where the docker CLI's context "default" finds its engine.
@@ -35,10 +36,10 @@ func OpenStore(getenv func(string) string, hyveHome string) (Store, error) {
 	}
 	home := getenv("HOME")
 	if home == "" {
-		return Store{}, &hintedError{
+		return Store{}, hint.With(
 			errors.New("finding docker's directory: HOME is not set"),
 			"set DOCKER_CONFIG to docker's directory",
-		}
+		)
 	}
 	return Store{filepath.Join(home, ".docker"), hyveHome}, nil
 }
@@ -78,10 +79,10 @@ func (s Store) Put(machine, socket, description string) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 	case err != nil || old.Metadata.Hyve.Home != s.Home:
-		return &hintedError{
+		return hint.With(
 			fmt.Errorf("making the docker context %s: there is one that this installation did not make", name),
-			"remove it with: docker context rm " + name,
-		}
+			"remove it with: docker context rm "+name,
+		)
 	case old.Endpoints["docker"].Host == host:
 		return nil // with whatever the user has changed
 	}
@@ -193,14 +194,3 @@ func (s Store) read(machine string) (contextMeta, error) {
 	}
 	return meta, json.Unmarshal(data, &meta)
 }
-
-// hintedError is an error that knows the way out.
-type hintedError struct {
-	error
-	hint string
-}
-
-func (e *hintedError) Unwrap() error { return e.error }
-
-// Hint says what the user can do.
-func (e *hintedError) Hint() string { return e.hint }

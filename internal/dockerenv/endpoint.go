@@ -17,6 +17,7 @@ import (
 	"sync"
 
 	"github.com/hyve-vm/hyve/internal/bounded"
+	"github.com/hyve-vm/hyve/internal/hint"
 )
 
 // An Endpoint is where an engine answers.
@@ -49,7 +50,7 @@ func (s Store) Endpoint(getenv func(string) string, name string) (Endpoint, erro
 	}
 	data, err := bounded.ReadFile(filepath.Join(s.dirOf("meta", name), "meta.json"), maxMeta)
 	if errors.Is(err, fs.ErrNotExist) {
-		return Endpoint{}, &hintedError{fmt.Errorf("there is no docker context %q", name), "docker context ls lists them"}
+		return Endpoint{}, hint.With(fmt.Errorf("there is no docker context %q", name), "docker context ls lists them")
 	}
 	var meta contextMeta
 	if err == nil {

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/hyve-vm/hyve/internal/bounded"
+	"github.com/hyve-vm/hyve/internal/hint"
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/machinestore"
 )
@@ -42,10 +43,10 @@ func checkURL(text string) error {
 	host, port, err := net.SplitHostPort(address)
 	n, bad := strconv.ParseUint(port, 10, 16)
 	if !ok || err != nil || bad != nil || n == 0 || !isHost(host) || strings.HasPrefix(address, "[") != strings.Contains(host, ":") {
-		return &wayOut{
+		return hint.With(
 			fmt.Errorf("%.200q is not of the form tcp://HOST:PORT", text),
 			"for engines that are reached in another way: docker context create",
-		}
+		)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/hyve-vm/hyve/internal/guestapi"
+	"github.com/hyve-vm/hyve/internal/hint"
 	"github.com/hyve-vm/hyve/internal/lifecycle"
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/pki"
@@ -159,7 +160,7 @@ func (c *client) make(ctx context.Context, name string, options lifecycle.Create
 // inItsWords gives an error about a new machine a way out that docker-machine has.
 func (c *client) inItsWords(err error) error {
 	if failed := (*lifecycle.StartError)(nil); errors.As(err, &failed) && failed.Removed && failed.Failure.Hint == "" {
-		return &wayOut{err, fmt.Sprintf("it was removed; where the engine refuses a setting, create it again with another one (%s create --help lists them)", Name)}
+		return hint.With(err, fmt.Sprintf("it was removed; where the engine refuses a setting, create it again with another one (%s create --help lists them)", Name))
 	}
 	return err
 }

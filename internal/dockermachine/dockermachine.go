@@ -17,6 +17,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/hyve-vm/hyve/internal/hint"
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/machinestore"
 	"github.com/hyve-vm/hyve/internal/terminal"
@@ -107,9 +108,8 @@ func Main(args []string, version string) int {
 // complain prints an error and, where it knows one, the way out.
 func (c *client) complain(err error) {
 	fmt.Fprintln(c.stderr, err)
-	var hinted interface{ Hint() string }
-	if errors.As(err, &hinted) && hinted.Hint() != "" {
-		fmt.Fprintln(c.stderr, hinted.Hint())
+	if way := hint.Of(err); way != "" {
+		fmt.Fprintln(c.stderr, way)
 	}
 }
 

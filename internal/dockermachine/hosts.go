@@ -86,17 +86,6 @@ func stateOf(s control.State) string {
 // errNotRunning is what drivers say where there is no address.
 var errNotRunning = message("Host is not running")
 
-// wayOut is an error that knows one.
-type wayOut struct {
-	error
-	hint string
-}
-
-func (e *wayOut) Unwrap() error { return e.error }
-
-// Hint says how to go on.
-func (e *wayOut) Hint() string { return e.hint }
-
 // errNoMachine is about a name that nothing has.
 func errNoMachine(name string) error {
 	return message("Docker machine %q does not exist. Use \"%s ls\" to list machines. Use \"%[2]s create\" to add a new one.", name, Name)

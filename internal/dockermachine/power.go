@@ -10,6 +10,7 @@ import (
 
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/dockerenv"
+	"github.com/hyve-vm/hyve/internal/hint"
 	"github.com/hyve-vm/hyve/internal/lifecycle"
 )
 
@@ -108,9 +109,8 @@ func (c *client) start(ctx context.Context, h *host) error {
 // warn prints a warning, which docker-machine does where it informs.
 func (c *client) warn(err error) {
 	c.inform("%v", err)
-	var hinted interface{ Hint() string }
-	if errors.As(err, &hinted) && hinted.Hint() != "" {
-		c.inform("%s", hinted.Hint())
+	if way := hint.Of(err); way != "" {
+		c.inform("%s", way)
 	}
 }
 

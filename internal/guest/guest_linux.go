@@ -18,6 +18,7 @@ import (
 	"github.com/hyve-vm/hyve/internal/guest/publish"
 	"github.com/hyve-vm/hyve/internal/guest/sshd"
 	"github.com/hyve-vm/hyve/internal/guestapi"
+	"github.com/hyve-vm/hyve/internal/hint"
 )
 
 // A guest is this machine, seen by its PID 1.
@@ -86,9 +87,8 @@ func (g *guest) die(phase string, cause error) {
 // describeError is an error's text, and its way out on lines of its own.
 func describeError(err error) string {
 	text := err.Error()
-	var hinted interface{ Hint() string }
-	if errors.As(err, &hinted) {
-		text += "\n" + hinted.Hint()
+	if way := hint.Of(err); way != "" {
+		text += "\n" + way
 	}
 	return text
 }

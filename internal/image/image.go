@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/hyve-vm/hyve/internal/bounded"
+	"github.com/hyve-vm/hyve/internal/hint"
 )
 
 // Format is the version of the manifest and of what the files mean.
@@ -124,20 +125,9 @@ func (i *Image) file(name string) (File, bool) {
 	return File{}, false
 }
 
-// problem is an image or store that cannot be used, with the way out.
-type problem struct {
-	error
-	hint string
-}
-
-// Hint returns what the user can do about it.
-func (p problem) Hint() string { return p.hint }
-
-func (p problem) Unwrap() error { return p.error }
-
 // broken makes the error about an image whose files are not what they were.
 func broken(digest string, err error) error {
-	return problem{fmt.Errorf("image %s is damaged: %w", short(digest), err), "run `hyve image build` to make it anew"}
+	return hint.With(fmt.Errorf("image %s is damaged: %w", short(digest), err), "run `hyve image build` to make it anew")
 }
 
 // short abbreviates a digest for messages.
@@ -172,10 +162,10 @@ func load(dir string) (*Image, error) {
 		return nil, broken(digest, fmt.Errorf("reading %s: %w", file, err))
 	}
 	if img.Manifest.Format != Format {
-		return nil, problem{
+		return nil, hint.With(
 			fmt.Errorf("image %s has format %d, this hyve reads %d", short(digest), img.Manifest.Format, Format),
 			"run `hyve image build` for one of this hyve's own",
-		}
+		)
 	}
 	img.Arch = img.Manifest.Arch
 	for _, f := range img.Manifest.Files {

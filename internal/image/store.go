@@ -16,6 +16,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"github.com/hyve-vm/hyve/internal/bounded"
+	"github.com/hyve-vm/hyve/internal/hint"
 )
 
 // ErrNotFound is the cause where no image has the reference asked for.
@@ -135,10 +136,10 @@ func (s *Store) Find(ref, arch string) (*Image, error) {
 func (s *Store) Resolve(ref string) (Entry, error) {
 	prefix := strings.TrimPrefix(ref, "sha256:")
 	if len(prefix) < MinPrefix || len(prefix) > 64 || !isHex(prefix) {
-		return Entry{}, problem{
+		return Entry{}, hint.With(
 			fmt.Errorf("finding image %q: not a digest or at least %d digits of one", ref, MinPrefix),
 			"`hyve image ls` lists the images",
-		}
+		)
 	}
 	found, err := filepath.Glob(filepath.Join(s.images(), "sha256-"+prefix+"*"))
 	if err != nil {
@@ -150,13 +151,13 @@ func (s *Store) Resolve(ref string) (Entry, error) {
 	})
 	switch len(found) {
 	case 0:
-		return Entry{}, problem{fmt.Errorf("finding image %q: %w", ref, ErrNotFound), "`hyve image ls` lists the images"}
+		return Entry{}, hint.With(fmt.Errorf("finding image %q: %w", ref, ErrNotFound), "`hyve image ls` lists the images")
 	case 1:
 	default:
-		return Entry{}, problem{
+		return Entry{}, hint.With(
 			fmt.Errorf("finding image %q: %d images begin with that", ref, len(found)),
 			"give more digits",
-		}
+		)
 	}
 	digest, _ := digestOf(filepath.Base(found[0]))
 	img, err := load(found[0])
@@ -195,7 +196,7 @@ func (s *Store) FindRecipe(recipe, arch string) (*Image, error) {
 }
 
 func noImage(arch string) error {
-	return problem{fmt.Errorf("finding an image for %s: %w", arch, ErrNotFound), "run `hyve image build` to make one"}
+	return hint.With(fmt.Errorf("finding an image for %s: %w", arch, ErrNotFound), "run `hyve image build` to make one")
 }
 
 // defaultDigest returns the current image's digest, or "".
@@ -210,7 +211,7 @@ func (s *Store) defaultDigest(arch string) (string, error) {
 	}
 	digest := strings.TrimSpace(string(data))
 	if !isDigest(digest) {
-		return "", problem{fmt.Errorf("reading %s: not a digest", file), "run `hyve image build` to make an image"}
+		return "", hint.With(fmt.Errorf("reading %s: not a digest", file), "run `hyve image build` to make an image")
 	}
 	return digest, nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"github.com/hyve-vm/hyve/internal/bounded"
+	"github.com/hyve-vm/hyve/internal/hint"
 )
 
 // stampFile remembers, in the image's directory, what was verified.
@@ -117,10 +118,10 @@ func (i *Image) verifyFile(ctx context.Context, want File) error {
 // not read.
 func unreadable(digest, path string, err error) error {
 	if errors.Is(err, fs.ErrPermission) {
-		return problem{
+		return hint.With(
 			fmt.Errorf("reading image %s: %w", short(digest), err),
 			"make it readable again, or remove it with `hyve image rm` and run `hyve image build`",
-		}
+		)
 	}
 	return broken(digest, pathless(err, path))
 }

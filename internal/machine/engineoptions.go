@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/hyve-vm/hyve/internal/guestapi"
+	"github.com/hyve-vm/hyve/internal/hint"
 )
 
 // storageDrivers are those that a dockerd can have, with containerd's. Which of them it has,
@@ -43,10 +44,10 @@ func checkEngineOption(option string) error {
 func checkNotOwned(options []string) error {
 	for _, option := range options {
 		if name, owned := guestapi.OwnedOption(option); owned {
-			return &hintedError{
+			return hint.With(
 				fmt.Errorf("the engine option %q belongs to hyve, which keeps the engine reachable and private", name),
 				"clients find the engine by hyve env, a docker context and hyve url; --tls-san adds names to its certificate",
-			}
+			)
 		}
 	}
 	return nil

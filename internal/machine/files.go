@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hyve-vm/hyve/internal/hint"
 	"github.com/hyve-vm/hyve/internal/private"
 )
 
@@ -54,10 +55,10 @@ func namedHome(getenv func(string) string) (Home, error) {
 	}
 	home := getenv("HOME")
 	if home == "" {
-		return "", &hintedError{
+		return "", hint.With(
 			errors.New("finding the data directory: HOME is not set"),
 			"set HYVE_HOME to the directory where hyve may keep its machines",
-		}
+		)
 	}
 	if runtime.GOOS == "darwin" {
 		return Home(filepath.Join(home, "Library", "Application Support", "hyve")), nil
@@ -71,7 +72,7 @@ const usableHome = "set HYVE_HOME to a directory that you may write"
 func (h Home) Make() error {
 	for _, dir := range []string{string(h), h.Machines(), h.CacheDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return &hintedError{fmt.Errorf("making the data directory: %w", err), usableHome}
+			return hint.With(fmt.Errorf("making the data directory: %w", err), usableHome)
 		}
 	}
 	return nil
@@ -81,7 +82,7 @@ func (h Home) Make() error {
 func (h Home) CheckMake() error {
 	for _, dir := range []string{string(h), h.Machines(), h.CacheDir(), h.PKIDir(), h.ImagesDir(), h.Templates()} {
 		if err := writable(dir); err != nil {
-			return &hintedError{fmt.Errorf("making the data directory: %w", err), usableHome}
+			return hint.With(fmt.Errorf("making the data directory: %w", err), usableHome)
 		}
 	}
 	return nil
@@ -266,14 +267,3 @@ func shortDir() (string, error) {
 	dir, err := os.MkdirTemp("/tmp", "hyve-")
 	return dir, err
 }
-
-// hintedError is an error that knows the way out.
-type hintedError struct {
-	error
-	hint string
-}
-
-func (e *hintedError) Unwrap() error { return e.error }
-
-// Hint says what the user can do.
-func (e *hintedError) Hint() string { return e.hint }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/hyve-vm/hyve/internal/hint"
 )
 
 // Boot is the part of a Spec that a machine has from one boot to the next. A frozen state
@@ -117,10 +119,10 @@ func (c *Settings) check(m *Machine, host Host) error {
 	case *c.Disk == now, *c.Disk == m.Disk:
 		return nil
 	case *c.Disk < now:
-		return &hintedError{
+		return hint.With(
 			fmt.Errorf("disk of %s is smaller than the machine's of %s, and a disk only grows", FormatSize(*c.Disk), FormatSize(now)),
 			fmt.Sprintf("what it does not use takes no room; to have a smaller one: hyve create NEW --disk %s, hyve migrate --from hyve-%s NEW", FormatSize(*c.Disk), m.Name),
-		}
+		)
 	}
 	return checkSize("disk", *c.Disk, MinDisk, host.Disk)
 }

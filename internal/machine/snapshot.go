@@ -14,6 +14,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"github.com/hyve-vm/hyve/internal/bounded"
+	"github.com/hyve-vm/hyve/internal/hint"
 )
 
 // A Snapshot is a copy of a machine's disk and, perhaps, frozen state. It is kept in
@@ -123,10 +124,10 @@ func (d Dir) checkFree(tag string) error {
 		return err
 	}
 	if _, err := os.Lstat(string(d.snapshot(tag))); err == nil {
-		return &hintedError{
+		return hint.With(
 			fmt.Errorf("snapshot %q already exists", tag),
 			fmt.Sprintf("hyve snapshot rm %s %s removes it", filepath.Base(string(d)), tag),
-		}
+		)
 	}
 	return nil
 }

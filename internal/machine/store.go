@@ -19,6 +19,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"github.com/hyve-vm/hyve/internal/bounded"
+	"github.com/hyve-vm/hyve/internal/hint"
 )
 
 // Machine is a machine as its file describes it.
@@ -108,7 +109,7 @@ func (h Home) Load(name string) (*Machine, error) {
 		return nil, &NotFoundError{name}
 	}
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ENOTDIR) {
-		return nil, &hintedError{fmt.Errorf("reading machine %q: %w", name, err), usableHome}
+		return nil, hint.With(fmt.Errorf("reading machine %q: %w", name, err), usableHome)
 	}
 	if err != nil {
 		return nil, &BrokenError{name, err}
@@ -150,7 +151,7 @@ type Entry struct {
 func (h Home) List() ([]Entry, error) {
 	dirs, err := os.ReadDir(h.Machines())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, &hintedError{fmt.Errorf("listing the machines: %w", err), usableHome}
+		return nil, hint.With(fmt.Errorf("listing the machines: %w", err), usableHome)
 	}
 	var entries []Entry
 	for _, dir := range dirs {
@@ -186,7 +187,7 @@ func (e *ExistsError) Hint() string {
 func (h Home) CheckFree(name string) error {
 	dirs, err := os.ReadDir(h.Machines())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return &hintedError{fmt.Errorf("listing the machines: %w", err), usableHome}
+		return hint.With(fmt.Errorf("listing the machines: %w", err), usableHome)
 	}
 	for _, dir := range dirs {
 		if strings.EqualFold(dir.Name(), name) {

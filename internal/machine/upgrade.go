@@ -11,6 +11,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"github.com/hyve-vm/hyve/internal/bounded"
+	"github.com/hyve-vm/hyve/internal/hint"
 )
 
 // An Upgrade is what a machine was before it got another image, kept until its engine
@@ -43,10 +44,10 @@ func (d Dir) Upgrade() (*Upgrade, error) {
 		err = errors.New("it names no image")
 	}
 	if err != nil {
-		return nil, &hintedError{
+		return nil, hint.With(
 			fmt.Errorf("reading what machine %q was before its upgrade: %w", filepath.Base(string(d)), err),
 			fmt.Sprintf("to go on with the machine as it is, remove %s", u.Dir),
-		}
+		)
 	}
 	return u, nil
 }

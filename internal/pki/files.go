@@ -12,17 +12,6 @@ import (
 	"github.com/hyve-vm/hyve/internal/bounded"
 )
 
-// hintedError is an error that knows the way out.
-type hintedError struct {
-	error
-	hint string
-}
-
-func (e *hintedError) Unwrap() error { return e.error }
-
-// Hint says what the user can do.
-func (e *hintedError) Hint() string { return e.hint }
-
 func makeDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("making the directory of the keys: %w", err)

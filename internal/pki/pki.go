@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"github.com/hyve-vm/hyve/internal/bounded"
+	"github.com/hyve-vm/hyve/internal/hint"
 )
 
 // Lives of certificates. They begin a day before they are made, because clocks
@@ -157,10 +158,10 @@ func (ca *CA) sign(path string) error {
 }
 
 func (ca *CA) damaged(name string, cause error) error {
-	return &hintedError{
+	return hint.With(
 		fmt.Errorf("reading the CA's %s: %w", filepath.Join(ca.dir, name), cause),
 		fmt.Sprintf("restore it from a backup, or move %s away: the next start of each machine makes new certificates", ca.dir),
-	}
+	)
 }
 
 // PEM returns the CA's certificate.

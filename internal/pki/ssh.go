@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/hyve-vm/hyve/internal/hint"
 )
 
 // An SSHKey is a key pair for SSH.
@@ -57,10 +59,10 @@ func OpenSSHKey(path string) (SSHKey, error) {
 		return SSHKey{}, err
 	}
 	if key.Signer, err = ssh.ParsePrivateKey(key.PEM); err != nil {
-		return SSHKey{}, &hintedError{
+		return SSHKey{}, hint.With(
 			fmt.Errorf("reading the SSH key %s: %w", path, err),
 			"restore it from a backup, or move it away: the next start makes a new one",
-		}
+		)
 	}
 	return key, updateFile(path+".pub", key.line(), 0o644)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/guestapi"
+	"github.com/hyve-vm/hyve/internal/hint"
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/network"
 )
@@ -57,9 +58,8 @@ func (p *ports) opened(port *guestapi.PortOpened) guestapi.PortAck {
 // refusal is an error as docker prints it, with the way out behind it.
 func refusal(err error) string {
 	text := err.Error()
-	var hinted interface{ Hint() string }
-	if errors.As(err, &hinted) && hinted.Hint() != "" {
-		text += "; " + hinted.Hint()
+	if way := hint.Of(err); way != "" {
+		text += "; " + way
 	}
 	return text
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/frozen"
 	"github.com/hyve-vm/hyve/internal/guestapi"
+	"github.com/hyve-vm/hyve/internal/hint"
 	"github.com/hyve-vm/hyve/internal/hypervisor"
 	"github.com/hyve-vm/hyve/internal/hypervisor/pick"
 	"github.com/hyve-vm/hyve/internal/image"
@@ -449,11 +450,7 @@ func (s *supervisor) conclude(err error) {
 	case err == nil || errors.Is(err, errStopped):
 		s.log.Info("stopped")
 	case !errors.As(err, &failure):
-		failure = &control.Failure{Cause: err.Error()}
-		var hinted interface{ Hint() string }
-		if errors.As(err, &hinted) {
-			failure.Hint = hinted.Hint()
-		}
+		failure = &control.Failure{Cause: err.Error(), Hint: hint.Of(err)}
 		fallthrough
 	default:
 		s.log.Error("ended", "error", err)

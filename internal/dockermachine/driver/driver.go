@@ -15,6 +15,7 @@ import (
 
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/dockerenv"
+	"github.com/hyve-vm/hyve/internal/hint"
 	"github.com/hyve-vm/hyve/internal/image/build"
 	"github.com/hyve-vm/hyve/internal/lifecycle"
 	"github.com/hyve-vm/hyve/internal/machine"
@@ -347,9 +348,8 @@ func done(err error) error {
 // withHint puts the way out, where an error knows one, behind what it says: text is
 // all that docker-machine hears of it.
 func withHint(err error) error {
-	var hinted interface{ Hint() string }
-	if errors.As(err, &hinted) && hinted.Hint() != "" {
-		return fmt.Errorf("%w: %s", err, hinted.Hint())
+	if way := hint.Of(err); way != "" {
+		return fmt.Errorf("%w: %s", err, way)
 	}
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/hyve-vm/hyve/internal/hint"
 	"github.com/hyve-vm/hyve/internal/hypervisor"
 )
 
@@ -129,7 +130,7 @@ func checkSocket(path string) error {
 		return err
 	}
 	if len(path) > MaxSocketPath {
-		return withHint(fmt.Errorf("socket path of %d bytes, at most %d: %s", len(path), MaxSocketPath, path),
+		return hint.With(fmt.Errorf("socket path of %d bytes, at most %d: %s", len(path), MaxSocketPath, path),
 			"move the directory of the sockets to a shorter path")
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/hyve-vm/hyve/internal/hint"
 	"github.com/hyve-vm/hyve/internal/hypervisor"
 )
 
@@ -110,7 +111,7 @@ func (vm *VM) exitCause(waitErr error) error {
 			err = fmt.Errorf("%w; its last words: %s", err, said)
 		}
 		if status.Signal() == syscall.SIGKILL {
-			return withHint(err, "if nobody did that, the host was short of memory; give the machine less")
+			return hint.With(err, "if nobody did that, the host was short of memory; give the machine less")
 		}
 		return err
 	}
@@ -152,17 +153,8 @@ var translations = []struct {
 func readable(said string) error {
 	for _, t := range translations {
 		if m := t.pattern.FindStringSubmatchIndex(said); m != nil {
-			return withHint(errors.New(string(t.pattern.ExpandString(nil, t.text, said, m))), t.hint)
+			return hint.With(errors.New(string(t.pattern.ExpandString(nil, t.text, said, m))), t.hint)
 		}
 	}
 	return errors.New(said)
-}
-
-// hintOf is the Hint of the first error in the chain that has one.
-func hintOf(err error) string {
-	var h interface{ Hint() string }
-	if errors.As(err, &h) {
-		return h.Hint()
-	}
-	return ""
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyve-vm/hyve/internal/hint"
 	"github.com/hyve-vm/hyve/internal/hypervisor"
 )
 
@@ -47,12 +48,12 @@ func TestStartFailures(t *testing.T) {
 					_ = vm.Kill()
 					t.Fatal("it started")
 				}
-				t.Logf("%s: %v; hint: %s", took.Round(time.Millisecond), err, hintOf(err))
+				t.Logf("%s: %v; hint: %s", took.Round(time.Millisecond), err, hint.Of(err))
 				if !strings.Contains(err.Error(), tt.want) || strings.ContainsAny(err.Error(), "\n") {
 					t.Errorf("%q lacks %q", err, tt.want)
 				}
-				if (hintOf(err) != "") != tt.hint {
-					t.Errorf("hint %q", hintOf(err))
+				if (hint.Of(err) != "") != tt.hint {
+					t.Errorf("hint %q", hint.Of(err))
 				}
 				if took > 5*time.Second {
 					t.Errorf("took %s", took)
@@ -150,7 +151,7 @@ func TestKilledAfterAWord(t *testing.T) {
 		vm := &VM{fds: &descriptors{}, stderr: &tailWriter{max: 4096}}
 		_, _ = vm.stderr.Write([]byte(said))
 		err := vm.exitCause(exec.Command("sh", "-c", "kill -9 $$").Run())
-		if !errors.Is(err, hypervisor.ErrKilled) || hintOf(err) == "" || strings.Contains(err.Error(), "long ago") != (said != "") {
+		if !errors.Is(err, hypervisor.ErrKilled) || hint.Of(err) == "" || strings.Contains(err.Error(), "long ago") != (said != "") {
 			t.Errorf("after %q: %v", said, err)
 		}
 	}

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/hyve-vm/hyve/internal/hint"
 )
 
 // probeTimeout bounds each question. An emulator on a cold disk
@@ -35,7 +37,7 @@ func Find(ctx context.Context, override, cacheDir string) (*QEMU, error) {
 	}
 	key, _, err := fileKey(path)
 	if err != nil {
-		return nil, withHint(fmt.Errorf("looking at QEMU: %w", err), installHint())
+		return nil, hint.With(fmt.Errorf("looking at QEMU: %w", err), installHint())
 	}
 	a, ok := loadCached[answers](cacheDir, "qemu.json", answersFormat+key)
 	if !ok {
@@ -62,14 +64,14 @@ func locate(override string) (string, error) {
 	path, err := exec.LookPath(name)
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
-		return "", withHint(fmt.Errorf("looking for QEMU: no %s on PATH", name), installHint())
+		return "", hint.With(fmt.Errorf("looking for QEMU: no %s on PATH", name), installHint())
 	case errors.Is(err, fs.ErrNotExist):
-		return "", withHint(fmt.Errorf("looking for QEMU: %s does not exist", name), installHint())
+		return "", hint.With(fmt.Errorf("looking for QEMU: %s does not exist", name), installHint())
 	case errors.Is(err, fs.ErrPermission):
-		return "", withHint(fmt.Errorf("looking for QEMU: %s is not executable", name),
+		return "", hint.With(fmt.Errorf("looking for QEMU: %s is not executable", name),
 			"give the path of a "+binaryName()+" that you may run")
 	case err != nil:
-		return "", withHint(fmt.Errorf("looking for QEMU: %w", err), installHint())
+		return "", hint.With(fmt.Errorf("looking for QEMU: %w", err), installHint())
 	}
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -96,22 +98,22 @@ func (q *QEMU) fit() error {
 		return tooOld(q.Path, q.Version)
 	}
 	if q.Arch != runtime.GOARCH {
-		return withHint(fmt.Errorf("checking QEMU: %s emulates %s, this host is %s", q.Path, q.Arch, runtime.GOARCH),
+		return hint.With(fmt.Errorf("checking QEMU: %s emulates %s, this host is %s", q.Path, q.Arch, runtime.GOARCH),
 			"use "+binaryName()+" ("+installHint()+")")
 	}
 	return nil
 }
 
 func tooOld(path string, v Version) error {
-	hint := "install QEMU " + MinVersion.String() + " or newer; " + installHint()
-	return withHint(fmt.Errorf("checking QEMU: %s is version %s, %d.%d or newer is needed", path, v, MinVersion.Major, MinVersion.Minor), hint)
+	return hint.With(fmt.Errorf("checking QEMU: %s is version %s, %d.%d or newer is needed", path, v, MinVersion.Major, MinVersion.Minor),
+		"install QEMU "+MinVersion.String()+" or newer; "+installHint())
 }
 
 // ask puts the questions to the binary: the version, which tells an emulator
 // from anything else, and what it was built with.
 func ask(ctx context.Context, path string) (answers, error) {
 	notQEMU := func(saw string) error {
-		return withHint(fmt.Errorf("checking QEMU: %s is not a QEMU system emulator: %s", path, saw),
+		return hint.With(fmt.Errorf("checking QEMU: %s is not a QEMU system emulator: %s", path, saw),
 			"give the path of "+binaryName()+", or install it: "+installHint())
 	}
 	vctx, cancel := context.WithTimeout(ctx, probeTimeout)

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hyve-vm/hyve/internal/hint"
 )
 
 // script stands for a foreign binary.
@@ -49,11 +51,11 @@ func TestFindUnfit(t *testing.T) {
 			if err == nil {
 				t.Fatalf("found %v", q)
 			}
-			t.Logf("%v; hint: %s", err, hintOf(err))
+			t.Logf("%v; hint: %s", err, hint.Of(err))
 			if !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("%q lacks %q", err, tt.want)
 			}
-			if hintOf(err) == "" && tt.name != "a version and nothing else" {
+			if hint.Of(err) == "" && tt.name != "a version and nothing else" {
 				t.Error("no hint")
 			}
 			if left, _ := os.ReadDir(cache); len(left) != 0 {
@@ -79,8 +81,8 @@ func TestFindCancelled(t *testing.T) {
 func TestNothingOnPath(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	_, err := Find(t.Context(), "", "")
-	if err == nil || !strings.Contains(err.Error(), "no "+binaryName()+" on PATH") || !strings.Contains(hintOf(err), "install") {
-		t.Errorf("%v; %s", err, hintOf(err))
+	if err == nil || !strings.Contains(err.Error(), "no "+binaryName()+" on PATH") || !strings.Contains(hint.Of(err), "install") {
+		t.Errorf("%v; %s", err, hint.Of(err))
 	}
 }
 

@@ -125,25 +125,6 @@ func binaryName() string {
 	return "qemu-system-" + runtime.GOARCH
 }
 
-// hinted is an error that knows the way out.
-type hinted struct {
-	err  error
-	hint string
-}
-
-func (e *hinted) Error() string { return e.err.Error() }
-func (e *hinted) Unwrap() error { return e.err }
-
-// Hint is what the user can do about it.
-func (e *hinted) Hint() string { return e.hint }
-
-func withHint(err error, hint string) error {
-	if hint == "" {
-		return err
-	}
-	return &hinted{err, hint}
-}
-
 // installHint names the package that has QEMU.
 func installHint() string {
 	if runtime.GOOS == "darwin" {

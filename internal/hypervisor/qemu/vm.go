@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hyve-vm/hyve/internal/confine"
+	"github.com/hyve-vm/hyve/internal/hint"
 	"github.com/hyve-vm/hyve/internal/hypervisor"
 )
 
@@ -195,7 +196,7 @@ func (vm *VM) startFailed(ctx context.Context, err error) error {
 		return fmt.Errorf("starting QEMU: %w", ctx.Err())
 	}
 	if cause := vm.Err(); cause != nil {
-		return withHint(fmt.Errorf("starting QEMU: %w", cause), hintOf(cause))
+		return hint.With(fmt.Errorf("starting QEMU: %w", cause), hint.Of(cause))
 	}
 	return fmt.Errorf("starting QEMU: it ended at once: %w", err)
 }

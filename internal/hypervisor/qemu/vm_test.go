@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyve-vm/hyve/internal/hint"
 	"github.com/hyve-vm/hyve/internal/hypervisor"
 )
 
@@ -231,7 +232,7 @@ func TestKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 		wait(t, vm)
-		if err := vm.Err(); err == nil || !strings.Contains(err.Error(), "killed") || hintOf(err) == "" {
+		if err := vm.Err(); err == nil || !strings.Contains(err.Error(), "killed") || hint.Of(err) == "" {
 			t.Errorf("%v", err)
 		}
 		ours := start(t, q, fullConfig(t, guestHang), hypervisor.Options{})

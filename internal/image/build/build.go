@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
+
+	"github.com/hyve-vm/hyve/internal/hint"
 	"github.com/hyve-vm/hyve/internal/image"
 	"github.com/hyve-vm/hyve/internal/image/debian"
 )
@@ -160,7 +162,7 @@ func (b *builder) open(ctx context.Context) (*debian.Archive, error) {
 			Progress: func(p debian.Progress) { b.stage(p.Stage, p.Done, p.Total) },
 		})
 		if expired := (*debian.ExpiredError)(nil); errors.As(err, &expired) && e != Stable {
-			err = hint{err, "the mirror is behind with Debian's next release; choose another with --mirror, or the stable engine with --engine stable"}
+			err = hint.With(err, "the mirror is behind with Debian's next release; choose another with --mirror, or the stable engine with --engine stable")
 		}
 		if err != nil {
 			return nil, err
@@ -467,7 +469,7 @@ func makeInitrd(init []byte, modules []*module) ([]byte, error) {
 // explain adds the way out to errors of the local disk.
 func explain(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return hint{fmt.Errorf("building an image: %w", err), "free some space; " + spaceNeeded}
+		return hint.With(fmt.Errorf("building an image: %w", err), "free some space; "+spaceNeeded)
 	}
 	return err
 }

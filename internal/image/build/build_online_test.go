@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/erofs/go-erofs"
+
 	"github.com/hyve-vm/hyve/internal/image"
 )
 

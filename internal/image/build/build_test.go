@@ -24,10 +24,11 @@ import (
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/erofs/go-erofs"
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/hyve-vm/hyve/internal/image"
 	"github.com/hyve-vm/hyve/internal/image/debian"
 	"github.com/hyve-vm/hyve/internal/image/debian/debiantest"
-	"github.com/klauspost/compress/zstd"
 )
 
 const testKernel = "6.12.1-cloud-test"

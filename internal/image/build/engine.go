@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/hyve-vm/hyve/internal/hint"
 	"github.com/hyve-vm/hyve/internal/image"
 	"github.com/hyve-vm/hyve/internal/image/debian"
 )
@@ -45,7 +46,7 @@ func ParseEngine(s string) (Engine, error) {
 	case e == Stable, e == Newest, engineVersion.MatchString(s):
 		return e, nil
 	}
-	return "", hint{fmt.Errorf("%q is no engine", s), "give stable, newest, or a version of Debian's docker.io such as 28.5"}
+	return "", hint.With(fmt.Errorf("%q is no engine", s), "give stable, newest, or a version of Debian's docker.io such as 28.5")
 }
 
 // fixed tells whether the engine is one of those that there are, and not a version.
@@ -106,10 +107,10 @@ func (e Engine) choose(x *debian.Index) (Engine, error) {
 		}
 		there = append(there, fmt.Sprintf("%s (%s, %s)", p.Version, known, p.Suite))
 	}
-	return "", hint{
+	return "", hint.With(
 		fmt.Errorf("there is no docker.io %s: the archive has %s", e, strings.Join(there, " and ")),
 		"give stable, newest, or one of these versions with --engine",
-	}
+	)
 }
 
 // Find returns an image of a store for arch that this hyve would make with the engine.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+
+	"github.com/hyve-vm/hyve/internal/hint"
 )
 
 //go:embed payload
@@ -17,25 +19,14 @@ var payload embed.FS
 //go:embed licences.txt
 var licences string
 
-// hint is an error whose way out is known.
-type hint struct {
-	error
-	text string
-}
-
-// Hint returns what the user can do about the error.
-func (h hint) Hint() string { return h.text }
-
-func (h hint) Unwrap() error { return h.error }
-
 // openHyveInit opens the guest binary for arch that was embedded into this program.
 func openHyveInit(arch string) (fs.File, error) {
 	f, err := payload.Open("payload/hyve-init-" + arch)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, hint{
+		return nil, hint.With(
 			fmt.Errorf("building an image: this hyve was built without the guest's hyve-init for %s", arch),
 			"build hyve with `make build`, which embeds it",
-		}
+		)
 	}
 	return f, err
 }

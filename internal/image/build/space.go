@@ -5,6 +5,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hyve-vm/hyve/internal/hint"
 )
 
 // neededSpace is what a build writes to the store at most, in bytes: the
@@ -20,10 +22,10 @@ func checkSpace(dir string, need uint64) error {
 		return nil // writing will tell
 	}
 	if free := uint64(st.Bavail) * uint64(st.Bsize); free < need {
-		return hint{
+		return hint.With(
 			fmt.Errorf("building an image in %s: %d MB are free, %d MB are needed", dir, free>>20, need>>20),
 			"free some space, or choose another disk for hyve's data",
-		}
+		)
 	}
 	return nil
 }

@@ -14,8 +14,9 @@ import (
 	"strings"
 	"sync/atomic"
 
-	"github.com/hyve-vm/hyve/internal/image/debian"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/hyve-vm/hyve/internal/image/debian"
 )
 
 // A spool keeps unpacked contents in one unlinked file, so that hundreds of

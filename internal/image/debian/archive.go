@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hyve-vm/hyve/internal/bounded"
+	"github.com/hyve-vm/hyve/internal/hint"
 )
 
 // maxRelease bounds an InRelease file, in bytes; Debian's have 150 kB.
@@ -195,7 +196,7 @@ func (a *Archive) release(ctx context.Context, s suite) (*Release, error) {
 		return nil, err
 	}
 	if seen.IsZero() && s.security {
-		return nil, withHint(
+		return nil, hint.With(
 			joinLine(append(errs, fmt.Errorf("reading the Debian archive: the mirror has no %s, and so no security updates", s.name))),
 			"choose another mirror with --mirror; hyve image build --no-security makes an image without them")
 	}
@@ -203,7 +204,7 @@ func (a *Archive) release(ctx context.Context, s suite) (*Release, error) {
 		a.warn(errs)
 		return nil, nil
 	}
-	return nil, withHint(
+	return nil, hint.With(
 		joinLine(append(errs, fmt.Errorf("reading the Debian archive: the mirror has no %s, which was there before, dated %s",
 			s.name, seen.Format(time.RFC3339)))),
 		"choose another mirror with --mirror; if this one is meant to be without it, remove "+a.seenPath(s.name))
@@ -238,7 +239,7 @@ func (a *Archive) releaseFrom(ctx context.Context, base, suite string) (*Release
 		return nil, err
 	}
 	if r.Date.Before(seen) {
-		return nil, withHint(
+		return nil, hint.With(
 			fmt.Errorf("verifying %s: it is dated %s, older than the one of %s seen before: the mirror lags behind or was rolled back",
 				where, r.Date.Format(time.RFC3339), seen.Format(time.RFC3339)),
 			"choose another mirror with --mirror, or try again later")

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
+
 	"github.com/hyve-vm/hyve/internal/image/debian/debiantest"
 )
 

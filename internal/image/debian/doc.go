@@ -13,19 +13,6 @@ import (
 	"strings"
 )
 
-// hinted is an error whose way out is known.
-type hinted struct {
-	error
-	hint string
-}
-
-// Hint returns what the user can do about the error.
-func (h hinted) Hint() string { return h.hint }
-
-func (h hinted) Unwrap() error { return h.error }
-
-func withHint(err error, hint string) error { return hinted{err, hint} }
-
 // joinLine joins errors into one of a single line, which keeps the first hint.
 // An errNotFound says little where another URL of the same file said more.
 func joinLine(errs []error) error {
@@ -55,14 +42,3 @@ func (j joined) Error() string {
 }
 
 func (j joined) Unwrap() []error { return j }
-
-// Hint returns the first hint among the errors.
-func (j joined) Hint() string {
-	for _, e := range j {
-		var h interface{ Hint() string }
-		if errors.As(e, &h) {
-			return h.Hint()
-		}
-	}
-	return ""
-}

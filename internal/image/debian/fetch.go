@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/singleflight"
+
+	"github.com/hyve-vm/hyve/internal/hint"
 )
 
 // Limits bound how long a mirror may take. The zero value of a field means its
@@ -201,7 +203,7 @@ func (f *fetcher) check(out *os.File, url string, want Digest) error {
 	if n != want.Size {
 		return fmt.Errorf("downloading %s: it has %d bytes, not %d", url, n, want.Size)
 	}
-	return withHint(fmt.Errorf("downloading %s: its SHA-256 is not the signed one", url),
+	return hint.With(fmt.Errorf("downloading %s: its SHA-256 is not the signed one", url),
 		"the mirror is being updated or damaged; try again, or choose another with --mirror")
 }
 
@@ -329,7 +331,7 @@ func (f *fetcher) retry(ctx context.Context, url string, try func() error) error
 			return err
 		}
 		if n == f.limits.Tries {
-			return withHint(fmt.Errorf("%w (tried %d times)", err, n),
+			return hint.With(fmt.Errorf("%w (tried %d times)", err, n),
 				"check the network, or choose another mirror with --mirror")
 		}
 		select {

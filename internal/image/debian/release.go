@@ -15,6 +15,8 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
 	pgperrors "github.com/ProtonMail/go-crypto/openpgp/errors"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
+
+	"github.com/hyve-vm/hyve/internal/hint"
 )
 
 // A Digest is the size and SHA-256 of a file.
@@ -67,7 +69,7 @@ func ParseRelease(data []byte, suite string, keys openpgp.EntityList, now time.T
 		return nil, fmt.Errorf("it is the release %q, not %q", r.Codename, suite)
 	}
 	if ahead := r.Date.Sub(now); ahead > 24*time.Hour {
-		return nil, withHint(
+		return nil, hint.With(
 			fmt.Errorf("it is dated %s, which is in the future", r.Date.Format(time.RFC3339)),
 			"this computer's clock is wrong; set it")
 	}
@@ -116,7 +118,7 @@ func verify(data []byte, keys openpgp.EntityList, now time.Time) ([]byte, error)
 	if len(causes) == 0 {
 		return nil, errors.New("it has no signature")
 	}
-	return nil, withHint(
+	return nil, hint.With(
 		fmt.Errorf("no signature is good: %s", strings.Join(causes, "; ")),
 		"the mirror or something on the way to it changed the file, or it is no Debian mirror; choose another with --mirror")
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/hyve-vm/hyve/internal/bounded"
+	"github.com/hyve-vm/hyve/internal/hint"
 )
 
 // A Mirror is one place that serves an archive.
@@ -31,7 +32,7 @@ func DefaultMirror() Mirror {
 func ParseMirror(s string) (Mirror, error) {
 	base, ok := mirrorURL(s)
 	if !ok {
-		return Mirror{}, withHint(fmt.Errorf("reading mirror %q: not an http or https URL", s),
+		return Mirror{}, hint.With(fmt.Errorf("reading mirror %q: not an http or https URL", s),
 			"give it like "+DefaultMirror().Archive)
 	}
 	return Mirror{Archive: base, Security: guessSecurity(base)}, nil
