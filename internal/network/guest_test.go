@@ -29,10 +29,11 @@ import (
 // A guest is another stack at the other end of the wire: the kernel of a
 // VM, for what matters here.
 type guest struct {
-	t     testing.TB
-	stack *stack.Stack
-	cable cable
-	deaf  atomic.Bool // TCP neither comes nor goes
+	t      testing.TB
+	stack  *stack.Stack
+	cable  cable
+	deaf   atomic.Bool               // TCP neither comes nor goes
+	change func(frame []byte) []byte // what is sent in its place; may be nil
 }
 
 // isTCP tells whether a frame is of TCP.
@@ -160,6 +161,9 @@ func (g *guest) send(ctx context.Context, card *channel.Endpoint) {
 		if g.deaf.Load() && isTCP(frame) {
 			pkt.DecRef()
 			continue
+		}
+		if g.change != nil {
+			frame = g.change(frame)
 		}
 		err := g.cable.writeFrame(frame)
 		pkt.DecRef()

@@ -95,10 +95,25 @@ func (l *link) deliver(frame *buffer.View) {
 		frame.Release()
 		return
 	}
+	if protocol == header.IPv4ProtocolNumber {
+		frame = fitted(frame)
+	}
 	frame.TrimFront(header.EthernetMinimumSize)
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(frame)})
 	d.DeliverNetworkPacket(protocol, pkt)
 	pkt.DecRef()
+}
+
+// fitted takes over a frame of IPv4, whose header has been checked, and returns it without
+// what is behind the packet. The stack counts a packet that waits by its own length, so 64
+// KiB behind each would be memory that nothing bounds.
+func fitted(frame *buffer.View) *buffer.View {
+	size := header.EthernetMinimumSize + int(header.IPv4(frame.AsSlice()[header.EthernetMinimumSize:]).TotalLength())
+	if size == frame.Size() {
+		return frame
+	}
+	defer frame.Release()
+	return buffer.NewViewWithData(frame.AsSlice()[:size])
 }
 
 // WritePackets implements stack.LinkWriter. Packets that cannot be sent are

@@ -255,6 +255,34 @@ func TestMemoryOfConnectionsNobodyReads(t *testing.T) {
 	}
 }
 
+// TestMemoryOfPaddedFrames is of frames that are a hundred times longer than the packets in
+// them, as the guest's root can send them, and wait for one that never comes.
+func TestMemoryOfPaddedFrames(t *testing.T) {
+	takesLong(t)
+	m := measure(t)
+	addr := lazy(t, func(net.Conn) {})
+	first := map[uint16]uint32{} // number of the first byte, by port
+	m.g.change = func(frame []byte) []byte {
+		if !isTCP(frame) {
+			return frame
+		}
+		segment := header.TCP(header.IPv4(frame[header.EthernetMinimumSize:]).Payload())
+		if segment.Flags().Contains(header.TCPFlagSyn) {
+			first[segment.SourcePort()] = segment.SequenceNumber() + 1
+		} else if len(segment.Payload()) > 0 && segment.SequenceNumber() == first[segment.SourcePort()] {
+			return frame[:header.EthernetMinimumSize] // lost
+		}
+		return append(frame, make([]byte, DefaultMTU-len(frame))...)
+	}
+	m.while(func() {
+		made := flood(1500, func() (net.Conn, error) { return m.g.dial(addr) }, func(c net.Conn) { pieces(c, smallSegment) })
+		t.Logf("%d connections", made)
+	})
+	m.check(t)
+	m.g.reset()
+	m.givenBack(t)
+}
+
 // TestMemoryOfADeadContainer is a container whose network is gone without a word.
 func TestMemoryOfADeadContainer(t *testing.T) {
 	takesLong(t)
