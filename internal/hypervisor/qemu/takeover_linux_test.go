@@ -110,6 +110,7 @@ var attempts = []attempt{
 		here := unix.AT_FDCWD
 		return cmp.Or(err, calling(unix.SYS_FILE_SETATTR, uintptr(here), uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr)))
 	}},
+	{"let go of the machine's lock", seccomp, func(loot) error { return unix.Flock(0, unix.LOCK_UN) }},
 	{"watch a directory", seccomp, func(l loot) error { _, err := unix.InotifyInit1(0); return err }},
 	{"reach an agent", seccomp, func(l loot) error { return dialing("unix", l.Sockets[0]) }},
 	{"reach Docker", seccomp, func(l loot) error { return dialing("unix", l.Sockets[1]) }},
