@@ -20,11 +20,6 @@ import (
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
-// ReadyFD is the descriptor on which a supervisor tells who started it that its
-// control socket answers: it writes nothing and closes it, or writes one line
-// that says why not.
-const ReadyFD = 3
-
 // ErrAlready says that a machine was already in the state that was asked for.
 var ErrAlready = errors.New("nothing to do")
 
@@ -200,7 +195,7 @@ func launch(ctx context.Context, m *machine.Machine, leashed bool) (ours bool, e
 	cmd.Env = append(os.Environ(), "HYVE_HOME="+string(m.Home()))
 	cmd.Dir = string(dir)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = []*os.File{ready} // ReadyFD
+	cmd.ExtraFiles = []*os.File{ready} // readyFD
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
 	ready.Close()
@@ -212,21 +207,21 @@ func launch(ctx context.Context, m *machine.Machine, leashed bool) (ours bool, e
 
 	stop := context.AfterFunc(ctx, func() { answer.Close() })
 	defer stop()
-	message, err := io.ReadAll(io.LimitReader(answer, 64<<10))
+	failure, err := readAnswer(answer)
 	switch {
 	case ctx.Err() != nil:
 		cmd.Process.Signal(syscall.SIGTERM)
 		return true, context.Cause(ctx)
-	case err != nil:
-		return true, fmt.Errorf("starting the supervisor: %w", err)
-	case string(message) == "locked\n":
+	case errors.Is(err, machine.ErrLocked):
 		err := watchable(ctx, m)
 		if errors.Is(err, errFree) {
 			return launch(ctx, m, leashed)
 		}
 		return false, err
-	case len(message) > 0:
-		return true, failureOf(m.Name, message)
+	case err != nil:
+		return true, fmt.Errorf("starting the supervisor: %w", err)
+	case failure != nil:
+		return true, &StartError{Name: m.Name, Failure: *failure}
 	}
 	// An empty answer is also what a supervisor that was killed gives.
 	select {
@@ -256,13 +251,6 @@ func openLog(dir machine.Dir) (supervisor *os.File, err error) {
 		return nil, fmt.Errorf("opening the supervisor's log: %w", err)
 	}
 	return supervisor, nil
-}
-
-// failureOf reads what a supervisor says that could not begin: the cause and,
-// on a second line, the way out.
-func failureOf(name string, message []byte) error {
-	cause, hint, _ := strings.Cut(strings.TrimSpace(string(message)), "\n")
-	return &StartError{Name: name, Failure: control.Failure{Cause: cause, Hint: hint}}
 }
 
 // errFree says that nobody holds a machine's lock any more.
