@@ -237,10 +237,10 @@ func nextWord(p phase, e kind) (phase, action) {
 		switch p {
 		case running:
 			return busy, settle
-		case busy, dozing, suspending:
+		case busy, dozing, suspending, stirring:
 			return p, wait
 		}
-		return p, grant // it hears of it when it is up
+		return p, grant // it hears of it when it starts or wakes
 	}
 	switch p {
 	case running:

@@ -64,7 +64,7 @@ var table = []struct {
 		running: {busy, copyVM}, asleep: {rousing, rouse},
 		busy: {busy, wait}, dozing: {dozing, wait}, nodding: {nodding, wait}, suspending: {suspending, wait}, rousing: {rousing, wait}, stirring: {stirring, wait},
 	}, refuse},
-	{wordSettle, map[phase]cell{running: {busy, settle}, busy: {busy, wait}, dozing: {dozing, wait}, suspending: {suspending, wait}}, grant},
+	{wordSettle, map[phase]cell{running: {busy, settle}, busy: {busy, wait}, dozing: {dozing, wait}, suspending: {suspending, wait}, stirring: {stirring, wait}}, grant},
 	{quiet, map[phase]cell{running: {dozing, doze}}, notNow},
 	{clientWaits, map[phase]cell{asleep: {rousing, power}, dozing: {dozing, wait}, nodding: {nodding, wait}}, inert},
 

@@ -56,6 +56,8 @@ func (vm *fakeVM) Kill() error           { vm.end(nil); return nil }
 
 func (vm *fakeVM) Quit(context.Context) error { return vm.Kill() }
 
+func (vm *fakeVM) ResizeDisk(context.Context, string, int64) error { return nil }
+
 func (vm *fakeVM) Resume(context.Context) error { vm.pause(false); return nil }
 
 func (vm *fakeVM) Freeze(_ context.Context, devices string, _ *sparse.Writer) error {
@@ -97,7 +99,10 @@ type scene struct {
 	shown   []control.State
 }
 
-func newScene(t *testing.T) *scene {
+func newScene(t *testing.T) *scene { return newSceneIn(t, running) }
+
+// newSceneIn is newScene of a machine in another phase.
+func newSceneIn(t *testing.T, phase phase) *scene {
 	t.Helper()
 	m := testMachine(t)
 	if err := os.WriteFile(m.Dir().Disk(), []byte("disk"), 0o600); err != nil {
@@ -115,13 +120,13 @@ func newScene(t *testing.T) *scene {
 	g, in, out, _ := testGuest(t.Context(), t)
 	vm := &fakeVM{done: make(chan struct{})}
 	s := &scene{t: t, vm: vm, ended: make(chan struct{}), supervisor: &supervisor{
-		machine: m, guest: g, channels: channels{g}, net: n, board: newBoard(control.Status{}), log: g.log, inbox: newMailbox(), idle: newIdle(0),
+		machine: m, guest: g, channels: channels{g}, net: n, board: newBoard(control.Status{}), log: g.log, inbox: newMailbox(), idle: newIdle(0), ctx: t.Context(),
 		resources: resources{identity: id, accel: hypervisor.Verdict{Name: "tcg"}, hypervisor: fakeBackend{}, image: &image.Image{}},
 	}}
 	s.reachable.onWait = s.idle.wake
 	s.reachable.open()
 	ran := &machineVM{Instance: &hypervisor.Instance{VM: vm}}
-	s.session = session{effects: s, phase: running, run: run{vm: ran, cameUp: true, engineUp: true}}
+	s.session = session{effects: s, phase: phase, run: run{vm: ran, cameUp: true, engineUp: true}}
 	s.show(control.Running, "")
 	go s.answer(in, out)
 	go func() {
@@ -397,6 +402,25 @@ func TestIdentifyWhileCopying(t *testing.T) {
 	if err := s.Identify(t.Context()); !errors.Is(err, errNotRunning) {
 		t.Errorf("of a machine that has stopped: %v", err)
 	}
+}
+
+// A machine that has just been woken was told of its keys before there were new ones: it
+// hears of those when it is up.
+func TestIdentifyWhileWaking(t *testing.T) {
+	s := newSceneIn(t, stirring)
+	var told sync.WaitGroup
+	told.Go(func() {
+		if err := s.Identify(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+	time.Sleep(20 * time.Millisecond) // to where it would be told too early
+	s.hears()
+	s.inbox.post(message{kind: engineIsUp})
+	told.Wait()
+	s.hears("identity")
+	s.stop(control.StopRequest{})
+	s.isOver(nil)
 }
 
 // A machine that is asleep has a state. It is kept at a stop, and dropped at a cold one;
