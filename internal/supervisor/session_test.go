@@ -93,7 +93,7 @@ func (w *world) play(length int) {
 			}
 			w.word(kind, stop)
 		}
-		if n > 2000 {
+		if n > 2000 || w.isStuck() {
 			w.fail("it does not end in %s, with %d jobs", w.session.phase, len(w.jobs))
 			return
 		}

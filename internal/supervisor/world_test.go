@@ -252,6 +252,10 @@ func (w *world) do(t task) {
 	case abort:
 		w.cancel(errStopped)
 	case kill:
+		asked := slices.ContainsFunc(w.words, func(word *askedWord) bool { return word.kind == wordKill })
+		if t.run.thawed && t.cause.kind != unfit && !asked {
+			w.fail("what was frozen is killed, and nobody asked for that")
+		}
 		w.begin(func(yield func()) {
 			yield()
 			vm.die(nil)
@@ -413,6 +417,15 @@ func (w *world) freeze(t task, vm *scriptedVM, yield func()) {
 	w.there = &scriptedState{w: w, suspended: t.action == suspend}
 	w.made = append(w.made, w.there)
 	w.finish(message{kind: isFrozen})
+}
+
+// isStuck tells whether a machine that is to stop just runs on.
+func (w *world) isStuck() bool {
+	underWay := len(w.jobs)
+	if w.vm != nil && !w.vm.dead {
+		underWay-- // what waits for its end
+	}
+	return w.session.phase.state() == control.Stopping && underWay == 0
 }
 
 // word has somebody ask for something.
