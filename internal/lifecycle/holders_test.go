@@ -18,12 +18,16 @@ import (
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
-// TestMain lets the test's binary be a process that has a lock and does nothing.
+// TestMain lets the test's binary be a process that has a lock and does nothing, and a
+// supervisor.
 func TestMain(m *testing.M) {
 	if os.Getenv("HOLD_A_LOCK") != "" {
 		fmt.Println("up")
 		time.Sleep(time.Minute)
 		os.Exit(0)
+	}
+	if len(os.Args) == 3 && os.Args[1] == "supervise" {
+		supervise(machine.Home(os.Getenv("HYVE_HOME")).Dir(os.Args[2]))
 	}
 	os.Exit(m.Run())
 }

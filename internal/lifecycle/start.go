@@ -144,8 +144,10 @@ func start(ctx context.Context, m *machine.Machine, leashed bool, follow func(co
 			abandon(m)
 		}
 		return last, context.Cause(ctx)
-	case errors.Is(err, io.EOF):
-		return last, &StartError{Name: m.Name, Failure: control.Failure{Cause: endOf(dir.Log("supervisor"))}}
+	case err != nil && !ours && last.State == "" && (errors.Is(err, control.ErrNoAnswer) || errors.Is(err, io.EOF)):
+		return start(ctx, m, leashed, follow) // whoever had the lock has just ended
+	case errors.Is(err, io.EOF), errors.Is(err, control.ErrNoAnswer):
+		return last, endedEarly(m, endOf(dir.Log("supervisor")))
 	case err != nil:
 		return last, err
 	case last.State == control.Running:
@@ -227,11 +229,21 @@ func launch(ctx context.Context, m *machine.Machine, leashed bool) (ours bool, e
 	select {
 	case <-exited:
 		if !cmd.ProcessState.Success() {
-			return true, &StartError{Name: m.Name, Failure: control.Failure{Cause: "its supervisor ended: " + cmd.ProcessState.String()}}
+			return true, endedEarly(m, "its supervisor ended: "+cmd.ProcessState.String())
 		}
 	default:
 	}
 	return true, nil
+}
+
+// endedEarly says why a supervisor has ended that nobody could watch to its end: what it
+// kept as the reason, or else cause.
+func endedEarly(m *machine.Machine, cause string) *StartError {
+	failure := control.KeptFailure(m.Dir().Failure())
+	if failure == nil {
+		failure = &control.Failure{Cause: cause}
+	}
+	return &StartError{Name: m.Name, Failure: *failure}
 }
 
 // openLog opens the supervisor's log for one that is about to start, and for what it says

@@ -3,9 +3,13 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/guestapi"
@@ -114,5 +118,89 @@ func TestHintOfGivenOptions(t *testing.T) {
 	}
 	if got := (&StartError{Name: "a", Failure: control.Failure{Phase: guestapi.PhaseEngine}}).Hint(); got != "hyve logs a shows what the machine said" {
 		t.Error(got)
+	}
+}
+
+// A runningMachine is what a supervisor says of one.
+type runningMachine struct{ control.Supervisor }
+
+func (runningMachine) Status() (control.Status, <-chan struct{}) {
+	return control.Status{State: control.Running}, nil
+}
+
+// supervise is a supervisor that finds the machine locked the first time, and has it run
+// the second; one with a file "fails" fails at once.
+func supervise(dir machine.Dir) {
+	ready := os.NewFile(ReadyFD, "ready")
+	if _, err := os.Stat(filepath.Join(string(dir), "fails")); err == nil {
+		failure := control.Failure{Cause: "there is no image", Hint: "build one"}
+		failure.Keep(dir.Failure())
+		ready.Close()
+		os.Exit(1)
+	}
+	if os.Mkdir(filepath.Join(string(dir), "tried"), 0o700) == nil {
+		fmt.Fprintln(ready, "locked")
+		os.Exit(0)
+	}
+	l, err := net.Listen("unix", dir.ControlSocket())
+	if err := errors.Join(err, os.Chmod(dir.ControlSocket(), 0o600)); err != nil {
+		fmt.Fprintln(ready, err)
+		os.Exit(1)
+	}
+	ready.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	control.Serve(ctx, l, runningMachine{})
+	os.Exit(0)
+}
+
+// A machine that is started while its last run ends starts when that has ended: a
+// supervisor that hangs up as it ends was not killed.
+func TestStartAfterAnEnd(t *testing.T) {
+	home, err := os.MkdirTemp("", "") // short enough for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(home)
+	keepMachine(t, machine.Home(home), "m", "127.18.0.1")
+	m, err := machine.Home(home).Load("m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Dir().MakeRunDir(); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", m.Dir().ControlSocket())
+	if err := errors.Join(err, os.Chmod(m.Dir().ControlSocket(), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/watch" {
+			l.Close()
+			panic(http.ErrAbortHandler)
+		}
+		fmt.Fprintln(w, `{"state": "Stopped"}`)
+	}))
+	status, err := Start(t.Context(), m, func(control.Status) {})
+	if err != nil || status.State != control.Running {
+		t.Errorf("it is %q, %v", status.State, err)
+	}
+}
+
+// Why a machine does not start is told also if its supervisor has ended before anybody
+// could ask it.
+func TestStartThatFailsAtOnce(t *testing.T) {
+	home := machine.Home(t.TempDir())
+	keepMachine(t, home, "m", "127.18.0.1")
+	m, err := home.Load("m")
+	if err == nil {
+		err = os.WriteFile(filepath.Join(string(m.Dir()), "fails"), nil, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var failed *StartError
+	if _, err := Start(t.Context(), m, func(control.Status) {}); !errors.As(err, &failed) || failed.Failure.Cause != "there is no image" || failed.Hint() != "build one" {
+		t.Errorf("got %v", err)
 	}
 }
