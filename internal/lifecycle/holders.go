@@ -23,9 +23,9 @@ func (p process) supervises() bool { return len(p.args) > 1 && p.args[1] == "sup
 // virtualizes tells whether it is a hypervisor.
 func (p process) virtualizes() bool { return pick.RunsVM(p.args) }
 
-// parts returns a machine's supervisor and hypervisor. Commands may hold its lock as
+// lockHolders returns a machine's supervisor and hypervisor. Commands may hold its lock as
 // well, for as long as they copy its disk for example; they are left out.
-func parts(dir machine.Dir) (supervisors, hypervisors []process, err error) {
+func lockHolders(dir machine.Dir) (supervisors, hypervisors []process, err error) {
 	holders, err := holdersOf(dir.Lock())
 	for _, p := range holders {
 		switch {
@@ -57,7 +57,7 @@ func endOrphan(ctx context.Context, dir machine.Dir, name string) error {
 	}
 	deadline := time.Now().Add(endTimeout)
 	for again := false; ; again = true {
-		supervisors, hypervisors, err := parts(dir)
+		supervisors, hypervisors, err := lockHolders(dir)
 		if err != nil || len(supervisors) > 0 || len(hypervisors) == 0 {
 			return err
 		}
@@ -78,7 +78,7 @@ func endOrphan(ctx context.Context, dir machine.Dir, name string) error {
 
 // silent returns why nobody answers for a machine whose lock is held.
 func silent(dir machine.Dir, name string) error {
-	supervisors, hypervisors, err := parts(dir)
+	supervisors, hypervisors, err := lockHolders(dir)
 	switch {
 	case err != nil:
 		return err

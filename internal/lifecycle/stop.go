@@ -52,7 +52,7 @@ func (e *SuspendedError) Error() string {
 }
 
 // Hint says how to go on.
-func (e *SuspendedError) Hint() string { return "let them go on before: hyve resume " + e.Name }
+func (e *SuspendedError) Hint() string { return "resume it first: hyve resume " + e.Name }
 
 // Suspend freezes a machine with everything that runs in it. Where that cannot be
 // done it is an error, and the machine runs on. The error is ErrAlready if it did
@@ -87,7 +87,7 @@ func kill(ctx context.Context, dir machine.Dir, name string, request control.Sto
 	if busy := (*BusyError)(nil); err == nil || errors.Is(err, ErrAlready) || errors.As(err, &busy) || ctx.Err() != nil {
 		return err
 	}
-	supervisors, hypervisors, err := parts(dir)
+	supervisors, hypervisors, err := lockHolders(dir)
 	if err == nil {
 		err = killAll(append(supervisors, hypervisors...))
 	}
