@@ -102,13 +102,16 @@ func (s *supervisor) kill(t task) {
 	t.cause.reply(t.run.vm.Kill())
 }
 
-// settle gives the guest what is new in its settings.
+// settle gives the guest what is new in its settings. A stop waits for the end of that, so
+// a guest that does not answer has its time and no more.
 func (s *supervisor) settle(t task) {
+	ctx, cancel := context.WithTimeout(t.ctx, settingsPatience)
+	defer cancel()
 	var err error
 	if t.cause.anew {
-		err = s.identifyAnew(t.ctx)
+		err = s.identifyAnew(ctx)
 	} else {
-		err = s.catchUp(t.ctx, t.run.vm)
+		err = s.catchUp(ctx, t.run.vm)
 	}
 	if err != nil && t.cause.answer == nil {
 		s.guest.trouble(err.Error())

@@ -94,8 +94,6 @@ func (s *supervisor) Reload(ctx context.Context) error {
 // catchUp gives a machine that is up what was set since it began to start. What is begun
 // is ended, also if nobody waits for it any more.
 func (s *supervisor) catchUp(ctx context.Context, vm hypervisor.VM) error {
-	ctx, cancel := context.WithTimeout(ctx, settingsPatience)
-	defer cancel()
 	return errors.Join(s.tellSettings(ctx), s.growDisk(ctx, vm))
 }
 

@@ -3,10 +3,14 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
+	"net"
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/frozen"
@@ -181,4 +185,33 @@ func TestReloadLater(t *testing.T) {
 	if err := s.Reload(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+// A guest that never says that it has its new certificates does not keep the machine from
+// being stopped.
+func TestSettlingEnds(t *testing.T) {
+	id, err := openIdentity(testMachine(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id.around.get()
+	synctest.Test(t, func(t *testing.T) {
+		host, end := net.Pipe()
+		defer end.Close()
+		go io.Copy(io.Discard, end)
+		g := &guest{log: slog.New(slog.DiscardHandler), out: guestapi.NewWriter[guestapi.Request](host), replies: map[uint64]chan guestapi.Reply{}}
+		s := &supervisor{guest: g, log: g.log, inbox: newMailbox(), resources: resources{identity: id}}
+		defer close(s.inbox.over)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go s.settle(task{ctx: ctx, cause: message{anew: true, answer: make(chan error, 1)}})
+		select {
+		case m := <-s.inbox.messages:
+			if m.kind != finished || !errors.Is(m.err, context.DeadlineExceeded) {
+				t.Errorf("it ends with %v", m.err)
+			}
+		case <-time.After(2 * settingsPatience):
+			t.Error("it waits for ever")
+		}
+	})
 }
