@@ -110,7 +110,7 @@ func TestMigrate(t *testing.T) {
 		!strings.Contains(text, "2 volumes, 1 network, 2 containers copied to machine \"into\"; 1 were there") {
 		t.Errorf("going on: exit status %d: %s", code, text)
 	}
-	if _, text, code = migrate(); code != 0 || !strings.Contains(text, `nothing was to be copied to machine "into"; 6 were there`) {
+	if _, text, code = migrate(); code != 0 || !strings.Contains(text, `there was nothing to copy to machine "into"; 6 were there`) {
 		t.Errorf("once more: exit status %d: %s", code, text)
 	}
 

@@ -53,7 +53,7 @@ func (e *usageError) Hint() string { return e.hint }
 
 // Main runs a command line and returns the exit status.
 func Main(args []string) int {
-	// The first signal asks the command to end in order, a second one ends it.
+	// The first signal asks the command to end cleanly, a second one ends it.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	context.AfterFunc(ctx, stop)

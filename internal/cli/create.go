@@ -121,7 +121,7 @@ func (c *creation) sizeFlags(f *pflag.FlagSet) {
 	f.IntVar(&c.options.Spec.CPUs, "cpus", 0, "virtual CPUs (default: the host's, at most 4)")
 	c.memory.least, c.disk.least = machine.MinMemory, machine.MinDisk
 	f.Var(&c.memory, "memory", "memory, such as 4GiB (default: half the host's, at most 4GiB)")
-	f.Var(&c.disk, "disk", "greatest size of the disk, which takes only what is used (default 64GiB)")
+	f.Var(&c.disk, "disk", "largest size of the disk, which takes up only what is used (default 64GiB)")
 }
 
 // creation returns what the flags of cmd have said.

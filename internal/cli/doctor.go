@@ -84,7 +84,7 @@ func diagnoseHypervisor(ctx context.Context, home machine.Home) []finding {
 	findings = append(findings, diagnoseAcceleration(verdict))
 	findings = append(findings, diagnoseFreezing(verdict))
 	if !verdict.GivesBack {
-		findings = append(findings, finding{"memory", "note", "what a machine has once used of the host's memory it keeps until it stops", ""})
+		findings = append(findings, finding{"memory", "note", "a machine keeps the host's memory that it has once used until it stops", ""})
 	}
 	return append(findings, diagnoseConfinement(backend.Unconfined())...)
 }
@@ -107,7 +107,7 @@ func diagnoseAcceleration(verdict hypervisor.Verdict) finding {
 	}
 	hint := verdict.Hint
 	if !verdict.Tested.IsZero() {
-		hint = strings.TrimPrefix(hint+"; hyve doctor tries again each time, a machine when it starts, an hour after the last no", "; ")
+		hint = strings.TrimPrefix(hint+"; hyve doctor tries again each time; a machine does when it starts, an hour after the last refusal", "; ")
 	}
 	return finding{"acceleration", "note", fmt.Sprintf("none, software emulation: %s (%s)", verdict.Reason, how), hint}
 }
@@ -115,11 +115,11 @@ func diagnoseAcceleration(verdict hypervisor.Verdict) finding {
 // diagnoseConfinement says what a guest could do that has taken over its hypervisor.
 func diagnoseConfinement(unconfined []string) []finding {
 	if len(unconfined) == 0 {
-		return []finding{{"confinement", "ok", "a hypervisor that was taken over is kept from your files, processes and network", ""}}
+		return []finding{{"confinement", "ok", "a hypervisor that its guest takes over cannot reach your files, processes or network", ""}}
 	}
 	var findings []finding
 	for _, line := range unconfined {
-		findings = append(findings, finding{"confinement", "note", "if the hypervisor were taken over, " + line, ""})
+		findings = append(findings, finding{"confinement", "note", "if a guest took over its hypervisor, " + line, ""})
 	}
 	return findings
 }
@@ -131,7 +131,7 @@ func diagnoseFreezing(verdict hypervisor.Verdict) finding {
 	if verdict.NoSharing != "" {
 		return finding{"freezing", "note", "machines are thawed, but share no memory: " + verdict.NoSharing, ""}
 	}
-	return finding{"freezing", "ok", "machines are thawed where they would boot, and share memory", ""}
+	return finding{"freezing", "ok", "machines are thawed instead of booted, and share memory", ""}
 }
 
 func diagnoseData(ctx context.Context, home machine.Home) []finding {

@@ -32,7 +32,7 @@ func (a *app) importCommand() *cobra.Command {
 	var options importing
 	cmd := &cobra.Command{
 		Use:   "import [NAME...]",
-		Short: "Make machines of docker-machine's",
+		Short: "Import docker-machine's machines",
 		Long: `Make machines of those that docker-machine has, of its drivers xhyve and virtualbox: with
 their settings, and with everything that docker keeps in them. docker-machine's own
 machines are only read. Without names, list what could be imported.`,
@@ -64,7 +64,7 @@ machines are only read. Without names, list what could be imported.`,
 	for flag, usage := range map[string]string{
 		"cpus":   "virtual CPUs (default: as many as it had)",
 		"memory": "memory, such as 4GiB (default: as much as it had)",
-		"disk":   "greatest size of the disk, which takes only what is used (default: what it was)",
+		"disk":   "largest size of the disk, which takes up only what is used (default: what it was)",
 	} {
 		f.Lookup(flag).Usage = usage
 	}

@@ -29,8 +29,8 @@ func (a *app) logsCommand() *cobra.Command {
 	var only []string
 	cmd := &cobra.Command{
 		Use:               "logs [NAME]",
-		Short:             "Print what a machine's parts say",
-		Long:              "Print what a machine's parts say, each line with its part before it:\n" + strings.Join(services, ", ") + ".",
+		Short:             "Print a machine's logs",
+		Long:              "Print the logs of a machine's parts, each line with its part before it:\n" + strings.Join(services, ", ") + ".",
 		Args:              atMostOne,
 		ValidArgsFunction: a.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -53,7 +53,7 @@ func (a *app) logsCommand() *cobra.Command {
 			return a.logs(cmd.Context(), home.Dir(name), only, tail, follow)
 		},
 	}
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on as lines come")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "print new lines as they come")
 	cmd.Flags().IntVarP(&tail, "tail", "n", -1, "print only the last `N` lines of each part")
 	cmd.Flags().StringSliceVar(&only, "service", services, "print only these parts")
 	return cmd

@@ -146,7 +146,7 @@ func (e *failedError) Error() string {
 }
 
 func (e *failedError) Hint() string {
-	return "give the same command again when they are dealt with: what has arrived is not sent again"
+	return "deal with them and give the same command again: what has arrived is not sent again"
 }
 
 // followMigration shows how a migration goes.
@@ -179,7 +179,7 @@ func summary(result migrate.Result, machine string) string {
 			copied = append(copied, count(n, kind))
 		}
 	}
-	text := "nothing was to be copied"
+	text := "there was nothing to copy"
 	if len(copied) > 0 {
 		text = strings.Join(copied, ", ") + " copied"
 	}

@@ -38,7 +38,7 @@ What can be given several times is replaced as a whole; an empty value takes it 
 				return err
 			}
 			if len(args) == 0 || settings == (machine.Settings{}) {
-				return &usageError{errors.New("a machine and what to change of it are expected"), "see hyve set --help"}
+				return &usageError{errors.New("a machine and the settings to change are expected"), "see hyve set --help"}
 			}
 			m, err := a.load(args[:1])
 			if err != nil {
@@ -95,7 +95,7 @@ func (c *settingFlags) flags(f *pflag.FlagSet) {
 	c.hostFlags(f)
 	f.StringVar(&c.idle, "idle", "", "let the machine fall asleep when nothing happens in it for `DURATION`, such as 15m, or off")
 	for flag, name := range map[string]string{"cpus": "virtual CPUs", "memory": "memory, such as 4GiB",
-		"disk": "greatest size of the disk, which only grows", "qemu": "`PATH` of the QEMU to use; empty for the one on PATH"} {
+		"disk": "largest size of the disk, which only grows", "qemu": "`PATH` of the QEMU to use; empty for the one on PATH"} {
 		f.Lookup(flag).Usage = name
 	}
 	for name := range unsettable {
@@ -110,7 +110,7 @@ func (c *settingFlags) settings(f *pflag.FlagSet, words []string) (s machine.Set
 	for _, word := range words {
 		setting, value, ok := strings.Cut(word, "=")
 		if flag := f.Lookup(setting); !ok || flag == nil || setting == "help" {
-			return s, &usageError{fmt.Errorf("%q is no setting with its value", word), "what can be set: hyve set --help"}
+			return s, &usageError{fmt.Errorf("%q is not a known setting with a value", word), "what can be set: hyve set --help"}
 		}
 		if err := f.Set(setting, value); err != nil {
 			if invalid := (*pflag.InvalidValueError)(nil); errors.As(err, &invalid) {
@@ -121,7 +121,7 @@ func (c *settingFlags) settings(f *pflag.FlagSet, words []string) (s machine.Set
 	}
 	for name, instead := range unsettable {
 		if f.Changed(name) {
-			return s, &usageError{fmt.Errorf("%s cannot be set of a machine that is there", name), instead}
+			return s, &usageError{fmt.Errorf("%s cannot be changed on a machine that exists", name), instead}
 		}
 	}
 	spec := &c.options.Spec

@@ -74,8 +74,8 @@ func (a *app) stopCommand() *cobra.Command {
 	var cold bool
 	cmd := &cobra.Command{
 		Use:   "stop [NAME...]",
-		Short: "Stop machines in order",
-		Long: `Stop machines in order: containers get their signal and their time, everything is
+		Short: "Stop machines cleanly",
+		Long: `Stop machines cleanly: containers get their signal and their time, everything is
 written to the disk. The idle machine is then frozen where that can be done, so
 that the next start takes no boot; hyve status says so.`,
 		ValidArgsFunction: a.completeNames,
@@ -138,7 +138,7 @@ func (a *app) restartCommand() *cobra.Command {
 					return err // as start would, but before the stop
 				}
 				through, done := lifecycle.Through(cmd.Context(), func() {
-					fmt.Fprintf(a.stderr, "interrupted: machine %q is started all the same; to leave that, interrupt again, and later: hyve start %s\n", name, name)
+					fmt.Fprintf(a.stderr, "interrupted: machine %q is started all the same; to leave it stopped, interrupt again, and start it later with: hyve start %s\n", name, name)
 				})
 				show := a.newDisplay(false)
 				err := lifecycle.Stop(through, home.Dir(name), name, true, show.follow("Stopping "+name))

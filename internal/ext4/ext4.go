@@ -24,7 +24,7 @@ type Superblock struct {
 	Label     string
 	BlockSize int64 // bytes
 	Blocks    int64
-	Clean     bool // unmounted in order, or has a journal that makes it so
+	Clean     bool // unmounted cleanly, or has a journal that makes it so
 	Errors    bool // the kernel found something wrong
 }
 

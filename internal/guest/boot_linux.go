@@ -38,7 +38,7 @@ const deviceTimeout = 60 * time.Second
 //  6. the doors: the engine's TLS front and SSH
 //  7. bootsync.sh, dockerd, bootlocal.sh
 //  8. until the end is asked for: services, requests, ports, the kernel's log
-//  9. power-off in order (power_linux.go)
+//  9. clean power-off (power_linux.go)
 func Boot() {
 	g, ctx, end := newGuest()
 	defer g.dieOfPanic()

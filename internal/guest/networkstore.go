@@ -27,7 +27,7 @@ const (
 // dockerd that has ended. The next one would set it up from there, then delete it,
 // then make it anew: of the hundred runs of iptables in its start, half are for
 // the first two. Networks of users stay, and the store of a dockerd that did not
-// end in order, with containers still in it, is left alone.
+// end cleanly, with containers still in it, is left alone.
 func forgetDefaultBridge(path string) error {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -41,7 +41,7 @@ func (g *guest) awaitPower(end context.CancelFunc) {
 	g.power <- asked
 }
 
-// powerOff ends the machine in order: no new clients (their listeners went with
+// powerOff ends the machine cleanly: no new clients (their listeners went with
 // the context), containers, engine, every other process, file systems, power.
 func (g *guest) powerOff(p guestapi.PowerOff) {
 	g.out.Logf("powering off: %s", p.Reason)

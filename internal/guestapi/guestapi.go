@@ -171,7 +171,7 @@ type Grow struct {
 	Size int64 `json:"size"` // in bytes, of the disk
 }
 
-// Shutdown ends the guest in order: containers, engine, file systems, power.
+// Shutdown ends the guest cleanly: containers, engine, file systems, power.
 type Shutdown struct {
 	Reboot bool `json:"reboot,omitempty"`
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/hyve-vm/hyve/internal/machine"
 )
 
-// Stop stops a machine in order and waits until it has ended: containers first,
+// Stop stops a machine cleanly and waits until it has ended: containers first,
 // then everything is written to the disk. Where it can be, the machine is frozen
 // there, with its engine idle, and the next Start goes on from that; cold, it shuts
 // down. The error is ErrAlready if it did not run; cold, it boots next nevertheless.

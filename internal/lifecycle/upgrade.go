@@ -58,7 +58,7 @@ func (e *UpgradeError) Hint() string {
 //
 //   - check: a machine that is suspended is refused
 //   - image: it is found, or built
-//   - stop: a machine that runs is shut down in order
+//   - stop: a machine that runs is shut down cleanly
 //   - keep: its disk is copied, its frozen state dropped, its image changed
 //   - start: the new engine is tried; the supervisor forgets the copy when it answers
 //   - stop: a machine that did not run is stopped again

@@ -65,7 +65,7 @@ const (
 	trouble                // the guest tells of a failure that leaves it alive
 	stuck                  // the host's disk cannot be written
 
-	wordStop    // in order
+	wordStop    // cleanly
 	wordKill    // at once
 	wordSuspend //
 	wordCopy    //

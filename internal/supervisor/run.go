@@ -30,7 +30,7 @@ import (
 	"github.com/hyve-vm/hyve/internal/network"
 )
 
-// patience is how long a guest may take to shut down in order. Docker's own
+// patience is how long a guest may take to shut down cleanly. Docker's own
 // default for a container is 10 s; users set minutes for data bases.
 const patience = 3 * time.Minute
 
@@ -265,7 +265,7 @@ const errorPause = 5 * time.Second
 // that fails, and repeats that write when it goes on, so nothing is lost.
 type room struct{ retry, solved *time.Timer }
 
-const noRoom = "the host's disk cannot be written, the machine is paused: make room"
+const noRoom = "the host's disk cannot be written to, and the machine is paused until there is room on it"
 
 // wait has a VM try again after a while.
 func (r *room) wait(board *board, vm hypervisor.VM) {

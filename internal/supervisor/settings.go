@@ -82,7 +82,7 @@ func (s *supervisor) Reload(ctx context.Context) error {
 	s.resources.around.refresh()
 	var sleepless error
 	if s.resources.current.Load().IdleAfter() > 0 && !s.resources.accel.Freezes() {
-		sleepless = fmt.Errorf("it is kept, but the machine does not fall asleep: %s", s.resources.accel.NoFreeze)
+		sleepless = fmt.Errorf("the setting is kept, but the machine does not fall asleep: %s", s.resources.accel.NoFreeze)
 	}
 	err := s.inbox.ask(ctx, message{kind: wordSettle})
 	if errors.Is(err, errNotRunning) { // any more

@@ -262,7 +262,7 @@ func (s *Server) Remove(none, *none) error { return s.do(s.driver.remove) }
 // Start starts the machine.
 func (s *Server) Start(none, *none) error { return s.do(s.driver.start) }
 
-// Stop stops the machine in order.
+// Stop stops the machine cleanly.
 func (s *Server) Stop(none, *none) error { return s.do(s.driver.stop) }
 
 // Restart shuts the machine down and boots it.

@@ -204,7 +204,7 @@ func accelArg(cfg hypervisor.Config, f Features) string {
 // diskArgs are the disks, each under its serial as node name, so that an event
 // about a node names the disk. When the host's disk is full QEMU pauses the VM
 // (BLOCK_IO_ERROR with nospace, then STOP; its default for writes) and repeats
-// the write after VM.Continue: the guest never sees an error.
+// the write after VM.Resume: the guest never sees an error.
 //
 // io_uring is not used: containers and hardened hosts forbid it, and QEMU then
 // fails at its start.

@@ -90,7 +90,7 @@ func (vm *VM) exitCause(waitErr error) error {
 		if vm.shutdown.Reason == ReasonGuestPanic {
 			return errors.New("the guest's kernel panicked")
 		}
-		// Told to end by SIGTERM and the like QEMU does so in order.
+		// Told to end by SIGTERM and the like QEMU does so cleanly.
 		if strings.HasPrefix(said, "terminating on signal") && !vm.quit {
 			return &marked{errors.New("QEMU was ended by a signal: " + said), hypervisor.ErrKilled}
 		}

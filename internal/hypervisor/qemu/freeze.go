@@ -17,7 +17,7 @@ const eventMigration = "MIGRATION"
 
 // Freeze pauses the VM and writes what it consists of, all but its disks, to files: to
 // the path devices and to memory, which is of the size of the VM's. Its disks have been
-// flushed then and are not written to, until Continue lets it go on or Quit ends it.
+// flushed then and are not written to, until Resume lets it go on or Quit ends it.
 // After an error it runs on.
 //
 // What is written can be thawed by the same QEMU, with a Config that differs in
