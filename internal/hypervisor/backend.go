@@ -19,7 +19,7 @@ type Backend interface {
 	Release() string
 
 	// Accelerator says which accelerator really works, by trying it or from a try that was
-	// made lately. TryAgain believes no earlier no.
+	// made recently. TryAgain does not believe an earlier no.
 	Accelerator(ctx context.Context) Verdict
 	TryAgain(ctx context.Context) Verdict
 	// ForState is what is to run a state that was frozen with an accelerator, given what
@@ -37,8 +37,8 @@ type Backend interface {
 	// CommandLine is the program that runs the VM, with its arguments.
 	CommandLine(cfg Config, accel string) []string
 
-	// Unconfined is what a hypervisor that was taken over by its guest would not be kept from
-	// on this host, each one line.
+	// Unconfined is what a hypervisor that was taken over by its guest could still do on this
+	// host, one line each.
 	Unconfined() []string
 
 	// Start starts a VM and returns when it runs. The error is ErrRan if the guest may have

@@ -24,7 +24,7 @@ type Instance struct {
 
 	PID          int      // the hypervisor's process ID
 	SharesMemory bool     // it was thawed, and has in memory of its own only what its guest has changed since
-	Unconfined   []string // what the hypervisor is not kept from that is not its business, each one line
+	Unconfined   []string // what the hypervisor could do beyond its own business, one line each
 
 	// Events are closed when the VM has ended. Some are lost where nobody receives them.
 	Events <-chan Event

@@ -224,8 +224,8 @@ func ensureImage(ctx context.Context, home machine.Home, options CreateOptions, 
 	})
 }
 
-// makeFiles makes what the machine consists of, of a template's directory if that is not
-// "", and then the machine.
+// makeFiles makes the machine's files, from a template's directory if that is not "", and
+// then the machine.
 func makeFiles(ctx context.Context, m *machine.Machine, template string) error {
 	draft, err := m.Home().Draft()
 	if err != nil {

@@ -16,20 +16,20 @@ import (
 // with the network and all that listens.
 type idle struct {
 	woken   chan struct{} // somebody has something for the guest
-	changed chan struct{} // what is below has
+	changed chan struct{} // the fields below have
 
 	mu    sync.Mutex
 	after time.Duration // 0: never
 	busy  bool          // something runs
-	since time.Time     // the earliest from which on nothing can have happened
+	since time.Time     // nothing has happened since, traffic apart
 }
 
 func newIdle(after time.Duration) *idle {
 	return &idle{woken: make(chan struct{}, 1), changed: make(chan struct{}, 1), after: after, since: time.Now()}
 }
 
-// setAfter changes how long nothing has to happen, setBusy whether something runs; all that
-// counts begins anew then.
+// setAfter changes how long it has to be quiet, setBusy whether something runs; the count
+// begins anew then.
 func (i *idle) setAfter(after time.Duration) {
 	i.mu.Lock()
 	i.after = after
@@ -44,7 +44,7 @@ func (i *idle) setBusy(busy bool) {
 	i.restart()
 }
 
-// restart has all that counts begin anew.
+// restart begins the count anew.
 func (i *idle) restart() {
 	i.mu.Lock()
 	i.since = time.Now()
@@ -55,8 +55,8 @@ func (i *idle) restart() {
 	}
 }
 
-// wait returns how long nothing has to happen before it is time, false if that does
-// not matter.
+// wait returns how long it has to stay quiet, and false if the machine is not to fall asleep
+// however quiet it is.
 func (i *idle) wait(lastTraffic time.Time) (time.Duration, bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -106,7 +106,7 @@ func hostAccess(m *machine.Machine) network.HostAccess {
 	return network.HostAccess{Restricted: !all, Ports: ports}
 }
 
-// setHostAccess changes what of the host the guest reaches, now or when there is a network.
+// setHostAccess changes which ports of the host the guest reaches, now or when there is a network.
 func (s *supervisor) setHostAccess(access network.HostAccess) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

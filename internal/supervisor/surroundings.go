@@ -34,7 +34,7 @@ func (s *surroundings) get() guestapi.Surroundings {
 	}
 }
 
-// refresh reads them again, and tells whether they are others than before.
+// refresh reads them again, and tells whether they have changed.
 func (s *surroundings) refresh() (changed bool) {
 	s.read.Lock()
 	defer s.read.Unlock()
@@ -49,8 +49,8 @@ func (s *surroundings) refresh() (changed bool) {
 	}
 }
 
-// keep takes what was read of those parts for the last, unless there are to be others by
-// now, and tells whether it is new.
+// keep keeps what was read of those parts, unless other parts are wanted by now, and tells
+// whether it has changed.
 func (s *surroundings) keep(parts []string, now guestapi.Surroundings, notes []string) (changed, kept bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
