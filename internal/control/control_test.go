@@ -2,8 +2,11 @@ package control
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -215,6 +218,44 @@ func FuzzKeptFailure(f *testing.F) {
 		}
 		if again := KeptFailure(path); again == nil || len(again.Error()) > 2*maxCause+16 {
 			t.Errorf("kept, %q is %v", failure, again)
+		}
+	})
+}
+
+// Whatever is sent to a supervisor, it does what a whole request asks for, or nothing, and
+// answers the next one.
+func FuzzRequests(f *testing.F) {
+	for _, request := range []string{`{"kill":true}`, `{"suspend":true}{"kill":true}`, `{"freeze":"x"}`, `{"dir":"/m"}`, `null`, strings.Repeat("[", 20_000)} {
+		f.Add(true, []byte(request))
+		f.Add(false, []byte(request))
+	}
+	f.Fuzz(func(t *testing.T, stops bool, body []byte) {
+		path := "/copy"
+		if stops {
+			path = "/stop"
+		}
+		supervisor, client, stop := serve(t)
+		defer stop()
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		conn, err := client.http.Transport.(*http.Transport).DialContext(ctx, "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", path, len(body), body)
+		conn.(interface{ CloseWrite() error }).CloseWrite()
+		conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if answer, err := io.ReadAll(conn); errors.Is(err, os.ErrDeadlineExceeded) || len(answer) > 4<<10 {
+			t.Errorf("%d bytes, %v", len(answer), err)
+		}
+		if _, err := client.Status(ctx); err != nil {
+			t.Error(err)
+		}
+		supervisor.mu.Lock()
+		defer supervisor.mu.Unlock()
+		if n := len(supervisor.stopped) + len(supervisor.copied); n > 1 || n == 1 && json.NewDecoder(bytes.NewReader(body)).Decode(new(any)) != nil {
+			t.Errorf("%d things are done", n)
 		}
 	})
 }

@@ -379,7 +379,7 @@ func FuzzLoad(f *testing.F) {
 		m, err := home.Load("m")
 		var broken *BrokenError
 		switch {
-		case err == nil && (m.Name != "m" || m.CPUs < 1 || m.Address.Zone() != ""):
+		case err == nil && (m.Name != "m" || m.CPUs < 1 || m.Memory < MinMemory || m.Disk < MinDisk || !m.Address.IsLoopback() || m.Address.Zone() != ""):
 			t.Errorf("%+v", m)
 		case err != nil && !errors.As(err, &broken):
 			t.Error(err)
