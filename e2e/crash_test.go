@@ -152,13 +152,14 @@ func TestInterruptedCreation(t *testing.T) {
 	// With 3 GiB the first thing is a template.
 	for i, cut := range []struct {
 		delay time.Duration
+		vm    string // that runs by then, or any time
 		args  []string
 	}{
-		{50 * time.Millisecond, nil},
-		{200 * time.Millisecond, nil},
-		{2 * time.Second, []string{"--memory", "3GiB"}},
-		{500 * time.Millisecond, []string{"--cold"}},
-		{5 * time.Second, []string{"--cold"}},
+		{50 * time.Millisecond, "", nil},
+		{200 * time.Millisecond, "", nil},
+		{0, "template", []string{"--memory", "3GiB"}},
+		{500 * time.Millisecond, "", []string{"--cold"}},
+		{0, "cut4", []string{"--cold"}},
 	} {
 		name, delay := fmt.Sprintf("cut%d", i), cut.delay
 		cmd := command(context.Background(), binary, append([]string{"create", name, "--memory", "1GiB"}, cut.args...)...)
@@ -168,10 +169,13 @@ func TestInterruptedCreation(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(delay)
+		eventually(t, "there is a VM of "+cut.vm, func() bool {
+			return cut.vm == "" || exec.Command("pgrep", "-f", "guest=hyve-"+cut.vm+"( |,|$)").Run() == nil
+		})
 		cmd.Process.Signal(os.Interrupt)
 		cmd.Wait()
 		if code := cmd.ProcessState.ExitCode(); code != 130 || !strings.Contains(errText.String(), "interrupted") {
-			t.Errorf("after %v: exit status %d: %s", delay, code, &errText)
+			t.Errorf("after %v, with a VM of %q: exit status %d: %s", delay, cut.vm, code, &errText)
 		}
 		gone(t, name)
 		gone(t, "template")
