@@ -131,23 +131,26 @@ func (runningMachine) Status() (control.Status, <-chan struct{}) {
 // supervise is a supervisor that finds the machine locked the first time, and has it run
 // the second; one with a file "fails" fails at once.
 func supervise(dir machine.Dir) {
-	ready := os.NewFile(ReadyFD, "ready")
+	ready, err := Inherit()
+	if err != nil {
+		os.Exit(1)
+	}
 	if _, err := os.Stat(filepath.Join(string(dir), "fails")); err == nil {
 		failure := control.Failure{Cause: "there is no image", Hint: "build one"}
 		failure.Keep(dir.Failure())
-		ready.Close()
+		ready(nil)
 		os.Exit(1)
 	}
 	if os.Mkdir(filepath.Join(string(dir), "tried"), 0o700) == nil {
-		fmt.Fprintln(ready, "locked")
+		ready(machine.ErrLocked)
 		os.Exit(0)
 	}
 	l, err := net.Listen("unix", dir.ControlSocket())
 	if err := errors.Join(err, os.Chmod(dir.ControlSocket(), 0o600)); err != nil {
-		fmt.Fprintln(ready, err)
+		ready(err)
 		os.Exit(1)
 	}
-	ready.Close()
+	ready(nil)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	control.Serve(ctx, l, runningMachine{})
