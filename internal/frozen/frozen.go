@@ -42,8 +42,10 @@ type manifest struct {
 	// Suspended says that containers run in it.
 	Suspended bool `json:"suspended"`
 	// Accelerator is what ran the VM. States that do not say were made in emulation.
-	Accelerator string  `json:"accelerator,omitempty"`
-	Content     content `json:"content"`
+	Accelerator string `json:"accelerator,omitempty"`
+	// Processor is which one its guest saw, if it was not emulated.
+	Processor string  `json:"processor,omitempty"`
+	Content   content `json:"content"`
 }
 
 // content is the size and the checksum of each file of a state.
@@ -69,6 +71,7 @@ func (e *MisfitError) Error() string { return "the frozen state does not fit: " 
 type Draft struct {
 	Suspended   bool   // containers run in it
 	Accelerator string // what ran the VM
+	Processor   string // which its guest saw; empty if that was emulated
 
 	dir    string         // its final place
 	memory *sparse.Writer // of New
@@ -126,7 +129,7 @@ func Link(dir, disk, from, fromDisk string) error {
 		return err
 	}
 	defer d.Discard()
-	d.Suspended, d.Accelerator = m.Suspended, m.Accelerator
+	d.Suspended, d.Accelerator, d.Processor = m.Suspended, m.Accelerator, m.Processor
 	if err := errors.Join(os.Link(devicesPath(from), d.Devices()), os.Link(memoryPath(from), memoryPath(d.path()))); err != nil {
 		return fmt.Errorf("linking a frozen state: %w", err)
 	}
@@ -175,7 +178,7 @@ func (d *Draft) commit(shape, disk string, content content) error {
 	if err != nil {
 		return fmt.Errorf("keeping a frozen state: %w", err)
 	}
-	data, err := json.Marshal(manifest{format, shape, stamp, d.Suspended, d.Accelerator, content})
+	data, err := json.Marshal(manifest{format, shape, stamp, d.Suspended, d.Accelerator, d.Processor, content})
 	if err != nil {
 		return err
 	}
@@ -215,10 +218,11 @@ func Exists(dir string) (exists, suspended bool) {
 	return err == nil, m.Suspended
 }
 
-// Accelerator is what ran the VM of a state, good or not: empty if the state does not say.
-func Accelerator(dir string) string {
+// Origin is what ran the VM of a state, good or not, and on which processor: empty what the
+// state does not say.
+func Origin(dir string) (accelerator, processor string) {
 	m, _ := read(whereabouts(dir))
-	return m.Accelerator
+	return m.Accelerator, m.Processor
 }
 
 // whereabouts is where the state of dir is: elsewhere if it was taken by a process that

@@ -22,10 +22,9 @@ type Backend interface {
 	// made recently. TryAgain does not believe an earlier no.
 	Accelerator(ctx context.Context) Verdict
 	TryAgain(ctx context.Context) Verdict
-	// ForState is what is to run a state that was frozen with an accelerator, given what
-	// there is now; "" is a state of an old version, which does not say. The error is an
-	// *AcceleratorError where the state cannot go on.
-	ForState(now Verdict, accel string) (Verdict, error)
+	// ForState is what is to run a frozen state, given what there is now. The error is an
+	// *AcceleratorError or a *ProcessorError where the state cannot go on.
+	ForState(now Verdict, of Origin) (Verdict, error)
 
 	// KernelCmdline is what belongs on the guest's kernel command line because of the
 	// accelerator; the rest is the image's and the machine's.
@@ -67,9 +66,18 @@ func (v Verdict) String() string {
 	return fmt.Sprintf("%s (%s)", v.Name, v.Reason)
 }
 
+// An Origin is what ran a VM that was frozen; what its state does not say is empty.
+type Origin struct {
+	Accelerator string // its Verdict's name
+	Processor   string // as Capabilities has it
+}
+
 // Capabilities is what a hypervisor can do for its VMs, and how it speaks with those around
 // them.
 type Capabilities struct {
+	// Processor names the processor that guests see, in words for the user, so that no state
+	// goes on on another one; empty where it is emulated, and the same on all hosts.
+	Processor string
 	// NoFreeze is why VMs cannot be frozen and thawed; empty if they can.
 	NoFreeze string
 	// NoSharing is why VMs that are thawed have all of their memory for themselves; empty
@@ -133,6 +141,14 @@ func (e *AcceleratorError) Error() string {
 		return "a frozen state cannot be thawed: " + e.Now.NoFreeze
 	}
 	return fmt.Sprintf("its frozen state is of %s, which does not work now: %s", e.Wanted, e.Now.Reason)
+}
+
+// A ProcessorError says that a state cannot go on here, because its guest was told of another
+// processor.
+type ProcessorError struct{ Wanted, Now string }
+
+func (e *ProcessorError) Error() string {
+	return fmt.Sprintf("its frozen state is of %.100q, and here is %.100q", e.Wanted, e.Now)
 }
 
 // Options of a start that are no part of the VM.

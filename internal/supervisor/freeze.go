@@ -36,18 +36,23 @@ func (s *supervisor) shape() string {
 	return hex.EncodeToString(sum[:])
 }
 
-// keepSuspended sees to it that a suspended machine goes on with the accelerator that it
-// was suspended with, and is an error where that cannot be had: what runs in the machine
-// would be lost by a boot.
+// keepSuspended sees to it that a suspended machine goes on with the accelerator and the
+// processor that it was suspended with, and is an error where those cannot be had: what runs
+// in the machine would be lost by a boot.
 func (s *supervisor) keepSuspended() error {
 	dir := s.machine.Dir().Frozen()
 	if _, suspended := frozen.Exists(dir); !suspended {
 		return nil
 	}
-	accel, err := s.resources.hypervisor.ForState(s.resources.accel, frozen.Accelerator(dir))
+	var of hypervisor.Origin
+	of.Accelerator, of.Processor = frozen.Origin(dir)
+	accel, err := s.resources.hypervisor.ForState(s.resources.accel, of)
 	if err != nil {
 		hint := "hyve doctor tries again"
-		if s.resources.accel.Hint != "" {
+		switch other := (*hypervisor.ProcessorError)(nil); {
+		case errors.As(err, &other):
+			hint = "it goes on when this host has that processor and that kernel again"
+		case s.resources.accel.Hint != "":
 			hint = s.resources.accel.Hint + "; " + hint
 		}
 		return &suspendedError{s.machine.Name, hint, err}
@@ -221,7 +226,7 @@ func (s *supervisor) capture(ctx context.Context, vm hypervisor.VM, dir machine.
 	}
 	draft, err := frozen.New(dir.Frozen(), s.resources.current.Load().Memory)
 	if err == nil {
-		draft.Suspended, draft.Accelerator = suspended, s.resources.accel.Name
+		draft.Suspended, draft.Accelerator, draft.Processor = suspended, s.resources.accel.Name, s.resources.accel.Processor
 		if err = vm.Freeze(ctx, draft.Devices(), draft.Memory()); err != nil {
 			draft.Discard()
 		}

@@ -62,17 +62,19 @@ func TestTakeNext(t *testing.T) {
 	}
 }
 
-// A suspended machine whose accelerator is missing is kept and not started; one that is
-// stopped boots.
+// A suspended machine whose accelerator or processor is missing is kept and not started; one
+// that is stopped boots.
 func TestKeepSuspended(t *testing.T) {
 	for name, test := range map[string]struct {
-		accelerator string
-		suspended   bool
-		kept        bool
+		accelerator, processor string
+		suspended              bool
+		says, hint             string // where it is kept
 	}{
-		"suspended, and it is missing": {accelerator: "kvm", suspended: true, kept: true},
-		"suspended, and it is there":   {accelerator: "tcg", suspended: true},
-		"stopped, and it is missing":   {accelerator: "kvm"},
+		"suspended, and it is missing":            {"kvm", "", true, "kvm, which does not work now: /dev/kvm does not exist", "load it"},
+		"suspended, and it is there":              {"tcg", "small", true, "", ""},
+		"suspended, and the processor is another": {"tcg", "large", true, `of "large", and here is "small"`, "that processor"},
+		"stopped, and it is missing":              {"kvm", "", false, "", ""},
+		"stopped, and the processor is another":   {"tcg", "large", false, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := testMachine(t)
@@ -83,21 +85,22 @@ func TestKeepSuspended(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			draft.Suspended, draft.Accelerator = test.suspended, test.accelerator
+			draft.Suspended, draft.Accelerator, draft.Processor = test.suspended, test.accelerator, test.processor
 			if err := errors.Join(os.WriteFile(draft.Devices(), nil, 0o600), draft.Commit("shape", m.Dir().Disk())); err != nil {
 				t.Fatal(err)
 			}
-			s := &supervisor{machine: m, resources: resources{hypervisor: fakeBackend{}, accel: hypervisor.Verdict{Name: "tcg", Reason: "/dev/kvm does not exist", Hint: "load it"}}}
+			s := &supervisor{machine: m, resources: resources{hypervisor: fakeBackend{}, accel: hypervisor.Verdict{
+				Name: "tcg", Reason: "/dev/kvm does not exist", Hint: "load it", Capabilities: hypervisor.Capabilities{Processor: "small"}}}}
 			err = s.keepSuspended()
-			if (err != nil) != test.kept {
+			if (err != nil) != (test.says != "") {
 				t.Fatal(err)
 			}
 			if exists, _ := frozen.Exists(m.Dir().Frozen()); !exists {
 				t.Error("its state is gone")
 			}
 			var kept *suspendedError
-			if test.kept && (!errors.As(err, &kept) || !strings.Contains(err.Error(), "kvm") || !strings.Contains(err.Error(), "/dev/kvm does not exist") ||
-				!strings.Contains(kept.Hint(), "load it") || !strings.Contains(kept.Hint(), "start --cold "+m.Name)) {
+			if err != nil && (!errors.As(err, &kept) || !strings.Contains(err.Error(), test.says) ||
+				!strings.Contains(kept.Hint(), test.hint) || !strings.Contains(kept.Hint(), "start --cold "+m.Name)) {
 				t.Errorf("%v", err)
 			}
 		})

@@ -29,9 +29,12 @@ type fakeBackend struct{ hypervisor.Backend }
 func (fakeBackend) Release() string                        { return "Fake 1.0" }
 func (fakeBackend) KernelCmdline(string) string            { return "" }
 func (fakeBackend) Shape(hypervisor.Config, string) string { return "shape" }
-func (fakeBackend) ForState(now hypervisor.Verdict, accel string) (hypervisor.Verdict, error) {
-	if now.Name != accel {
-		return now, &hypervisor.AcceleratorError{Wanted: accel, Now: now}
+func (fakeBackend) ForState(now hypervisor.Verdict, of hypervisor.Origin) (hypervisor.Verdict, error) {
+	switch {
+	case now.Name != of.Accelerator:
+		return now, &hypervisor.AcceleratorError{Wanted: of.Accelerator, Now: now}
+	case now.Processor != of.Processor:
+		return now, &hypervisor.ProcessorError{Wanted: of.Processor, Now: now.Processor}
 	}
 	return now, nil
 }

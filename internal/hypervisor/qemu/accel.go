@@ -19,13 +19,18 @@ const (
 )
 
 // ForState implements hypervisor.Backend. Emulation can be had anywhere, hardware only
-// where it works. States that do not say what they are of are of emulation.
-func (q *QEMU) ForState(now hypervisor.Verdict, accel string) (hypervisor.Verdict, error) {
-	if accel = cmp.Or(accel, accelTCG); accel == accelTCG && now.Name != accelTCG {
+// where it works, and with the processor that it was. States that do not say what they are
+// of are of emulation.
+func (q *QEMU) ForState(now hypervisor.Verdict, of hypervisor.Origin) (hypervisor.Verdict, error) {
+	accel := cmp.Or(of.Accelerator, accelTCG)
+	if accel == accelTCG && now.Name != accelTCG {
 		now = hypervisor.Verdict{Name: accelTCG, Reason: "its frozen state is of software emulation", Capabilities: q.capabilities(accelTCG)}
 	}
 	if now.Name != accel || !now.Freezes() {
 		return now, &hypervisor.AcceleratorError{Wanted: accel, Now: now}
+	}
+	if of.Processor != "" && of.Processor != now.Processor {
+		return now, &hypervisor.ProcessorError{Wanted: of.Processor, Now: now.Processor}
 	}
 	return now, nil
 }
@@ -42,7 +47,8 @@ func (q *QEMU) capabilities(accel string) hypervisor.Capabilities {
 	switch accel {
 	case accelTCG:
 	case alsoFreezes:
-		if _, err := q.guestProcessor(); err != nil {
+		var err error
+		if c.Processor, err = q.guestProcessor(); err != nil {
 			c.NoFreeze = err.Error()
 		}
 	default:

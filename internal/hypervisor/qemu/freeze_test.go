@@ -250,19 +250,22 @@ func TestShape(t *testing.T) {
 // TestForState: a state goes on with what it was frozen with, or not at all.
 func TestForState(t *testing.T) {
 	const hidden = "nobody may read memory"
-	tcg, kvm := hypervisor.Verdict{Name: accelTCG, Reason: "no KVM"}, hypervisor.Verdict{Name: accelKVM}
+	tcg := hypervisor.Verdict{Name: accelTCG, Reason: "no KVM"}
+	kvm := hypervisor.Verdict{Name: accelKVM, Capabilities: hypervisor.Capabilities{Processor: "with AVX2"}}
 	for _, tt := range []struct {
 		now        hypervisor.Verdict
-		of         string
+		of         hypervisor.Origin
 		runs, says string
 	}{
-		{tcg, "tcg", "tcg", ""},
-		{tcg, "", "tcg", ""}, // as states were that do not say
-		{tcg, "kvm", "", "no KVM"},
-		{kvm, "kvm", "kvm", ""},
-		{kvm, "hvf", "", "hvf"},
-		{hypervisor.Verdict{Name: accelTCG, Capabilities: hypervisor.Capabilities{NoFreeze: hidden}}, "tcg", "", hidden},
-		{hypervisor.Verdict{Name: accelKVM, Capabilities: hypervisor.Capabilities{NoFreeze: hidden}}, "kvm", "", hidden},
+		{tcg, hypervisor.Origin{Accelerator: "tcg"}, "tcg", ""},
+		{tcg, hypervisor.Origin{}, "tcg", ""}, // as states were that do not say
+		{tcg, hypervisor.Origin{Accelerator: "kvm", Processor: "with AVX2"}, "", "no KVM"},
+		{kvm, hypervisor.Origin{Accelerator: "kvm"}, "kvm", ""}, // as well
+		{kvm, hypervisor.Origin{Accelerator: "kvm", Processor: "with AVX2"}, "kvm", ""},
+		{kvm, hypervisor.Origin{Accelerator: "kvm", Processor: "without\n"}, "", `of "without\n", and here is "with AVX2"`},
+		{kvm, hypervisor.Origin{Accelerator: "hvf"}, "", "hvf"},
+		{hypervisor.Verdict{Name: accelTCG, Capabilities: hypervisor.Capabilities{NoFreeze: hidden}}, hypervisor.Origin{Accelerator: "tcg"}, "", hidden},
+		{hypervisor.Verdict{Name: accelKVM, Capabilities: hypervisor.Capabilities{NoFreeze: hidden}}, hypervisor.Origin{Accelerator: "kvm"}, "", hidden},
 	} {
 		got, err := (&QEMU{}).ForState(tt.now, tt.of)
 		if err == nil && got.Name != tt.runs || err != nil && (tt.runs != "" || !strings.Contains(err.Error(), tt.says)) || (err == nil) != (tt.runs != "") {
@@ -270,7 +273,7 @@ func TestForState(t *testing.T) {
 		}
 	}
 	// One of emulation stays so where KVM works, and says why it is not faster.
-	got, err := (&QEMU{}).ForState(kvm, "tcg")
+	got, err := (&QEMU{}).ForState(kvm, hypervisor.Origin{Accelerator: "tcg"})
 	if memoryHidden() == "" && (err != nil || got.Name != accelTCG || got.Reason == "") {
 		t.Errorf("%v, %v", got, err)
 	}

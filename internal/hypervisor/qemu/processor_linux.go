@@ -3,7 +3,6 @@ package qemu
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// guestProcessor names all that a guest of KVM may have found out about its processor, so
+// guestProcessor stands for all that a guest of KVM may have found out about its processor, so
 // that nobody thaws its state on another one: a program that was told of AVX2 dies without.
 // What differs from core to core is left out.
 func guestProcessor() (string, error) {
@@ -24,8 +23,8 @@ func guestProcessor() (string, error) {
 		return "", fmt.Errorf("asking for the kernel's release: %w", err)
 	}
 	// KVM's own devices and the workarounds that it shows are the kernel's.
-	sum := sha256.Sum256(append(features, kernel.Release[:]...))
-	return hex.EncodeToString(sum[:]), nil
+	sum := sha256.Sum256(features)
+	return fmt.Sprintf("processor %x with KVM of Linux %s", sum[:8], unix.ByteSliceToString(kernel.Release[:])), nil
 }
 
 // coreWords are the lines of an arm64 /proc/cpuinfo that say what a core is.
