@@ -123,9 +123,9 @@ func TestEarlyPanic(t *testing.T) {
 // A container's own handler of SIGTERM is let to finish at a stop.
 func TestStopIsOrderly(t *testing.T) {
 	create(t, "orderly")
-	dock(t, "orderly", "run", "-d", "-v", "data:/data", "busybox", "sh", "-c",
-		"trap 'sleep 3; echo finished > /data/file; exit 0' TERM; echo up; while :; do sleep 0.1; done")
-	time.Sleep(2 * time.Second) // for the trap
+	id := strings.TrimSpace(dock(t, "orderly", "run", "-d", "-v", "data:/data", "busybox", "sh", "-c",
+		"trap 'sleep 3; echo finished > /data/file; exit 0' TERM; echo up; while :; do sleep 0.1; done"))
+	eventually(t, "it has the trap", func() bool { return dock(t, "orderly", "logs", id) == "up\n" })
 	hyve(t, "stop", "orderly")
 	hyve(t, "start", "orderly")
 	if out := dock(t, "orderly", "run", "--rm", "-v", "data:/data", "busybox", "cat", "/data/file"); out != "finished\n" {
@@ -261,9 +261,9 @@ func TestClockFollowsTheHost(t *testing.T) {
 	hyve(t, "ssh", shared, "--", "sudo date -s '+1 day' >/dev/null")
 	eventually(t, "the clock is right", func() bool {
 		var guest int64
+		before := time.Now().Unix()
 		fmt.Sscan(hyve(t, "ssh", shared, "--", "date +%s"), &guest)
-		off := time.Now().Unix() - guest
-		return -2 <= off && off <= 2
+		return before-2 <= guest && guest <= time.Now().Unix()+2
 	})
 }
 
