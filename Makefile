@@ -60,9 +60,12 @@ e2e: build
 e2e-kvm: build
 	GO='$(GO)' $(GO) run ./e2e/outer $(if $(filter 7,$(QEMU)),-qemu bookworm) $(OUTER)
 
-# With the rare cases and the slow ones; real images for both architectures, each twice.
+# With the rare cases and the slow ones; real images for both architectures, each twice; with
+# KVM all that can run there, and the core of it on Debian 12's QEMU.
 long: E2E := -long
 long: e2e
+	GO='$(GO)' $(GO) run ./e2e/outer -long
+	GO='$(GO)' $(GO) run ./e2e/outer -qemu bookworm
 	$(GO) test -count=1 -timeout 15m -v -run TestMemory ./internal/network
 	$(GO) test -count=1 -timeout 15m -v -run TestInterleavings ./internal/supervisor
 	HYVE_TEST_CACHE_DIR=$(CURDIR)/.e2e/cache $(GO) test -count=1 -timeout 30m -v -run TestBuildFromMirror ./internal/image/build

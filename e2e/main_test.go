@@ -48,7 +48,7 @@ var (
 	accel    = flag.String("accel", "", "fail where anything else than this accelerator (kvm, tcg) runs a machine")
 	prebuilt = flag.String("prebuilt", "", "directory of the tests' own programs, if there is no go command")
 	slow     = flag.Int("slow", 1, "how many times as long as on a CI machine anything may take")
-	reboot   = flag.String("reboot", "", "before, after or without: the half of TestHostReboots before the host reboots, the one after, and what is left to do if it has lost its accelerator; machines stay")
+	reboot   = flag.String("reboot", "", "before, after, other, again or without: the part of TestHostReboots before the host reboots, after that, with another processor, with the old one again, and without its accelerator; machines stay")
 )
 
 // takesLong skips a test that not every commit has to pass.
@@ -103,6 +103,9 @@ func run(m *testing.M) (status int, err error) {
 	}
 	removeMachines()
 	defer removeMachines()
+	if err := offeredAccelerator(); err != nil {
+		return 0, err
+	}
 	if *engine != "" {
 		img, err := testimage.Make(context.Background(), machine.Home(home), build.Engine(*engine))
 		if err != nil {
@@ -120,6 +123,24 @@ func run(m *testing.M) (status int, err error) {
 		return 0, err
 	}
 	return m.Run(), nil
+}
+
+// offeredAccelerator asks hyve which accelerator it will use, if it matters: without one
+// it takes minutes until a machine is there to look at.
+func offeredAccelerator() error {
+	if *accel == "" || *accel == "tcg" {
+		return nil
+	}
+	out, err := try(time.Minute, binary, "doctor")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(out) {
+		if words := strings.Fields(line); len(words) > 2 && words[1] == "acceleration" && words[2] != *accel {
+			return fmt.Errorf("it is not %s that would run machines: hyve doctor says %s", *accel, strings.Join(words[2:], " "))
+		}
+	}
+	return nil
 }
 
 // wantedAccelerator looks at what runs a machine's processors, if it matters.

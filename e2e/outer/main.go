@@ -70,7 +70,7 @@ func (o *outer) run(ctx context.Context) (err error) {
 	}
 	fmt.Printf("outer: root %.0f s, hyve and tests %.0f s\n", built.Sub(began).Seconds(), time.Since(built).Seconds())
 	if o.script != "" {
-		_, err := o.boot(ctx, o.cpu, o.script, os.Stdout)
+		_, err := o.boot(ctx, step{cpu: o.cpu, script: o.script}, os.Stdout)
 		return err
 	}
 	return o.runTests(ctx)

@@ -24,17 +24,22 @@ const (
 // ended begins the last line of a script's output.
 const ended = "outer: ended with "
 
-// boot boots the outer VM, has it run a script, which begins in the checkout's directory,
-// passes on what that prints, and returns it. What the scripts of earlier boots left on
-// the disk is there. It is an error if the script ends with another status than 0, or if
-// the VM ends before it.
-func (o *outer) boot(ctx context.Context, cpu, script string, to io.Writer) ([]string, error) {
-	if err := o.write("script", script); err != nil {
+// A statusError is how a script ended that did not succeed.
+type statusError struct{ status string }
+
+func (e *statusError) Error() string { return "the script ended with status " + e.status }
+
+// boot boots the outer VM, has it run a step's script, which begins in the checkout's
+// directory, passes on what that prints, and returns it. What the scripts of earlier boots
+// left on the disk is there. It is a *statusError if the script ends with another status than
+// 0, and an error if the VM ends before it.
+func (o *outer) boot(ctx context.Context, s step, to io.Writer) ([]string, error) {
+	if err := o.write("script", s.script); err != nil {
 		return nil, err
 	}
 	console := filepath.Join(o.dir, "console.log")
 	_ = os.Remove(console)
-	cmd := exec.CommandContext(ctx, o.qemu, o.args(cpu, console)...)
+	cmd := exec.CommandContext(ctx, o.qemu, o.args(s.cpu, console)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -54,8 +59,11 @@ func (o *outer) boot(ctx context.Context, cpu, script string, to io.Writer) ([]s
 	status := "never"
 	for in := bufio.NewScanner(out); in.Scan(); {
 		line := in.Text()
-		if s, last := strings.CutPrefix(line, ended); last {
-			status = s
+		if how, last := strings.CutPrefix(line, ended); last {
+			status = how
+			if s.cut {
+				break
+			}
 			continue
 		}
 		lines = append(lines, line)
@@ -65,7 +73,7 @@ func (o *outer) boot(ctx context.Context, cpu, script string, to io.Writer) ([]s
 		return lines, fmt.Errorf("the outer VM ended before its script; its kernel's messages are in %s", console)
 	}
 	if status != "0" {
-		return lines, fmt.Errorf("the script ended with status %s", status)
+		return lines, &statusError{status}
 	}
 	return lines, nil
 }
