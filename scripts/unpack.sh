@@ -33,7 +33,8 @@ if [ ! -d "$dir/bin" ]; then
     for deb in "$dir"/archives/*.deb; do dpkg-deb -x "$deb" "$dir/root"; done
     for program in $programs; do
         at=$(find "$dir/root/bin" "$dir/root/sbin" "$dir/root/usr/bin" "$dir/root/usr/sbin" "$dir/root/usr/libexec/docker" -name "$program" 2>/dev/null | head -n 1)
-        run="'$(find "$dir/root/lib64" "$dir/root/usr/lib64" -name 'ld-linux-*' 2>/dev/null | head -n 1)' --library-path '$dir/root/lib/x86_64-linux-gnu:$dir/root/usr/lib/x86_64-linux-gnu'"
+        # Of the release's own libc: the link in lib64 is absolute, and leads to this machine's.
+        run="'$(find "$dir/root/lib" "$dir/root/usr/lib" -type f -name 'ld-linux-*' 2>/dev/null | head -n 1)' --library-path '$dir/root/lib/x86_64-linux-gnu:$dir/root/usr/lib/x86_64-linux-gnu'"
         data=
         case $program in
         qemu-system-x86_64) data="-L '$dir/root/usr/share/qemu' -L '$dir/root/usr/share/seabios'" ;;

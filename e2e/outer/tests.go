@@ -20,7 +20,7 @@ var core = []string{"Run", "PublishedTCP", "SuspendAndResume", "StopIsOrderly"}
 // states. Those that are in neither list are the same with any accelerator, or want what
 // the outer VM has not (a go command, npm, Debian's archive).
 var more = []string{"ClockFollowsTheHost", "PublishedUDP", "DataSurvives", "StopAndThaw", "StaleStates", "KilledFreeze", "TwinsOfOneTemplate",
-	"SharedMemory", "Clone", "Snapshots", "Idle", "KernelPanic", "EarlyCrash", "FrozenForAMonth", "FullDiskWhileFreezing", "KilledTemplate",
+	"SharedMemory", "Clone", "Snapshots", "Idle", "StoppedResume", "KernelPanic", "EarlyCrash", "EarlyPanic", "FrozenForAMonth", "FullDiskWhileFreezing", "KilledTemplate",
 	"TemplateBeforehand", "Throwaway", "TwentyAtOnce", "Reboot", "EngineCrash", "Stats", "Identity", "Set", "PowerCutsDuringRun", "Soak",
 	"PublishedDoors", "TwoMachinesOnePort", "SSH", "Doctor"}
 
