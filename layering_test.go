@@ -28,7 +28,7 @@ var layers = map[string][]string{
 	// that is the supervisor's process, and for --dry-run.
 	"internal/cli": {"internal/lifecycle", "internal/sshclient", "internal/listing", "internal/supervisor", "internal/machine", "internal/image",
 		"internal/image/build", "internal/pki", "internal/control", "internal/dockerenv", "internal/machinestore", "internal/migrate",
-		"internal/progress", "internal/terminal", "internal/bounded", "internal/guestapi", "internal/hypervisor", "internal/hypervisor/pick"},
+		"internal/progress", "internal/terminal", "internal/bounded", "internal/guestapi", "internal/hypervisor", "internal/hypervisor/pick", "internal/trial"},
 
 	// The verbs in the hands of the real docker-machine.
 	"internal/dockermachine/driver": {"internal/lifecycle", "internal/machine", "internal/image/build", "internal/pki", "internal/control",
@@ -45,10 +45,13 @@ var layers = map[string][]string{
 	// The verbs. Not supervisor: a command must not do by accident what only the
 	// owner of a VM may. Of the hypervisor only whether there is one.
 	"internal/lifecycle": {"internal/machine", "internal/image", "internal/image/build", "internal/pki", "internal/control",
-		"internal/disk", "internal/dockerenv", "internal/frozen", "internal/guestapi", "internal/hypervisor", "internal/hypervisor/pick", "internal/bounded"},
+		"internal/disk", "internal/dockerenv", "internal/frozen", "internal/guestapi", "internal/hypervisor", "internal/hypervisor/pick", "internal/trial", "internal/bounded"},
 
 	"internal/supervisor": {"internal/hypervisor", "internal/hypervisor/pick", "internal/network", "internal/accept", "internal/guestapi", "internal/hostenv",
-		"internal/disk", "internal/frozen", "internal/machine", "internal/image", "internal/control", "internal/dockerenv", "internal/pki"},
+		"internal/disk", "internal/frozen", "internal/machine", "internal/image", "internal/control", "internal/dockerenv", "internal/pki", "internal/trial"},
+
+	// Whether machines can be thawed, for those who freeze, make templates and ask.
+	"internal/trial": {"internal/machine", "internal/hypervisor", "internal/guestapi", "internal/bounded"},
 
 	"internal/machine":      {"internal/guestapi", "internal/private", "internal/bounded"},
 	"internal/machinestore": {"internal/bounded"},

@@ -19,6 +19,7 @@ import (
 	"github.com/hyve-vm/hyve/internal/image"
 	"github.com/hyve-vm/hyve/internal/image/build"
 	"github.com/hyve-vm/hyve/internal/machine"
+	"github.com/hyve-vm/hyve/internal/trial"
 )
 
 // finding is what doctor says about one thing.
@@ -83,6 +84,7 @@ func diagnoseHypervisor(ctx context.Context, home machine.Home) []finding {
 	verdict := backend.TryAgain(ctx)
 	findings = append(findings, diagnoseAcceleration(verdict))
 	findings = append(findings, diagnoseFreezing(verdict))
+	findings = append(findings, diagnoseTrials(home)...)
 	if !verdict.GivesBack {
 		findings = append(findings, finding{"memory", "note", "a machine keeps the host's memory that it has once used until it stops", ""})
 	}
@@ -132,6 +134,24 @@ func diagnoseFreezing(verdict hypervisor.Verdict) finding {
 		return finding{"freezing", "note", "machines are thawed, but share no memory: " + verdict.NoSharing, ""}
 	}
 	return finding{"freezing", "ok", "machines are thawed instead of booted, and share memory", ""}
+}
+
+// diagnoseTrials says what came of thawing machines, once for each kind of hardware.
+func diagnoseTrials(home machine.Home) []finding {
+	var findings []finding
+	for _, tried := range trial.All(home) {
+		when := ""
+		if !tried.Tested.IsZero() {
+			when = fmt.Sprintf(" (tried at %s)", tried.Tested.Local().Format(time.DateTime))
+		}
+		f := finding{"thawing", "ok", fmt.Sprintf("%v%s", tried, when), ""}
+		if !tried.Works {
+			f = finding{"thawing", "note", fmt.Sprintf("%v: machines boot: %s%s", tried, tried.Reason, when),
+				"hyve image build --freeze tries again, with their --cpus and --memory; hyve create does an hour after the last no"}
+		}
+		findings = append(findings, f)
+	}
+	return findings
 }
 
 func diagnoseData(ctx context.Context, home machine.Home) []finding {

@@ -165,6 +165,9 @@ type Supervisor interface {
 	Stats(context.Context) (Stats, error)
 	// Copy makes a copy of the running machine and waits for it; ctx ends the wait.
 	Copy(ctx context.Context, request CopyRequest) error
+	// Examine has the running guest note what it is or, after a thaw, look whether it is still
+	// that. The error says what is wrong.
+	Examine(ctx context.Context, request ExamineRequest) error
 }
 
 // Stats is what a running machine uses now. Sizes are in bytes.
@@ -190,6 +193,12 @@ type CopyRequest struct {
 	// Dir is a machine's directory that has neither disk nor frozen state. It gets
 	// both, the latter where machines are frozen.
 	Dir string `json:"dir"`
+}
+
+// ExamineRequest says whether a guest is about to be frozen, or was thawed.
+type ExamineRequest struct {
+	// Noted is when a guest that was thawed has noted what it is; zero if it is to do so now.
+	Noted time.Time `json:"noted,omitzero"`
 }
 
 // StopRequest says how to stop.
@@ -254,6 +263,7 @@ func Serve(ctx context.Context, l net.Listener, s Supervisor) error {
 	})
 	mux.HandleFunc("POST /stop", act(s.Stop))
 	mux.HandleFunc("POST /copy", act(s.Copy))
+	mux.HandleFunc("POST /examine", act(s.Examine))
 	mux.HandleFunc("POST /reload", act(func(ctx context.Context, _ struct{}) error { return s.Reload(ctx) }))
 	mux.HandleFunc("POST /identify", act(func(ctx context.Context, _ struct{}) error { return s.Identify(ctx) }))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
@@ -402,6 +412,11 @@ func (c *Client) Copy(ctx context.Context, request CopyRequest) error {
 		return fmt.Errorf("copying the running machine: %w", err)
 	}
 	return nil
+}
+
+// Examine has the running guest note what it is, or say what is wrong with it: the error.
+func (c *Client) Examine(ctx context.Context, request ExamineRequest) error {
+	return c.post(ctx, "/examine", request)
 }
 
 func (c *Client) post(ctx context.Context, path string, request any) error {

@@ -20,12 +20,13 @@ import (
 
 // fake is a supervisor whose status tests change.
 type fake struct {
-	mu      sync.Mutex
-	status  Status
-	changed chan struct{}
-	stopped []StopRequest
-	copied  []CopyRequest
-	refuse  error
+	mu       sync.Mutex
+	status   Status
+	changed  chan struct{}
+	stopped  []StopRequest
+	copied   []CopyRequest
+	examined []ExamineRequest
+	refuse   error
 }
 
 func (f *fake) Status() (Status, <-chan struct{}) {
@@ -51,6 +52,13 @@ func (f *fake) Copy(_ context.Context, r CopyRequest) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.copied = append(f.copied, r)
+	return f.refuse
+}
+
+func (f *fake) Examine(_ context.Context, r ExamineRequest) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.examined = append(f.examined, r)
 	return f.refuse
 }
 
@@ -152,6 +160,21 @@ func TestCopy(t *testing.T) {
 	}
 	if len(f.copied) != 2 || f.copied[0].Dir != "/there" {
 		t.Errorf("heard %v", f.copied)
+	}
+}
+
+func TestExamine(t *testing.T) {
+	f, client, _ := serve(t)
+	noted := time.Now().Round(0)
+	if err := errors.Join(client.Examine(t.Context(), ExamineRequest{}), client.Examine(t.Context(), ExamineRequest{Noted: noted})); err != nil {
+		t.Error(err)
+	}
+	f.refuse = errors.New("its clock stands")
+	if err := client.Examine(t.Context(), ExamineRequest{Noted: noted}); err == nil || err.Error() != "its clock stands" {
+		t.Errorf("what is wrong is %v", err)
+	}
+	if len(f.examined) != 3 || !f.examined[0].Noted.IsZero() || !f.examined[1].Noted.Equal(noted) {
+		t.Errorf("heard %v", f.examined)
 	}
 }
 

@@ -36,6 +36,7 @@ type guest struct {
 
 	freezing sync.Mutex // held while it gets ready for a freeze, or goes on
 	frozen   bool       // it is ready for one
+	examiner examiner
 	memory   reporting
 	clock    clock
 	identity identity
@@ -167,16 +168,19 @@ func (g *guest) handle(req guestapi.Request) {
 			return g.memory.start()
 		})
 	case req.Usage != nil:
-		usage, err := memoryUsage()
-		if err != nil {
-			g.reply(req.ID, func() error { return err })
-			return
-		}
-		g.out.Put(guestapi.Event{Reply: &guestapi.Reply{ID: req.ID, Usage: &usage}})
+		g.answer(req.ID, func() (guestapi.Reply, error) {
+			usage, err := memoryUsage()
+			return guestapi.Reply{Usage: &usage}, err
+		})
 	case req.Sync != nil:
 		g.reply(req.ID, syncDisk)
 	case req.Grow != nil:
 		g.reply(req.ID, func() error { return g.growData(req.Grow.Size) })
+	case req.Examine != nil:
+		g.answer(req.ID, func() (guestapi.Reply, error) {
+			examination, err := g.examiner.examine(req.Examine.Note)
+			return guestapi.Reply{Examination: examination}, err
+		})
 	case req.Shutdown != nil:
 		g.reply(req.ID, func() error {
 			g.unfreeze()
@@ -190,9 +194,14 @@ func (g *guest) handle(req guestapi.Request) {
 
 // reply runs f in the background and tells the host how it went.
 func (g *guest) reply(id uint64, f func() error) {
+	g.answer(id, func() (guestapi.Reply, error) { return guestapi.Reply{}, f() })
+}
+
+// answer is reply for a reply that says more than that it went well.
+func (g *guest) answer(id uint64, f func() (guestapi.Reply, error)) {
 	g.spawn(func() {
-		err := f()
-		reply := guestapi.Reply{ID: id}
+		reply, err := f()
+		reply.ID = id
 		if err != nil {
 			reply.Error = guestapi.NewProse(describeError(err))
 			g.note(err)

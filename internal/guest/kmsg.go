@@ -1,8 +1,44 @@
 package guest
 
 import (
+	"strconv"
 	"strings"
 )
+
+// kernWarning is the mildest level at which the kernel complains (linux/kern_levels.h).
+const kernWarning = 4
+
+// harmless are what the kernel complains of when its host is busy, each by a part of the
+// line and why it says nothing about how the guest was thawed.
+var harmless = []struct{ part, why string }{
+	{"hrtimer: interrupt took ", "the host had other work while a timer was served"},
+	{"perf: interrupt took too long ", "the same, for sampling"},
+	{" hogged CPU for >", "a piece of the kernel's own work took more than 10 ms, as many do in emulation"},
+	{"Long readout interval, skipping watchdog check", "the host had other work between two looks at a clock, which are then not compared"},
+	{" times before success", "the same, and it was looked at again"},
+}
+
+// parseComplaint reads a record of /dev/kmsg (see parseOOMKill) and returns what it says, if
+// that is the kernel's own word, a warning or worse, and none of harmless.
+func parseComplaint(record string) (string, bool) {
+	head, text, ok := strings.Cut(record, ";")
+	if !ok {
+		return "", false
+	}
+	priority, _, _ := strings.Cut(head, ",")
+	// Three bits of level, above which is whose word it is: 0 is the kernel.
+	level, err := strconv.ParseUint(priority, 10, 32)
+	if err != nil || level > kernWarning {
+		return "", false
+	}
+	text, _, _ = strings.Cut(text, "\n")
+	for _, h := range harmless {
+		if strings.Contains(text, h.part) {
+			return "", false
+		}
+	}
+	return text, text != ""
+}
 
 // An oomKill is what the kernel logs when it kills a process for want of memory.
 type oomKill struct {

@@ -69,6 +69,45 @@ func FuzzParseOOMKill(f *testing.F) {
 	})
 }
 
+// A complaint is the kernel's own word, a warning or worse, and not of those known to mean
+// nothing.
+func TestParseComplaint(t *testing.T) {
+	for record, want := range map[string]string{
+		"4,713,123456,-;clocksource: timekeeping watchdog on CPU1: Marking clocksource 'tsc' as unstable\n SUBSYSTEM=x\n": "clocksource: timekeeping watchdog on CPU1: Marking clocksource 'tsc' as unstable",
+		"0,1,1,-;watchdog: BUG: soft lockup - CPU#0 stuck for 22s!":                                                       "watchdog: BUG: soft lockup - CPU#0 stuck for 22s!",
+		"3,1,1,c;EXT4-fs error (device vdb)":                                                                              "EXT4-fs error (device vdb)",
+		"4,1,1,-;":                                                                                                        "", // an empty line says nothing
+		"5,1,1,-;random: crng reseeded due to virtual machine fork":                                                       "",
+		"6,1,1,-;virtio_net virtio0 eth0: renamed":                                                                        "",
+		"12,1,1,-;a program's own warning":                                                                                "", // 1<<3 | 4
+		"4,1,1,-;hrtimer: interrupt took 13994693 ns":                                                                     "",
+		"4,1,1,-;workqueue: drain_vmap_area_work hogged CPU for >10000us 4 times, consider switching":                     "",
+		"4,1,1,-;perf: interrupt took too long (2514 > 2500), lowering kernel.perf_event_max_sample_rate":                 "",
+		"":         "",
+		"4,1,1,-":  "",
+		"-4,1,1;x": "",
+		"x;y":      "",
+	} {
+		if got, ok := parseComplaint(record); got != want || ok != (want != "") {
+			t.Errorf("%q: %q, %t; want %q", record, got, ok, want)
+		}
+	}
+	for _, h := range harmless {
+		if h.part == "" || h.why == "" {
+			t.Errorf("%q is harmless for no reason: %q", h.part, h.why)
+		}
+	}
+}
+
+func FuzzParseComplaint(f *testing.F) {
+	f.Add("4,713,123456,-;clocksource: unstable\n SUBSYSTEM=x\n")
+	f.Fuzz(func(t *testing.T, s string) {
+		if text, ok := parseComplaint(s); ok && (text == "" || strings.Contains(text, "\n") || !strings.Contains(s, ";"+text)) {
+			t.Errorf("parseComplaint(%q) = %q", s, text)
+		}
+	})
+}
+
 func FuzzDescribeContent(f *testing.F) {
 	f.Add([]byte("XFSB"))
 	f.Fuzz(func(t *testing.T, head []byte) {

@@ -50,6 +50,7 @@ type Request struct {
 	Usage     *struct{} `json:"usage,omitempty"` // the Reply has it
 	Sync      *struct{} `json:"sync,omitempty"`  // the Reply says that all that was written is on the disk
 	Grow      *Grow     `json:"grow,omitempty"`
+	Examine   *Examine  `json:"examine,omitempty"` // the Reply says what came of it
 	Shutdown  *Shutdown `json:"shutdown,omitempty"`
 }
 
@@ -171,6 +172,13 @@ type Grow struct {
 	Size int64 `json:"size"` // in bytes, of the disk
 }
 
+// Examine has a guest that was thawed look for what a thaw that went wrong has left of it.
+// What it compares itself with it has noted before it was frozen.
+type Examine struct {
+	// Note is asked before that: there is nothing to be found yet.
+	Note bool `json:"note,omitempty"`
+}
+
 // Shutdown ends the guest cleanly: containers, engine, file systems, power.
 type Shutdown struct {
 	Reboot bool `json:"reboot,omitempty"`
@@ -207,9 +215,24 @@ type GuestHello struct {
 
 // Reply ends a Request that had an ID. Error is empty when it went well.
 type Reply struct {
-	ID    uint64 `json:"id"`
-	Error Prose  `json:"error,omitzero"`
-	Usage *Usage `json:"usage,omitempty"`
+	ID          uint64       `json:"id"`
+	Error       Prose        `json:"error,omitzero"`
+	Usage       *Usage       `json:"usage,omitempty"`
+	Examination *Examination `json:"examination,omitempty"`
+}
+
+// Examination is what a guest finds of itself. Its clocks are read last.
+type Examination struct {
+	// Pages of its memory were compared with what it has noted of them; Damaged ones have
+	// another content. Both are 0 once they have been compared.
+	Pages   int `json:"pages,omitempty"`
+	Damaged int `json:"damaged,omitempty"`
+	// Complaint is the first line at the level of a warning, or worse, that its kernel has
+	// logged since the last time, but for those that are known to mean nothing.
+	Complaint Text `json:"complaint,omitzero"`
+
+	UnixNano  int64         `json:"unixNano"`  // its clock
+	Monotonic time.Duration `json:"monotonic"` // the one that nobody sets, since the note
 }
 
 // Usage is what the guest uses, in bytes.

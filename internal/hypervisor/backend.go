@@ -11,6 +11,10 @@ import (
 // NamePrefix begins the names of the VMs that hyve makes, see Config.
 const NamePrefix = "hyve-"
 
+// RefusalAge is how long it is believed that something does not work on this host. To see
+// again costs little, and it may have been the bad luck of a moment.
+const RefusalAge = time.Hour
+
 // A Backend is a hypervisor that was found on this host and is fit to run VMs. An
 // accelerator is named as its Verdict does.
 type Backend interface {

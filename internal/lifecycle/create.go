@@ -71,7 +71,7 @@ func Create(ctx context.Context, home machine.Home, options CreateOptions, follo
 	m.Image, m.Engine = img.Digest, cmp.Or(m.Engine, string(build.EngineOf(img)))
 	var template string
 	if !options.Cold {
-		if template, err = ensureTemplate(ctx, m, backend, options.templateLabels(), !options.NoStart, follow.Machine); err != nil {
+		if template, err = ensureTemplate(ctx, m, backend, options.templateLabels(), !options.NoStart, follow); err != nil {
 			return nil, err
 		}
 	}
@@ -81,6 +81,7 @@ func Create(ctx context.Context, home machine.Home, options CreateOptions, follo
 	status, err := bringUp(ctx, m, !options.NoStart, options.Contexts, follow)
 	if err == nil && template != "" && status.State == control.Running && !status.Thawed {
 		os.RemoveAll(template) // the next machine makes a better one
+		distrust(m, backend, status.Accelerator)
 	}
 	return m, err
 }

@@ -1,7 +1,6 @@
 package lifecycle
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -18,6 +17,7 @@ import (
 	"github.com/hyve-vm/hyve/internal/hypervisor"
 	"github.com/hyve-vm/hyve/internal/hypervisor/pick"
 	"github.com/hyve-vm/hyve/internal/machine"
+	"github.com/hyve-vm/hyve/internal/trial"
 )
 
 // A template is a machine that nobody uses, booted once and frozen with its engine
@@ -32,30 +32,63 @@ const templateName = "template"
 // draftTemplate begins the names of templates in the making.
 const draftTemplate = ".draft-"
 
+// A shape is what machines have in common that can be made of one template.
+type shape struct {
+	like    *machine.Machine
+	backend hypervisor.Backend
+	accel   string
+	labels  []string
+}
+
+// shapeOf returns the shape of machines like m with these labels, and why there can be no
+// template of them, if so.
+func shapeOf(ctx context.Context, m *machine.Machine, backend hypervisor.Backend, labels []string) (shape, string) {
+	accel := backend.Accelerator(ctx)
+	s := shape{m, backend, accel.Name, labels}
+	if len(m.EngineOptions) > 0 || len(m.EngineEnv) > 0 {
+		return s, "its engine has options of its own"
+	}
+	return s, accel.NoFreeze
+}
+
+// dir is where the template is, or would be. What else there is in a shape the supervisor
+// looks at before it thaws anything.
+func (s *shape) dir() string {
+	hardware := s.backend.Shape(hypervisor.Config{CPUs: s.like.CPUs, Memory: s.like.Memory}, s.accel)
+	words := append([]string{s.like.Image, hardware, fmt.Sprint(s.like.Disk)}, s.labels...)
+	sum := sha256.Sum256([]byte(strings.Join(words, " ")))
+	return s.like.Home().Template(s.like.Image, hex.EncodeToString(sum[:16]))
+}
+
+// trial is where it is kept whether machines of the shape can be thawed.
+func (s *shape) trial() string { return trial.Path(s.like, s.backend, s.accel) }
+
 // ensureTemplate returns the directory of the template for a machine, which is made
 // if there is none and build is set, with these labels. Without one it is "": not every
 // machine can have one.
-func ensureTemplate(ctx context.Context, m *machine.Machine, backend hypervisor.Backend, labels []string, build bool, follow func(control.Status)) (string, error) {
-	accel := backend.Accelerator(ctx)
-	if !accel.Freezes() || len(m.EngineOptions) > 0 || len(m.EngineEnv) > 0 {
+func ensureTemplate(ctx context.Context, m *machine.Machine, backend hypervisor.Backend, labels []string, build bool, follow Follower) (string, error) {
+	s, never := shapeOf(ctx, m, backend, labels)
+	if never != "" {
 		return "", nil
 	}
-	dir := filepath.Join(m.Home().Templates(), templateKey(m, labels, backend.Shape(hypervisor.Config{CPUs: m.CPUs, Memory: m.Memory}, accel.Name)))
-	if found := existing(dir); found != "" || !build || failedLately(dir) {
+	if found := existing(s.dir()); found != "" || !build || failedLately(s.dir()) || s.refusedLately() {
 		return found, nil
 	}
-	err := makeTemplate(ctx, m, labels, dir, follow)
+	err := s.make(ctx, follow.Machine)
 	if failed := (*StartError)(nil); errors.As(err, &failed) {
 		return "", &StartError{Name: m.Name, Failure: failed.Failure, Removed: true} // as it would be
 	}
 	if err != nil {
 		return "", fmt.Errorf("making the first machine of this shape: %w", err)
 	}
-	return existing(dir), nil
+	if tried, ok := trial.Read(s.trial()); ok && !tried.Works {
+		follow.Warn(fmt.Errorf("machines like this one boot: %s", tried.NoFreeze()))
+	}
+	return existing(s.dir()), nil
 }
 
 // MakeTemplate makes the template of machines of a Spec, unless there is one. It is
-// an error where machines are not frozen.
+// an error where machines are not frozen. No earlier trial counts that said so.
 func MakeTemplate(ctx context.Context, home machine.Home, options CreateOptions, follow Follower) error {
 	options.Spec.Name = templateName
 	m, err := design(home, options)
@@ -66,11 +99,23 @@ func MakeTemplate(ctx context.Context, home machine.Home, options CreateOptions,
 	if err != nil {
 		return err
 	}
-	dir, err := ensureTemplate(ctx, m, backend, nil, true, follow.Machine)
-	if err == nil && dir == "" {
-		err = fmt.Errorf("freezing a machine: %s", cmp.Or(backend.Accelerator(ctx).NoFreeze, "this one was shut down instead"))
+	s, never := shapeOf(ctx, m, backend, nil)
+	if never != "" {
+		return fmt.Errorf("freezing a machine: %s", never)
 	}
-	return err
+	if tried, ok := trial.Read(s.trial()); existing(s.dir()) != "" && (tried.Works || !ok) {
+		return nil
+	}
+	if err := s.make(ctx, follow.Machine); err != nil {
+		return fmt.Errorf("making the first machine of this shape: %w", err)
+	}
+	if tried, ok := trial.Read(s.trial()); ok && !tried.Works {
+		return fmt.Errorf("freezing a machine: %s", tried.NoFreeze())
+	}
+	if existing(s.dir()) == "" {
+		return errors.New("freezing a machine: this one was shut down instead")
+	}
+	return nil
 }
 
 // existing returns dir if there is a template, which is removed if it is of no use.
@@ -93,33 +138,20 @@ func failedLately(dir string) bool {
 	return err == nil && time.Since(info.ModTime()) < keepDrafts
 }
 
-// templateKey names the template of machines like m. What else there is in a shape
-// the supervisor looks at before it thaws anything.
-func templateKey(m *machine.Machine, labels []string, hardware string) string {
-	words := append([]string{m.Image, hardware, fmt.Sprint(m.Disk)}, labels...)
-	sum := sha256.Sum256([]byte(strings.Join(words, " ")))
-	return imagePrefix(m.Image) + hex.EncodeToString(sum[:16])
-}
-
-// imagePrefix begins the names of an image's templates.
-func imagePrefix(digest string) string {
-	_, digits, _ := strings.Cut(digest, ":")
-	return digits[:min(len(digits), 12)] + "-"
-}
-
-// RemoveTemplates removes the templates of an image. Machines that were made of them
+// RemoveTemplates removes the templates of an image, and what came of trying them. Machines that were made of them
 // have no need of them.
 func RemoveTemplates(home machine.Home, digest string) error {
-	dirs, err := filepath.Glob(filepath.Join(home.Templates(), imagePrefix(digest)+"*"))
-	for _, dir := range dirs {
-		err = errors.Join(err, os.RemoveAll(dir))
+	paths, err := home.OfImage(digest)
+	for _, path := range paths {
+		err = errors.Join(err, os.RemoveAll(path))
 	}
 	return err
 }
 
-// makeTemplate boots and freezes a machine like m, with these labels, and keeps it at dir.
-func makeTemplate(ctx context.Context, m *machine.Machine, labels []string, dir string, follow func(control.Status)) error {
-	templates := m.Home().Templates()
+// make boots and freezes a machine of the shape, and keeps it as the template. The first
+// of its hardware is tried before: if that fails there is none.
+func (s *shape) make(ctx context.Context, follow func(control.Status)) error {
+	templates := s.like.Home().Templates()
 	if err := os.MkdirAll(templates, 0o700); err != nil {
 		return err
 	}
@@ -132,15 +164,13 @@ func makeTemplate(ctx context.Context, m *machine.Machine, labels []string, dir 
 	home := machine.Home(work)
 	if err := errors.Join(
 		home.Make(),
-		os.Symlink(m.Home().ImagesDir(), home.ImagesDir()),
+		os.Symlink(s.like.Home().ImagesDir(), home.ImagesDir()),
 		os.Remove(home.CacheDir()),
-		os.Symlink(m.Home().CacheDir(), home.CacheDir()),
+		os.Symlink(s.like.Home().CacheDir(), home.CacheDir()),
 	); err != nil {
 		return err
 	}
-	spec := machine.Spec{Name: templateName, CPUs: m.CPUs, Memory: m.Memory, Disk: m.Disk, Image: m.Image, Hypervisor: m.Hypervisor, Labels: labels,
-		FromHost: "search,zone,cas"} // what most machines have; keys are for those alone that are to have them
-	t := machine.New(home, spec, m.Address)
+	t := s.machine(home, templateName)
 	if err := makeFiles(ctx, t, ""); err != nil {
 		return err
 	}
@@ -152,19 +182,37 @@ func makeTemplate(ctx context.Context, m *machine.Machine, labels []string, dir 
 	if _, err := start(ctx, t, true, starting); err != nil {
 		return err
 	}
+	proven := s.proven()
+	var noted note
+	if !proven {
+		noted = takeNote(ctx, t)
+	}
 	if err := Stop(ctx, t.Dir(), t.Name, false, starting); err != nil {
 		pullPlug(context.WithoutCancel(ctx), t.Dir(), t.Name)
 		return err
 	}
-	return keepTemplate(t.Dir(), dir)
+	if existing(string(t.Dir())) == "" {
+		return os.Mkdir(s.dir(), 0o700) // see failedLately
+	}
+	if !proven {
+		if works, err := s.prove(ctx, t, noted, follow); err != nil || !works {
+			return err
+		}
+	}
+	return keepTemplate(t.Dir(), s.dir())
+}
+
+// machine is one of the shape in a data directory of its own.
+func (s *shape) machine(home machine.Home, name string) *machine.Machine {
+	m := s.like
+	spec := machine.Spec{Name: name, CPUs: m.CPUs, Memory: m.Memory, Disk: m.Disk, Image: m.Image, Hypervisor: m.Hypervisor, Labels: s.labels,
+		FromHost: "search,zone,cas"} // what most machines have; keys are for those alone that are to have them
+	return machine.New(home, spec, m.Address)
 }
 
 // keepTemplate keeps what thawing needs of a machine, and nothing of its identity.
 // The directory is moved as a whole: its disk must not change any more.
 func keepTemplate(from machine.Dir, dir string) error {
-	if existing(string(from)) == "" {
-		return os.Mkdir(dir, 0o700) // see failedLately
-	}
 	entries, err := os.ReadDir(string(from))
 	if err != nil {
 		return err
@@ -195,6 +243,9 @@ const (
 func sweepTemplates(templates string) {
 	entries, _ := os.ReadDir(templates)
 	for _, e := range entries {
+		if !e.IsDir() { // what came of a trial counts as long as there is the image
+			continue
+		}
 		keep := keepTemplates
 		if strings.HasPrefix(e.Name(), draftTemplate) {
 			keep = keepDrafts

@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -9,15 +10,16 @@ import (
 	"time"
 
 	"github.com/hyve-vm/hyve/internal/frozen"
+	"github.com/hyve-vm/hyve/internal/hypervisor"
 	"github.com/hyve-vm/hyve/internal/machine"
+	"github.com/hyve-vm/hyve/internal/trial"
 )
 
 // Templates go with their image, and when nobody has used them for long.
 func TestTemplatesGo(t *testing.T) {
 	home := machine.Home(t.TempDir())
 	const one, other = "sha256:0123456789abcdef", "sha256:fedcba9876543210"
-	made := func(name string, age time.Duration) string {
-		dir := filepath.Join(home.Templates(), name)
+	made := func(dir string, age time.Duration) string {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -25,13 +27,22 @@ func TestTemplatesGo(t *testing.T) {
 		if err := os.Chtimes(dir, then, then); err != nil {
 			t.Fatal(err)
 		}
-		return name
+		return filepath.Base(dir)
 	}
-	made(imagePrefix(one)+"a", 0)
-	made(imagePrefix(one)+"b", 0)
-	kept := []string{made(draftTemplate+"young", time.Minute), made(imagePrefix(other)+"a", keepTemplates-time.Hour)}
-	made(imagePrefix(other)+"b", keepTemplates+time.Hour)
-	made(draftTemplate+"old", keepDrafts+time.Minute)
+	draft := func(name string) string { return filepath.Join(home.Templates(), draftTemplate+name) }
+	made(home.Template(one, "a"), 0)
+	made(home.Template(one, "b"), 0)
+	kept := []string{made(draft("young"), time.Minute), made(home.Template(other, "a"), keepTemplates-time.Hour)}
+	made(home.Template(other, "b"), keepTemplates+time.Hour)
+	made(draft("old"), keepDrafts+time.Minute)
+	// What came of a trial has no age: who may not be frozen today may not next month.
+	long := time.Now().Add(-2 * keepTemplates)
+	for _, path := range []string{home.Trial(one, "c"), home.Trial(other, "c")} {
+		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chtimes(path, long, long)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept = append(kept, filepath.Base(home.Trial(other, "c")))
 
 	if err := RemoveTemplates(home, one); err != nil {
 		t.Fatal(err)
@@ -96,13 +107,64 @@ func TestUselessTemplates(t *testing.T) {
 	}
 }
 
+// shapeless is a hypervisor for which all hardware is alike.
+type shapeless struct{ hypervisor.Backend }
+
+func (shapeless) Shape(hypervisor.Config, string) string { return "" }
+
+func (shapeless) Accelerator(context.Context) hypervisor.Verdict {
+	return hypervisor.Verdict{Name: "tcg"}
+}
+func (shapeless) Release() string { return "Shapeless 1.0" }
+
+// Where a trial was in vain no template is made for an hour, and none counts as proven; what
+// worked is tried again where a machine could not be thawed.
+func TestTemplateAfterTrial(t *testing.T) {
+	home := machine.Home(t.TempDir())
+	m := machine.New(home, machine.Spec{Name: "m", Image: "sha256:0123", CPUs: 1, Memory: 1 << 30}, machine.PickAddress("m", nil))
+	path := trial.Path(m, shapeless{}, "tcg")
+	keep := func(age time.Duration, failed error) {
+		t.Helper()
+		v := trial.New(m, shapeless{}, "tcg", failed)
+		v.Tested = v.Tested.Add(-age)
+		if err := errors.Join(os.MkdirAll(home.Templates(), 0o700), v.Keep(path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, never := shapeOf(t.Context(), m, shapeless{}, nil)
+	if never != "" || s.proven() || s.refusedLately() {
+		t.Errorf("before any trial: %q, proven %t, refused %t", never, s.proven(), s.refusedLately())
+	}
+	keep(time.Minute, errors.New("its clock has jumped"))
+	if s.proven() || !s.refusedLately() {
+		t.Errorf("just after a no: proven %t, refused %t", s.proven(), s.refusedLately())
+	}
+	distrust(m, shapeless{}, "tcg")
+	if tried, ok := trial.Read(path); !ok || tried.Works {
+		t.Error("a no is forgotten")
+	}
+	keep(2*hypervisor.RefusalAge, errors.New("its clock has jumped"))
+	if s.proven() || s.refusedLately() {
+		t.Errorf("long after a no: proven %t, refused %t", s.proven(), s.refusedLately())
+	}
+	keep(time.Hour, nil)
+	if !s.proven() || s.refusedLately() {
+		t.Errorf("after a yes: proven %t, refused %t", s.proven(), s.refusedLately())
+	}
+	distrust(m, shapeless{}, "tcg")
+	if s.proven() {
+		t.Error("what could not be thawed is still proven")
+	}
+}
+
 // Machines with the labels that all of their maker's have are made of a template that has
 // them; any others are made of one that has none.
 func TestTemplateOfCommonLabels(t *testing.T) {
 	common := []string{"provider=xhyve"}
 	key := func(labels ...string) string {
 		options := CreateOptions{Spec: machine.Spec{Labels: labels}, CommonLabels: common}
-		return templateKey(&machine.Machine{Spec: machine.Spec{Image: "sha256:0123"}}, options.templateLabels(), "")
+		s := shape{like: &machine.Machine{Spec: machine.Spec{Image: "sha256:0123"}}, backend: shapeless{}, labels: options.templateLabels()}
+		return s.dir()
 	}
 	if key("provider=xhyve") == key() {
 		t.Error("a machine with the common labels is made of a template without any")

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -118,6 +119,35 @@ func (h Home) ImagesDir() string { return filepath.Join(string(h), "images") }
 
 // Templates holds frozen machines of which new ones are made.
 func (h Home) Templates() string { return filepath.Join(string(h), "templates") }
+
+// Template is the directory of one for machines of an image, of which key is the rest that
+// they have in common.
+func (h Home) Template(image, key string) string {
+	return filepath.Join(h.Templates(), imagePrefix(image)+key)
+}
+
+// Trial is the file of what came of thawing machines of an image, with the hardware of
+// which key is.
+func (h Home) Trial(image, key string) string { return h.Template(image, key) + trialSuffix }
+
+// trialSuffix is of no template's name.
+const trialSuffix = ".json"
+
+// Trials are the files of all of them.
+func (h Home) Trials() ([]string, error) {
+	return filepath.Glob(filepath.Join(h.Templates(), "*"+trialSuffix))
+}
+
+// OfImage are the templates and trials of an image.
+func (h Home) OfImage(image string) ([]string, error) {
+	return filepath.Glob(filepath.Join(h.Templates(), imagePrefix(image)+"*"))
+}
+
+// imagePrefix begins the names of what is of an image.
+func imagePrefix(digest string) string {
+	_, digits, _ := strings.Cut(digest, ":")
+	return digits[:min(len(digits), 12)] + "-"
+}
 
 // CacheDir holds what can be had again: packages, verdicts of probes.
 func (h Home) CacheDir() string { return filepath.Join(string(h), "cache") }

@@ -19,6 +19,11 @@ func (s *supervisor) publish(was, now phase, m message) {
 	case now == starting && m.kind == again:
 		if errors.Is(m.err, errEarlyEnd) {
 			s.log.Warn("booting again", "cause", m.err)
+			s.board.set(func(st *control.Status) {
+				if st.Thawed {
+					st.BootReason = m.err.Error()
+				}
+			})
 		}
 		s.board.reboot()
 	case now == suspending:

@@ -58,6 +58,9 @@ func (s *supervisor) keepSuspended() error {
 		return &suspendedError{s.machine.Name, hint, err}
 	}
 	s.resources.accel = accel
+	if reason := s.resources.noFreeze(); reason != "" {
+		return &suspendedError{s.machine.Name, "hyve doctor says how to try again", errors.New(reason)}
+	}
 	return nil
 }
 
@@ -129,11 +132,11 @@ func (s *supervisor) bootDisk(options hypervisor.Options) (*hypervisor.Instance,
 // machine can boot instead.
 func (s *supervisor) thaw(ctx context.Context, options hypervisor.Options) (*hypervisor.Instance, error) {
 	dir := s.machine.Dir()
-	if !s.resources.accel.Freezes() {
+	if reason := s.resources.noFreeze(); reason != "" {
 		if err := frozen.Drop(dir.Frozen()); err != nil {
 			return nil, err
 		}
-		s.board.set(func(st *control.Status) { st.BootReason = s.resources.accel.NoFreeze })
+		s.board.set(func(st *control.Status) { st.BootReason = reason })
 		return nil, frozen.ErrNone
 	}
 	if s.found == nil { // at a boot after a boot
@@ -187,6 +190,9 @@ func (s *supervisor) watchThaw(vm *machineVM) (stop func() bool) {
 // that is more than an idle engine. After an error the guest still runs, or nothing
 // does.
 func (s *supervisor) freeze(vm hypervisor.VM, how guestapi.Freeze, suspended bool) error {
+	if reason := s.resources.noFreeze(); reason != "" {
+		return errors.New(reason)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	dir := s.machine.Dir()
@@ -285,7 +291,7 @@ func (s *supervisor) copyPaused(ctx context.Context, vm hypervisor.VM, to machin
 	}
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
-	if s.resources.accel.Freezes() {
+	if s.resources.noFreeze() == "" {
 		draft, err := s.capture(bounded, vm, to, guestapi.Freeze{KeepRunning: true}, true)
 		if err != nil {
 			return nil, err

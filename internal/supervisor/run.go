@@ -28,6 +28,7 @@ import (
 	"github.com/hyve-vm/hyve/internal/image"
 	"github.com/hyve-vm/hyve/internal/machine"
 	"github.com/hyve-vm/hyve/internal/network"
+	"github.com/hyve-vm/hyve/internal/trial"
 )
 
 // patience is how long a guest may take to shut down cleanly. Docker's own
@@ -219,7 +220,7 @@ func (s *supervisor) prepare() error {
 		parts.keepCertificates(s.ctx, renewal, s.tellIdentity, func(err error) { s.guest.trouble(err.Error()) })
 	})
 	s.beside.Go(func() { s.followHost(s.ctx) })
-	if s.resources.accel.Freezes() {
+	if s.resources.noFreeze() == "" {
 		s.beside.Go(func() { s.watchIdle(s.ctx) })
 	}
 	return nil
@@ -357,8 +358,10 @@ func (s *supervisor) Status() (control.Status, <-chan struct{}) { return s.board
 // Stop implements control.Supervisor.
 func (s *supervisor) Stop(ctx context.Context, request control.StopRequest) error {
 	if request.Suspend {
-		if status, _ := s.board.get(); status.State == control.Running && !s.resources.accel.Freezes() {
-			return fmt.Errorf("suspending the machine: %s", s.resources.accel.NoFreeze)
+		if status, _ := s.board.get(); status.State == control.Running {
+			if reason := s.resources.noFreeze(); reason != "" {
+				return fmt.Errorf("suspending the machine: %s", reason)
+			}
 		}
 		return s.inbox.ask(ctx, message{kind: wordSuspend})
 	}
@@ -496,6 +499,18 @@ func (p *resources) fit() error {
 		return fmt.Errorf("%s reaches guests over vsock, and the image's listens on virtio-serial ports", p.hypervisor.Release())
 	}
 	return nil
+}
+
+// noFreeze is why the machine is not to be frozen, or thawed; empty if it can be. Any
+// creation may find out that it cannot, at any time.
+func (p *resources) noFreeze() string {
+	if !p.accel.Freezes() {
+		return p.accel.NoFreeze
+	}
+	if tried, ok := trial.Read(trial.Path(p.current.Load(), p.hypervisor, p.accel.Name)); ok {
+		return tried.NoFreeze()
+	}
+	return ""
 }
 
 // gather finds them, side by side.

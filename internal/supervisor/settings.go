@@ -81,8 +81,10 @@ func (s *supervisor) Reload(ctx context.Context) error {
 	}
 	s.resources.around.refresh()
 	var sleepless error
-	if s.resources.current.Load().IdleAfter() > 0 && !s.resources.accel.Freezes() {
-		sleepless = fmt.Errorf("the setting is kept, but the machine does not fall asleep: %s", s.resources.accel.NoFreeze)
+	if s.resources.current.Load().IdleAfter() > 0 {
+		if reason := s.resources.noFreeze(); reason != "" {
+			sleepless = fmt.Errorf("the setting is kept, but the machine does not fall asleep: %s", reason)
+		}
 	}
 	err := s.inbox.ask(ctx, message{kind: wordSettle})
 	if errors.Is(err, errNotRunning) { // any more

@@ -68,13 +68,16 @@ func TestKeepSuspended(t *testing.T) {
 	for name, test := range map[string]struct {
 		accelerator, processor string
 		suspended              bool
+		failed                 bool   // a thaw was tried, in vain
 		says, hint             string // where it is kept
 	}{
-		"suspended, and it is missing":            {"kvm", "", true, "kvm, which does not work now: /dev/kvm does not exist", "load it"},
-		"suspended, and it is there":              {"tcg", "small", true, "", ""},
-		"suspended, and the processor is another": {"tcg", "large", true, `of "large", and here is "small"`, "that processor"},
-		"stopped, and it is missing":              {"kvm", "", false, "", ""},
-		"stopped, and the processor is another":   {"tcg", "large", false, "", ""},
+		"suspended, and it is missing":            {"kvm", "", true, false, "kvm, which does not work now: /dev/kvm does not exist", "load it"},
+		"suspended, and it is there":              {"tcg", "small", true, false, "", ""},
+		"suspended, and the processor is another": {"tcg", "large", true, false, `of "large", and here is "small"`, "that processor"},
+		"suspended, and thaws fail":               {"tcg", "small", true, true, "its clock has jumped", "hyve doctor says"},
+		"stopped, and it is missing":              {"kvm", "", false, false, "", ""},
+		"stopped, and the processor is another":   {"tcg", "large", false, false, "", ""},
+		"stopped, and thaws fail":                 {"tcg", "small", false, true, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := testMachine(t)
@@ -89,8 +92,12 @@ func TestKeepSuspended(t *testing.T) {
 			if err := errors.Join(os.WriteFile(draft.Devices(), nil, 0o600), draft.Commit("shape", m.Dir().Disk())); err != nil {
 				t.Fatal(err)
 			}
-			s := &supervisor{machine: m, resources: resources{hypervisor: fakeBackend{}, accel: hypervisor.Verdict{
+			s := &supervisor{machine: m, resources: resources{hypervisor: fakeBackend{}, identity: &identity{}, accel: hypervisor.Verdict{
 				Name: "tcg", Reason: "/dev/kvm does not exist", Hint: "load it", Capabilities: hypervisor.Capabilities{Processor: "small"}}}}
+			s.resources.current.Store(m)
+			if test.failed {
+				failTrial(t, m)
+			}
 			err = s.keepSuspended()
 			if (err != nil) != (test.says != "") {
 				t.Fatal(err)

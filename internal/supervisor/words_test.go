@@ -61,6 +61,7 @@ func (vm *fakeVM) Quit(context.Context) error { return vm.Kill() }
 
 func (vm *fakeVM) ResizeDisk(context.Context, string, int64) error { return nil }
 
+func (vm *fakeVM) Pause(context.Context) error  { vm.pause(true); return nil }
 func (vm *fakeVM) Resume(context.Context) error { vm.pause(false); return nil }
 
 func (vm *fakeVM) Freeze(_ context.Context, devices string, _ *sparse.Writer) error {

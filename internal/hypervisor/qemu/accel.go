@@ -84,14 +84,11 @@ type hostVerdict struct {
 	final bool
 }
 
-// RefusalAge is how long a no of the hardware's test is believed. It costs half a second
-// to see again, and may have been the bad luck of a moment.
-const RefusalAge = time.Hour
-
 // Accelerator says which accelerator really works, by trying it. The outcome of
-// the try is kept until the host boots anew or QEMU changes; a no for RefusalAge at most.
+// the try is kept until the host boots anew or QEMU changes; a no for
+// hypervisor.RefusalAge at most.
 func (q *QEMU) Accelerator(ctx context.Context) hypervisor.Verdict {
-	return q.accelerator(ctx, RefusalAge)
+	return q.accelerator(ctx, hypervisor.RefusalAge)
 }
 
 // TryAgain is Accelerator for which no earlier no counts.

@@ -222,7 +222,7 @@ func TestRefusalAges(t *testing.T) {
 		believed bool
 	}{
 		{false, time.Minute, q.Accelerator, true},
-		{false, RefusalAge + time.Minute, q.Accelerator, false},
+		{false, hypervisor.RefusalAge + time.Minute, q.Accelerator, false},
 		{false, -time.Hour, q.Accelerator, false}, // the clock was set back
 		{false, time.Minute, q.TryAgain, false},
 		{true, 24 * time.Hour, q.Accelerator, true},

@@ -1,0 +1,50 @@
+package cli
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hyve-vm/hyve/internal/guestapi"
+	"github.com/hyve-vm/hyve/internal/hypervisor"
+	"github.com/hyve-vm/hyve/internal/machine"
+	"github.com/hyve-vm/hyve/internal/trial"
+)
+
+type someBackend struct{ hypervisor.Backend }
+
+func (someBackend) Release() string                            { return "QEMU 10.0.2" }
+func (someBackend) Shape(_ hypervisor.Config, a string) string { return a }
+
+// The doctor says of each kind of hardware whether machines of it could be thawed, when that
+// was tried, and how to try again.
+func TestDiagnoseTrials(t *testing.T) {
+	home := machine.Home(t.TempDir())
+	if found := diagnoseTrials(home); len(found) != 0 {
+		t.Errorf("before any trial: %+v", found)
+	}
+	m := machine.New(home, machine.Spec{Name: "m", Image: "sha256:0123", CPUs: 2, Memory: 1 << 30}, machine.PickAddress("m", nil))
+	yes, no := trial.New(m, someBackend{}, "tcg", nil), trial.New(m, someBackend{}, "kvm", errors.New("its clock has jumped"))
+	yes.Kernel = guestapi.NewText("Linux 6.1")
+	no.Tested = no.Tested.Add(time.Second)
+	if err := errors.Join(os.Mkdir(home.Templates(), 0o700),
+		no.Keep(trial.Path(m, someBackend{}, "kvm")), yes.Keep(trial.Path(m, someBackend{}, "tcg")),
+		os.WriteFile(home.Trial(m.Image, "damaged"), []byte("{}"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	found := diagnoseTrials(home)
+	if len(found) != 3 {
+		t.Fatalf("%+v", found)
+	}
+	when := "tried at " + yes.Tested.Local().Format(time.DateTime)
+	if f := found[1]; f.state != "ok" || f.text != "2 CPUs, 1GiB, QEMU 10.0.2, tcg, Linux 6.1 ("+when+")" || f.hint != "" {
+		t.Errorf("of what works: %+v", f)
+	}
+	for f, want := range map[finding]string{found[2]: "kvm, " + no.Kernel.String() + ": machines boot: its clock has jumped (tried at ", found[0]: "machines boot: "} {
+		if f.state != "note" || !strings.Contains(f.text, want) || !strings.Contains(f.hint, "hyve image build --freeze tries again") {
+			t.Errorf("of what does not work: %+v", f)
+		}
+	}
+}
