@@ -100,6 +100,7 @@ var layers = map[string][]string{
 	"e2e/echo":           {},
 	"e2e/keeper":         {},
 	"e2e/attacker":       {},
+	"e2e/faulty":         {},
 	"e2e/hellofs":        {},
 	"e2e/usurper":        {},
 	"e2e/reaper":         {},

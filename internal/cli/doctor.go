@@ -146,7 +146,7 @@ func diagnoseTrials(home machine.Home) []finding {
 		}
 		f := finding{"thawing", "ok", fmt.Sprintf("%v%s", tried, when), ""}
 		if !tried.Works {
-			f = finding{"thawing", "note", fmt.Sprintf("%v: machines boot: %s%s", tried, tried.Reason, when),
+			f = finding{"thawing", "note", fmt.Sprintf("%v: these boot: %s%s", tried, tried.Reason, when),
 				"hyve image build --freeze tries again, with their --cpus and --memory; hyve create does an hour after the last no"}
 		}
 		findings = append(findings, f)

@@ -42,7 +42,7 @@ func TestDiagnoseTrials(t *testing.T) {
 	if f := found[1]; f.state != "ok" || f.text != "2 CPUs, 1GiB, QEMU 10.0.2, tcg, Linux 6.1 ("+when+")" || f.hint != "" {
 		t.Errorf("of what works: %+v", f)
 	}
-	for f, want := range map[finding]string{found[2]: "kvm, " + no.Kernel.String() + ": machines boot: its clock has jumped (tried at ", found[0]: "machines boot: "} {
+	for f, want := range map[finding]string{found[2]: "kvm, " + no.Kernel.String() + ": these boot: its clock has jumped (tried at ", found[0]: "these boot: "} {
 		if f.state != "note" || !strings.Contains(f.text, want) || !strings.Contains(f.hint, "hyve image build --freeze tries again") {
 			t.Errorf("of what does not work: %+v", f)
 		}

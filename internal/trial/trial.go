@@ -132,5 +132,9 @@ func (v Verdict) String() string {
 	if v.CPUs == 0 {
 		return "machines of some hardware"
 	}
-	return fmt.Sprintf("%d CPUs, %s, %v, %v, %v", v.CPUs, machine.FormatSize(v.Memory), v.Hypervisor, v.Accelerator, v.Kernel)
+	processors := fmt.Sprintf("%d CPUs", v.CPUs)
+	if v.CPUs == 1 {
+		processors = "1 CPU"
+	}
+	return fmt.Sprintf("%s, %s, %v, %v, %v", processors, machine.FormatSize(v.Memory), v.Hypervisor, v.Accelerator, v.Kernel)
 }
