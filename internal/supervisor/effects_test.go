@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"fmt"
 	"log/slog"
 	"net"
 	"testing"
@@ -31,6 +32,23 @@ func TestPublish(t *testing.T) {
 			if was.state() != now.state() && st.Activity == "what it was" {
 				t.Errorf("%s in %s leads to %s: it still does %s", eventNames[e], was, now, st.Activity)
 			}
+		}
+	}
+}
+
+// A machine that boots because its thaw ended before it was up says so; one that had booted
+// does not.
+func TestWhyItBootsAfterAThaw(t *testing.T) {
+	for _, thawed := range []bool{true, false} {
+		s := &supervisor{board: newBoard(control.Status{}), log: slog.New(slog.DiscardHandler)}
+		s.board.set(func(st *control.Status) { st.Thawed = thawed })
+		s.publish(comingUp, starting, message{kind: again, err: fmt.Errorf("%w: kernel panic", errEarlyEnd)})
+		want := ""
+		if thawed {
+			want = "the VM ended before its guest came up: kernel panic"
+		}
+		if st, _ := s.board.get(); st.BootReason != want {
+			t.Errorf("thawed %t: %q", thawed, st.BootReason)
 		}
 	}
 }
