@@ -74,12 +74,8 @@ func ensureTemplate(ctx context.Context, m *machine.Machine, backend hypervisor.
 	if found := existing(s.dir()); found != "" || !build || failedLately(s.dir()) || s.refusedLately() {
 		return found, nil
 	}
-	err := s.make(ctx, follow.Machine)
-	if failed := (*StartError)(nil); errors.As(err, &failed) {
-		return "", &StartError{Name: m.Name, Failure: failed.Failure, Removed: true} // as it would be
-	}
-	if err != nil {
-		return "", fmt.Errorf("making the first machine of this shape: %w", err)
+	if err := s.make(ctx, follow.Machine); err != nil {
+		return "", err
 	}
 	if tried, ok := trial.Read(s.trial()); ok && !tried.Works {
 		follow.Warn(fmt.Errorf("machines like this one boot: %s", tried.NoFreeze()))
@@ -107,7 +103,7 @@ func MakeTemplate(ctx context.Context, home machine.Home, options CreateOptions,
 		return nil
 	}
 	if err := s.make(ctx, follow.Machine); err != nil {
-		return fmt.Errorf("making the first machine of this shape: %w", err)
+		return err
 	}
 	if tried, ok := trial.Read(s.trial()); ok && !tried.Works {
 		return fmt.Errorf("freezing a machine: %s", tried.NoFreeze())
@@ -138,8 +134,8 @@ func failedLately(dir string) bool {
 	return err == nil && time.Since(info.ModTime()) < keepDrafts
 }
 
-// RemoveTemplates removes the templates of an image, and what came of trying them. Machines that were made of them
-// have no need of them.
+// RemoveTemplates removes the templates of an image, and what came of trying them. Machines
+// that were made of them have no need of them.
 func RemoveTemplates(home machine.Home, digest string) error {
 	paths, err := home.OfImage(digest)
 	for _, path := range paths {
@@ -148,9 +144,21 @@ func RemoveTemplates(home machine.Home, digest string) error {
 	return err
 }
 
-// make boots and freezes a machine of the shape, and keeps it as the template. The first
-// of its hardware is tried before: if that fails there is none.
+// make makes the template, as makeTemplate does.
 func (s *shape) make(ctx context.Context, follow func(control.Status)) error {
+	err := s.makeTemplate(ctx, follow)
+	if failed := (*StartError)(nil); errors.As(err, &failed) {
+		return &StartError{Name: s.like.Name, Failure: failed.Failure, Removed: true} // as it would be
+	}
+	if err != nil {
+		return fmt.Errorf("making the first machine of this shape: %w", err)
+	}
+	return nil
+}
+
+// makeTemplate boots and freezes a machine of the shape, and keeps it as the template. The
+// first of its hardware is tried before: if that fails there is none.
+func (s *shape) makeTemplate(ctx context.Context, follow func(control.Status)) error {
 	templates := s.like.Home().Templates()
 	if err := os.MkdirAll(templates, 0o700); err != nil {
 		return err
@@ -192,6 +200,7 @@ func (s *shape) make(ctx context.Context, follow func(control.Status)) error {
 		return err
 	}
 	if existing(string(t.Dir())) == "" {
+		os.Remove(s.dir())              // of the last time
 		return os.Mkdir(s.dir(), 0o700) // see failedLately
 	}
 	if !proven {
