@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -47,6 +48,7 @@ func trials(t *testing.T) map[string]bool {
 // boot, are not suspended, and status and doctor say why.
 func TestTrialOfClock(t *testing.T) {
 	qemu := faulty(t, "clock")
+	before := templateDrafts(t)
 	create(t, "untimely", "--qemu", qemu)
 	const reason = "states cannot be kept here, a thawed machine was tried: its clock"
 	boots(t, "untimely", reason)
@@ -68,9 +70,19 @@ func TestTrialOfClock(t *testing.T) {
 	if left, _ := filepath.Glob(frozenDir("untimely") + "*"); len(left) > 0 {
 		t.Errorf("it was frozen: %v", left)
 	}
-	if drafts, _ := filepath.Glob(filepath.Join(home, "templates", ".draft-*")); len(drafts) > 0 {
-		t.Errorf("left of the trial: %v", drafts)
+	if drafts := templateDrafts(t); !slices.Equal(drafts, before) {
+		t.Errorf("left of the trial: %v, before it were %v", drafts, before)
 	}
+}
+
+// templateDrafts are templates in the making; those of creations that were killed stay a while.
+func templateDrafts(t *testing.T) []string {
+	t.Helper()
+	drafts, err := filepath.Glob(filepath.Join(home, "templates", ".draft-*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return drafts
 }
 
 // A byte of memory that is not as it was frozen is seen.

@@ -21,6 +21,8 @@ import (
 
 const (
 	trialName = "trial" // of that machine
+	// trials is how many have to fail for a no: a busy host may spoil one.
+	trials = 2
 	// trialPatience bounds the trial. A thaw takes about a second, on a busy host several,
 	// and one that is in vain ends by a boot.
 	trialPatience = 3 * time.Minute
@@ -54,8 +56,13 @@ func (s *shape) prove(ctx context.Context, t *machine.Machine, noted note, follo
 	failed := noted.err
 	if failed == nil {
 		follow(control.Status{State: control.Starting, Activity: "Trying a thaw"})
-		if failed, err = s.try(ctx, t, noted.at); err != nil {
-			return false, err
+		for range trials {
+			if failed, err = s.try(ctx, t, noted.at); err != nil {
+				return false, err
+			}
+			if failed == nil {
+				break
+			}
 		}
 	}
 	if ctx.Err() != nil {
@@ -84,6 +91,9 @@ func (s *shape) try(ctx context.Context, t *machine.Machine, noted time.Time) (f
 		failed = control.NewClient(m.Dir().ControlSocket()).Examine(bounded, control.ExamineRequest{Noted: noted})
 	}
 	pullPlug(context.WithoutCancel(ctx), m.Dir(), m.Name)
+	if err := os.RemoveAll(string(m.Dir())); err != nil {
+		return nil, err
+	}
 	return failed, nil
 }
 
