@@ -164,6 +164,28 @@ func TestSnapshots(t *testing.T) {
 	keepCount(t, "past", 1)
 	hyve(t, "snapshot", "past", "one")
 	first := counted(t, "past", counter)
+	interruptSnapshots(t)
+	keepCount(t, "past", 2)
+	hyve(t, "stop", "past")
+	hyve(t, "snapshot", "past", "two")
+	hyve(t, "start", "past")
+	keepCount(t, "past", 3)
+	listSnapshots(t)
+	rollBack(t, counter, first)
+	killRollbacks(t)
+	hyve(t, "stop", "--cold", "past")
+	checkDisk(t, "past")
+	hyve(t, "snapshot", "rm", "past", "one")
+	refuseSnapshots(t)
+	hyve(t, "rm", "-f", "past")
+	if _, err := os.Stat(filepath.Join(home, "machines", "past")); err == nil {
+		t.Error("the snapshots are still there")
+	}
+}
+
+// interruptSnapshots interrupts some: the machine goes on.
+func interruptSnapshots(t *testing.T) {
+	t.Helper()
 	for i, delay := range []time.Duration{50 * time.Millisecond, 200 * time.Millisecond, time.Second} {
 		cut := command(t.Context(), binary, "snapshot", "past", fmt.Sprint("cut", i))
 		if err := cut.Start(); err != nil {
@@ -177,12 +199,10 @@ func TestSnapshots(t *testing.T) {
 			return code == 0
 		})
 	}
-	keepCount(t, "past", 2)
-	hyve(t, "stop", "past")
-	hyve(t, "snapshot", "past", "two")
-	hyve(t, "start", "past")
-	keepCount(t, "past", 3)
+}
 
+func listSnapshots(t *testing.T) {
+	t.Helper()
 	type snapshot struct {
 		Tag, State string
 		Size       int64
@@ -196,6 +216,11 @@ func TestSnapshots(t *testing.T) {
 		listed[1].Tag != "two" || listed[1].State != "Stopped" {
 		t.Errorf("the snapshots are %+v", listed)
 	}
+}
+
+// rollBack returns to the machine that ran and counted, and to the one that was stopped.
+func rollBack(t *testing.T, counter string, first int) {
+	t.Helper()
 	if _, text, code := result(t, binary, "rollback", "past", "one"); code == 0 || !strings.Contains(text, "left as it is") {
 		t.Errorf("without a yes: %d, %q", code, text)
 	}
@@ -220,7 +245,11 @@ func TestSnapshots(t *testing.T) {
 	if out := inGuest(t, "past", "cat "+countFile); out != "2\n" {
 		t.Errorf("the file holds %q", out)
 	}
-	// A rollback that is killed leaves a machine that starts, with either disk.
+}
+
+// killRollbacks kills some: each leaves a machine that starts, with either disk.
+func killRollbacks(t *testing.T) {
+	t.Helper()
 	for i, delay := range []time.Duration{50, 200} {
 		keepCount(t, "past", 5)
 		cmd := command(t.Context(), binary, "rollback", "-y", "past", []string{"one", "two"}[i%2])
@@ -236,9 +265,10 @@ func TestSnapshots(t *testing.T) {
 			t.Errorf("after %d ms the file holds %q", delay, out)
 		}
 	}
-	hyve(t, "stop", "--cold", "past")
-	checkDisk(t, "past")
-	hyve(t, "snapshot", "rm", "past", "one")
+}
+
+func refuseSnapshots(t *testing.T) {
+	t.Helper()
 	for _, test := range []struct {
 		want string
 		args []string
@@ -252,10 +282,6 @@ func TestSnapshots(t *testing.T) {
 		if _, text, code := result(t, binary, test.args...); code == 0 || !strings.Contains(text, test.want) {
 			t.Errorf("%v: exit status %d, %q, want %q", test.args, code, text, test.want)
 		}
-	}
-	hyve(t, "rm", "-f", "past")
-	if _, err := os.Stat(filepath.Join(home, "machines", "past")); err == nil {
-		t.Error("the snapshots are still there")
 	}
 }
 

@@ -88,7 +88,7 @@ func (c *creation) engineFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&spec.Labels, "label", nil, "label of the engine, KEY=`VALUE` (repeatable)")
 }
 
-// hostFlags are what the machine is let have of the host.
+// hostFlags say what of the host the machine may use.
 func (c *creation) hostFlags(f *pflag.FlagSet) {
 	spec := &c.options.Spec
 	f.StringVar(&spec.HostAccess, "host-access", "", "which `PORTS` of this host containers reach: on, off, or a list such as 5432,8000-8010 (default on)")

@@ -36,7 +36,7 @@ func (a *app) logsCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, service := range only {
 				if !slices.Contains(services, service) {
-					return &usageError{fmt.Errorf("%q is no part of a machine", service), "these are: " + strings.Join(services, ", ")}
+					return &usageError{fmt.Errorf("there is no log named %q", service), "these are: " + strings.Join(services, ", ")}
 				}
 			}
 			home, err := a.home()

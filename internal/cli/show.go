@@ -137,7 +137,7 @@ func (a *app) listCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names only")
-	cmd.Flags().StringArrayVar(&filters, "filter", nil, "list those only that `KEY=VALUE` holds for: name, state, driver, label (repeatable)")
+	cmd.Flags().StringArrayVar(&filters, "filter", nil, "list only machines that match `KEY=VALUE`: name, state, driver, label (repeatable)")
 	templateFlag(cmd, &format, "table", "json")
 	return cmd
 }

@@ -135,7 +135,7 @@ that runs is ended and started again.`,
 			if _, err := m.Dir().Snapshot(tag); err != nil {
 				return err
 			}
-			if !yes && !a.confirm(fmt.Sprintf("Return machine %q to snapshot %q and lose all since?", m.Name, tag)) {
+			if !yes && !a.confirm(fmt.Sprintf("Return machine %q to snapshot %q and lose everything since?", m.Name, tag)) {
 				return fmt.Errorf("machine %q was left as it is", m.Name)
 			}
 			show := a.newDisplay(false)

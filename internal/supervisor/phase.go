@@ -40,7 +40,7 @@ func (p phase) state() control.State {
 	}
 }
 
-// settled tells whether who waits can be told yes or no.
+// settled tells whether whoever waits can be given an answer.
 func (p phase) settled() bool {
 	switch p {
 	case running, asleep, leaving, stopping, over:

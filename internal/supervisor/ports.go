@@ -26,7 +26,7 @@ type ports struct {
 }
 
 // opened publishes a port. When it returns, clients can connect, the status says why not,
-// or the answer says why docker has to do without.
+// or the answer says why it could not be published.
 func (p *ports) opened(port *guestapi.PortOpened) guestapi.PortAck {
 	p.mu.Lock()
 	defer p.mu.Unlock()
