@@ -141,14 +141,15 @@ func TestThawInterrupted(t *testing.T) {
 	})
 }
 
-// killQEMU sends a signal to this process' children that are a QEMU.
+// killQEMU sends a signal to this process' children that are a QEMU. They may have the name
+// of the loader that runs it.
 func killQEMU(t *testing.T, signal syscall.Signal) {
 	t.Helper()
 	lists, _ := filepath.Glob("/proc/self/task/*/children")
 	for _, list := range lists {
 		data, _ := os.ReadFile(list)
 		for _, pid := range strings.Fields(string(data)) {
-			if comm, _ := os.ReadFile("/proc/" + pid + "/comm"); strings.HasPrefix(string(comm), "qemu") {
+			if line, _ := os.ReadFile("/proc/" + pid + "/cmdline"); strings.Contains(string(line), "\x00-nodefaults\x00") {
 				var n int
 				fmt.Sscan(pid, &n)
 				syscall.Kill(n, signal)

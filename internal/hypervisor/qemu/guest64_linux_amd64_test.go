@@ -125,7 +125,7 @@ func TestCX16(t *testing.T) {
 	onEach(t, func(t *testing.T, q *QEMU) {
 		cfg := fullConfig(t, nil)
 		cfg.Kernel = guest64(t, append(code, verdictCode()...))
-		vm := start(t, q, cfg, hypervisor.Options{})
+		vm := start(t, q, cfg, hypervisor.Options{Accel: accelTCG})
 		wait(t, vm)
 		right := vm.Shutdown().Reason == ReasonGuestShutdown
 		broken := q.Features(accelTCG).cx16Broken()
