@@ -201,7 +201,7 @@ func removeMachines() {
 func command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = []string{"HYVE_HOME=" + home, "DOCKER_CONFIG=" + config, "HOME=" + config,
-		"PATH=" + filepath.Dir(docker) + ":" + os.Getenv("PATH"), "TERM=xterm", "LANG=C.UTF-8", "HYVE_ENGINE=" + *engine}
+		"PATH=" + os.Getenv("PATH") + ":" + filepath.Dir(docker), "TERM=xterm", "LANG=C.UTF-8", "HYVE_ENGINE=" + *engine}
 	cmd.WaitDelay = 5 * time.Second
 	return cmd
 }
