@@ -8,14 +8,23 @@ import (
 // kernWarning is the mildest level at which the kernel complains (linux/kern_levels.h).
 const kernWarning = 4
 
-// harmless are what the kernel complains of when its host is busy, each by a part of the
-// line and why it says nothing about how the guest was thawed.
+// harmless are what the kernel complains of when its host is busy, or of a clock that it does
+// not go by, each by a part of the line and why it says nothing against a thaw. The clock that
+// it goes by the host compares with its own. (A thaw may leave the processor's counter, the
+// TSC, ahead of the others. Where that is the clock in use a last line says so, which is none
+// of these: "'tsc' is current clocksource".)
 var harmless = []struct{ part, why string }{
 	{"hrtimer: interrupt took ", "the host had other work while a timer was served"},
 	{"perf: interrupt took too long ", "the same, for sampling"},
 	{" hogged CPU for >", "a piece of the kernel's own work took more than 10 ms, as many do in emulation"},
 	{"Long readout interval, skipping watchdog check", "the host had other work between two looks at a clock, which are then not compared"},
 	{" times before success", "the same, and it was looked at again"},
+	{"Marking clocksource 'tsc' as unstable", "another line says whether it is the clock in use"},
+	{"' wd_nsec: ", "figures of that"},
+	{"' cs_nsec: ", "figures of that"},
+	{"Clocksource 'tsc' skewed ", "figures of that"},
+	{"(not 'tsc') is current clocksource", "it is not"},
+	{"TSC found unstable after boot", "the scheduler does without it as well"},
 }
 
 // parseComplaint reads a record of /dev/kmsg (see parseOOMKill) and returns what it says, if

@@ -73,16 +73,19 @@ func FuzzParseOOMKill(f *testing.F) {
 // nothing.
 func TestParseComplaint(t *testing.T) {
 	for record, want := range map[string]string{
-		"4,713,123456,-;clocksource: timekeeping watchdog on CPU1: Marking clocksource 'tsc' as unstable\n SUBSYSTEM=x\n": "clocksource: timekeeping watchdog on CPU1: Marking clocksource 'tsc' as unstable",
-		"0,1,1,-;watchdog: BUG: soft lockup - CPU#0 stuck for 22s!":                                                       "watchdog: BUG: soft lockup - CPU#0 stuck for 22s!",
-		"3,1,1,c;EXT4-fs error (device vdb)":                                                                              "EXT4-fs error (device vdb)",
-		"4,1,1,-;":                                                                                                        "", // an empty line says nothing
-		"5,1,1,-;random: crng reseeded due to virtual machine fork":                                                       "",
-		"6,1,1,-;virtio_net virtio0 eth0: renamed":                                                                        "",
-		"12,1,1,-;a program's own warning":                                                                                "", // 1<<3 | 4
-		"4,1,1,-;hrtimer: interrupt took 13994693 ns":                                                                     "",
-		"4,1,1,-;workqueue: drain_vmap_area_work hogged CPU for >10000us 4 times, consider switching":                     "",
-		"4,1,1,-;perf: interrupt took too long (2514 > 2500), lowering kernel.perf_event_max_sample_rate":                 "",
+		"4,713,123456,-;clocksource:                       'tsc' is current clocksource.\n SUBSYSTEM=x\n":                               "clocksource:                       'tsc' is current clocksource.",
+		"4,1,1,-;clocksource:                       'kvm-clock' (not 'tsc') is current clocksource.":                                    "",
+		"4,1,1,-;clocksource: timekeeping watchdog on CPU0: Marking clocksource 'tsc' as unstable because the skew is too large:":       "",
+		"4,1,1,-;clocksource: timekeeping watchdog on CPU0: Marking clocksource 'kvm-clock' as unstable because the skew is too large:": "clocksource: timekeeping watchdog on CPU0: Marking clocksource 'kvm-clock' as unstable because the skew is too large:",
+		"0,1,1,-;watchdog: BUG: soft lockup - CPU#0 stuck for 22s!":                                                                     "watchdog: BUG: soft lockup - CPU#0 stuck for 22s!",
+		"3,1,1,c;EXT4-fs error (device vdb)": "EXT4-fs error (device vdb)",
+		"4,1,1,-;":                           "", // an empty line says nothing
+		"5,1,1,-;random: crng reseeded due to virtual machine fork":                                       "",
+		"6,1,1,-;virtio_net virtio0 eth0: renamed":                                                        "",
+		"12,1,1,-;a program's own warning":                                                                "", // 1<<3 | 4
+		"4,1,1,-;hrtimer: interrupt took 13994693 ns":                                                     "",
+		"4,1,1,-;workqueue: drain_vmap_area_work hogged CPU for >10000us 4 times, consider switching":     "",
+		"4,1,1,-;perf: interrupt took too long (2514 > 2500), lowering kernel.perf_event_max_sample_rate": "",
 		"":         "",
 		"4,1,1,-":  "",
 		"-4,1,1;x": "",
