@@ -246,7 +246,7 @@ func (a *app) printStatus(m *machine.Machine, s control.Status) error {
 	if s.Asleep {
 		row("asleep", "until a client connects")
 	}
-	if s.Frozen {
+	if s.Frozen && s.Failure == nil {
 		row("frozen", "the next start is a thaw")
 	}
 	// One that does not answer has not said when it started.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
@@ -90,4 +91,29 @@ func TestQuiesceWaits(t *testing.T) {
 			t.Error("the host speaks")
 		}
 	})
+}
+
+// What was kept for a guest is said before anything newer.
+func TestResumeKeepsTheOrder(t *testing.T) {
+	g, in, _, _ := testGuest(t.Context(), t)
+	if err := g.quiesce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	identity := func(name string) guestapi.Request {
+		return guestapi.Request{Identity: &guestapi.Identity{Name: name}}
+	}
+	for _, name := range []string{"first", "second", "third", "fourth"} {
+		if err := g.send(identity(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	go g.resume()
+	time.Sleep(20 * time.Millisecond) // it says the first, and nobody listens yet
+	go g.send(identity("newest"))
+	time.Sleep(20 * time.Millisecond)
+	for _, want := range []string{"first", "second", "third", "fourth", "newest"} {
+		if got := read(t, in); got.Identity == nil || got.Identity.Name != want {
+			t.Errorf("the guest hears %+v, want the %s identity", got, want)
+		}
+	}
 }

@@ -233,15 +233,22 @@ func (g *guest) said() {
 	}
 }
 
-// resume implements channel. The guest hears what was kept for it.
+// resume implements channel. The guest hears what was kept for it before anything newer.
 func (g *guest) resume() {
-	g.mu.Lock()
-	unsaid := g.unsaid
-	g.quiet, g.unsaid = false, nil
-	g.mu.Unlock()
-	for _, request := range unsaid {
-		if err := g.send(request); err != nil {
-			g.log.Warn("telling the guest what it has missed", "error", err)
+	for {
+		g.mu.Lock()
+		out, unsaid := g.out, g.unsaid
+		g.unsaid = nil
+		if out == nil || len(unsaid) == 0 {
+			g.quiet = false
+			g.mu.Unlock()
+			return
+		}
+		g.mu.Unlock()
+		for _, request := range unsaid {
+			if err := out.Write(request); err != nil {
+				g.log.Warn("telling the guest what it has missed", "error", err)
+			}
 		}
 	}
 }
