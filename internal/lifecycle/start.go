@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -127,6 +128,7 @@ func start(ctx context.Context, m *machine.Machine, leashed bool, follow func(co
 		}
 	}
 	_, suspended := frozen.Exists(dir.Frozen())
+	began := time.Now()
 	ours, err := launch(ctx, m, leashed)
 	if err != nil {
 		return control.Status{}, err
@@ -147,7 +149,7 @@ func start(ctx context.Context, m *machine.Machine, leashed bool, follow func(co
 	case err != nil && !ours && last.State == "" && (errors.Is(err, control.ErrNoAnswer) || errors.Is(err, io.EOF)):
 		return start(ctx, m, leashed, follow) // whoever had the lock has just ended
 	case errors.Is(err, io.EOF), errors.Is(err, control.ErrNoAnswer):
-		return last, endedEarly(m, endOf(dir.Log("supervisor")))
+		return last, endedEarly(m, began, endOf(dir.Log("supervisor")))
 	case err != nil:
 		return last, err
 	case last.State == control.Running:
@@ -163,6 +165,7 @@ func start(ctx context.Context, m *machine.Machine, leashed bool, follow func(co
 // launch starts the supervisor, unless one runs already, and returns when its
 // control socket answers. It tells whether the supervisor is this call's.
 func launch(ctx context.Context, m *machine.Machine, leashed bool) (ours bool, err error) {
+	began := time.Now()
 	self, err := os.Executable()
 	if err == nil {
 		self, err = filepath.EvalSymlinks(self)
@@ -229,19 +232,21 @@ func launch(ctx context.Context, m *machine.Machine, leashed bool) (ours bool, e
 	select {
 	case <-exited:
 		if !cmd.ProcessState.Success() {
-			return true, endedEarly(m, "its supervisor ended: "+cmd.ProcessState.String())
+			return true, endedEarly(m, began, "its supervisor ended: "+cmd.ProcessState.String())
 		}
 	default:
 	}
 	return true, nil
 }
 
-// endedEarly says why a supervisor has ended that nobody could watch to its end: what it
-// kept as the reason, or else cause.
-func endedEarly(m *machine.Machine, cause string) *StartError {
-	failure := control.KeptFailure(m.Dir().Failure())
-	if failure == nil {
-		failure = &control.Failure{Cause: cause}
+// endedEarly says why a supervisor that began at a time has ended, which nobody could watch to
+// its end: what it kept as the reason, or else cause. One that was killed may have left the
+// reason of an older run.
+func endedEarly(m *machine.Machine, began time.Time, cause string) *StartError {
+	const coarse = time.Second // file systems' clocks are
+	failure := &control.Failure{Cause: cause}
+	if info, err := os.Stat(m.Dir().Failure()); err == nil && info.ModTime().After(began.Add(-coarse)) {
+		failure = cmp.Or(control.KeptFailure(m.Dir().Failure()), failure)
 	}
 	return &StartError{Name: m.Name, Failure: *failure}
 }

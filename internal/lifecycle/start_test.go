@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -129,7 +131,7 @@ func (runningMachine) Status() (control.Status, <-chan struct{}) {
 }
 
 // supervise is a supervisor that finds the machine locked the first time, and has it run
-// the second; one with a file "fails" fails at once.
+// the second; one with a file "fails" fails at once, one with a file "killed" is killed.
 func supervise(dir machine.Dir) {
 	ready, err := Inherit()
 	if err != nil {
@@ -140,6 +142,9 @@ func supervise(dir machine.Dir) {
 		failure.Keep(dir.Failure())
 		ready(nil)
 		os.Exit(1)
+	}
+	if _, err := os.Stat(filepath.Join(string(dir), "killed")); err == nil {
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	}
 	if os.Mkdir(filepath.Join(string(dir), "tried"), 0o700) == nil {
 		ready(machine.ErrLocked)
@@ -204,6 +209,24 @@ func TestStartThatFailsAtOnce(t *testing.T) {
 	}
 	var failed *StartError
 	if _, err := Start(t.Context(), m, func(control.Status) {}); !errors.As(err, &failed) || failed.Failure.Cause != "there is no image" || failed.Hint() != "build one" {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Of a supervisor that was killed before its first word, no older failure is told.
+func TestStartThatIsKilled(t *testing.T) {
+	home := machine.Home(t.TempDir())
+	keepMachine(t, home, "m", "127.18.0.1")
+	m, err := home.Load("m")
+	older, before := control.Failure{Cause: "an older run's"}, time.Now().Add(-time.Minute)
+	if err == nil {
+		err = errors.Join(older.Keep(m.Dir().Failure()), os.Chtimes(m.Dir().Failure(), before, before), os.WriteFile(filepath.Join(string(m.Dir()), "killed"), nil, 0o600))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var failed *StartError
+	if _, err := Start(t.Context(), m, func(control.Status) {}); !errors.As(err, &failed) || !strings.Contains(failed.Failure.Cause, "killed") {
 		t.Errorf("got %v", err)
 	}
 }
