@@ -229,10 +229,26 @@ func (f *front) handle(conn net.Conn) (serve func()) {
 	if err := client.HandshakeContext(ctx); err != nil {
 		if !errors.Is(err, io.EOF) { // somebody only looked whether the port is open
 			f.door.Logf("refusing a client of the engine at %v: %v", client.RemoteAddr(), err)
+			hangUp(conn)
 		}
 		return nil
 	}
 	return func() { f.joinEngine(client) }
+}
+
+// How long and how much a client that is refused may go on to send, in bytes.
+const (
+	hangUpPatience = time.Second
+	hangUpMost     = 64 << 10
+)
+
+// hangUp ends a connection when its client has read why. One that has sent a request already
+// would lose that: a connection that is closed with something unread is reset.
+func hangUp(conn net.Conn) {
+	if tcp, ok := conn.(*net.TCPConn); ok && tcp.CloseWrite() == nil {
+		tcp.SetReadDeadline(time.Now().Add(hangUpPatience))
+		io.CopyN(io.Discard, tcp, hangUpMost)
+	}
 }
 
 // joinEngine joins a client to the engine.

@@ -63,6 +63,30 @@ func TestFrontSilentClients(t *testing.T) {
 	}
 }
 
+// A client that is refused hears why, though it has sent a request already.
+func TestFrontSaysWhy(t *testing.T) {
+	p, stranger := newTestPKI(t, "first"), newTestPKI(t, "first")
+	_, address := startFront(t, p, func(conn *net.UnixConn) { conn.Close() })
+	pool := x509.NewCertPool()
+	pool.AddCert(p.ca)
+	for range 20 {
+		conn, err := tls.Dial("tcp", address, &tls.Config{RootCAs: pool, ServerName: "first", Certificates: []tls.Certificate{stranger.client}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 { // a reset would end this, and may overtake the reason
+			if _, err := conn.Write(make([]byte, 4<<10)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		if _, err := conn.Read(make([]byte, 1)); err == nil || !strings.Contains(err.Error(), "unknown certificate authority") {
+			t.Fatalf("it hears %v", err)
+		}
+		conn.Close()
+	}
+}
+
 func dialFront(address string, pki *testPKI, client ...tls.Certificate) (*tls.Conn, error) {
 	pool := x509.NewCertPool()
 	pool.AddCert(pki.ca)
