@@ -42,6 +42,12 @@ func (o *outer) runTests(ctx context.Context) error {
 	for _, s := range o.steps() {
 		at := time.Now()
 		lines, err := o.boot(ctx, s, os.Stdout)
+		if errors.Is(err, errStandstill) && !s.cut { // a step that needs no earlier one
+			fmt.Printf("outer: %s: %v; trying once more\n", s.name, err)
+			if err = o.makeWork(ctx); err == nil {
+				lines, err = o.boot(ctx, s, os.Stdout)
+			}
+		}
 		r.read(lines)
 		fmt.Printf("outer: %s: %.0f s\n", s.name, time.Since(at).Seconds())
 		if s.fails != "" {
@@ -105,9 +111,6 @@ func (o *outer) steps() []step {
 	}
 	const withKVM = "-accel kvm"
 	tests := step{name: "tests", cpu: o.cpu, script: begin + "qemu-system-x86_64 --version | head -n 1; cat /proc/uptime\n"}
-	if o.tests == "" {
-		tests.script += "(cd " + hypervisor + " && ./qemu.test -test.v -test.timeout 20m) || status=1\n"
-	}
 	tests.script += o.e2eCommand(pattern, withKVM) + end
 	all := []step{tests}
 	if o.tests == "" {
@@ -117,6 +120,10 @@ func (o *outer) steps() []step {
 	}
 	if o.long && o.tests == "" {
 		all = append(all, o.reboots(begin)...)
+		// One by one these pass. All of them make the outer VM stand still, most of the time
+		// at TestFreezeAndThaw, so they are the last.
+		all = append(all, step{name: "tests of the hypervisor package", cpu: o.cpu,
+			script: begin + "(cd " + hypervisor + " && ./qemu.test -test.v -test.timeout 20m) || status=1\n" + end})
 	}
 	return all
 }

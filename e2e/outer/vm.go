@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -24,6 +25,17 @@ const (
 // ended begins the last line of a script's output.
 const ended = "outer: ended with "
 
+// alive is a line that comes every 15 seconds for as long as the outer VM's kernel runs its
+// programs. standstill is how long that may be missing.
+const (
+	alive      = "outer: alive"
+	standstill = 3 * time.Minute
+)
+
+// errStandstill says that the outer VM has stood still: not even its own programs went on, as
+// happens now and then where SVM is emulated. Nothing inside can bring that about.
+var errStandstill = fmt.Errorf("the outer VM stands still, for %v", standstill)
+
 // A statusError is how a script ended that did not succeed.
 type statusError struct{ status string }
 
@@ -32,7 +44,7 @@ func (e *statusError) Error() string { return "the script ended with status " + 
 // boot boots the outer VM, has it run a step's script, which begins in the checkout's
 // directory, passes on what that prints, and returns it. What the scripts of earlier boots
 // left on the disk is there. It is a *statusError if the script ends with another status than
-// 0, and an error if the VM ends before it.
+// 0, errStandstill, or an error if the VM ends before it.
 func (o *outer) boot(ctx context.Context, s step, to io.Writer) ([]string, error) {
 	if err := o.write("script", s.script); err != nil {
 		return nil, err
@@ -56,9 +68,19 @@ func (o *outer) boot(ctx context.Context, s step, to io.Writer) ([]string, error
 		fmt.Fprintf(to, "outer: the VM ran for %.0f s and had %.1f processors\n", time.Since(began).Seconds(), used.Seconds()/time.Since(began).Seconds())
 	}()
 	var lines []string
+	var stands atomic.Bool
+	watch := time.AfterFunc(standstill, func() {
+		stands.Store(true)
+		_ = cmd.Process.Kill()
+	})
+	defer watch.Stop()
 	status := "never"
 	for in := bufio.NewScanner(out); in.Scan(); {
-		line := in.Text()
+		watch.Reset(standstill)
+		line, beat := strings.CutSuffix(in.Text(), alive)
+		if beat && line == "" {
+			continue
+		}
 		if how, last := strings.CutPrefix(line, ended); last {
 			status = how
 			if s.cut {
@@ -68,6 +90,9 @@ func (o *outer) boot(ctx context.Context, s step, to io.Writer) ([]string, error
 		}
 		lines = append(lines, line)
 		fmt.Fprintln(to, line)
+	}
+	if stands.Load() {
+		return lines, errStandstill
 	}
 	if status == "never" {
 		return lines, fmt.Errorf("the outer VM ended before its script; its kernel's messages are in %s", console)
