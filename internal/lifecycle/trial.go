@@ -21,8 +21,8 @@ import (
 
 const (
 	trialName = "trial" // of that machine
-	// trials is how many have to fail for a no: a busy host may spoil one.
-	trials = 2
+	// attempts is how many trials have to fail for a no: a busy host may spoil one.
+	attempts = 2
 	// trialPatience bounds the trial. A thaw takes about a second, on a busy host several,
 	// and one that is in vain ends by a boot.
 	trialPatience = 3 * time.Minute
@@ -56,7 +56,7 @@ func (s *shape) prove(ctx context.Context, t *machine.Machine, noted note, follo
 	failed := noted.err
 	if failed == nil {
 		follow(control.Status{State: control.Starting, Activity: "Trying a thaw"})
-		for range trials {
+		for range attempts {
 			if failed, err = s.try(ctx, t, noted.at); err != nil {
 				return false, err
 			}

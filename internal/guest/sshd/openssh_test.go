@@ -54,16 +54,7 @@ func newOpenSSH(t *testing.T) *openSSH {
 	}
 	s := New(Config{Reaper: testReaper, Logf: logf})
 	s.Account = a
-	if err := s.Identify(p.identity()); err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go s.Serve(l)
-	o.address = l.Addr().String()
+	o.address = serve(t, s, p)
 	_, port, _ := net.SplitHostPort(o.address)
 	block, err := ssh.MarshalPrivateKey(p.userKey, "")
 	if err != nil {

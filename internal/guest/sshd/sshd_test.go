@@ -27,6 +27,12 @@ func startSSH(t *testing.T, keys *testKeys) (*Server, string) {
 	a := account.Account{Name: "docker", UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Home: t.TempDir(), Shell: "/bin/sh"}
 	s := New(Config{Reaper: testReaper, Logf: t.Logf, Environment: func() []string { return []string{"HTTP_PROXY=http://p"} }})
 	s.Account = a
+	return s, serve(t, s, keys)
+}
+
+// serve lets clients of a machine with these keys in, and returns where.
+func serve(t *testing.T, s *Server, keys *testKeys) (address string) {
+	t.Helper()
 	if err := s.Identify(keys.identity()); err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +42,7 @@ func startSSH(t *testing.T, keys *testKeys) (*Server, string) {
 	}
 	t.Cleanup(func() { l.Close() })
 	go s.Serve(l)
-	return s, l.Addr().String()
+	return l.Addr().String()
 }
 
 func dialSSH(address, name string, keys *testKeys, by ...ssh.Signer) (*ssh.Client, error) {
