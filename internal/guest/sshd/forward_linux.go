@@ -127,7 +127,7 @@ func (f *remoteForwards) listenTCP(payload []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%d is no port", r.Port)
 	}
 	asked := r.Port
-	listeners, err := listenHost(r.Host, uint16(r.Port))
+	listeners, err := listenLoopback(r.Host, uint16(r.Port))
 	if err != nil {
 		return nil, err
 	}
@@ -143,28 +143,30 @@ func (f *remoteForwards) listenTCP(payload []byte) ([]byte, error) {
 	return ssh.Marshal(forwardReply{r.Port}), nil
 }
 
-// listenHost listens on a port of the address that a client names: "localhost" is the
-// loopback, of IPv6 where there is one; "" and "*" are every address.
-func listenHost(host string, port uint16) ([]net.Listener, error) {
-	switch host {
-	case "*":
-		host = ""
-	case "localhost":
-		first, err := listenHost("127.0.0.1", port)
+// listenLoopback listens on a port of the guest's loopback, of IPv6 too where there is one,
+// whatever address a client names: as sshd does by default (GatewayPorts in sshd_config(5)).
+// On another address hyve would publish the port.
+func listenLoopback(host string, port uint16) ([]net.Listener, error) {
+	if host == "127.0.0.1" || host == "::1" {
+		l, err := listenTCP(host, port)
 		if err != nil {
 			return nil, err
 		}
-		port = uint16(first[0].Addr().(*net.TCPAddr).Port)
-		if second, err := listenHost("::1", port); err == nil {
-			first = append(first, second...)
-		}
-		return first, nil
+		return []net.Listener{l}, nil
 	}
-	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
+	first, err := listenTCP("127.0.0.1", port)
 	if err != nil {
 		return nil, err
 	}
-	return []net.Listener{l}, nil
+	listeners := []net.Listener{first}
+	if second, err := listenTCP("::1", uint16(first.Addr().(*net.TCPAddr).Port)); err == nil {
+		listeners = append(listeners, second)
+	}
+	return listeners, nil
+}
+
+func listenTCP(host string, port uint16) (net.Listener, error) {
+	return net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
 }
 
 // listenSocket listens on a unix socket.

@@ -281,6 +281,27 @@ func TestOpenSSHForwards(t *testing.T) {
 	}
 }
 
+// A port that is forwarded to the client is one of the loopback, whatever address is asked
+// for: on another one hyve would publish it.
+func TestOpenSSHForwardsToLoopback(t *testing.T) {
+	o := newOpenSSH(t)
+	to := echo(t, "tcp", "127.0.0.1:0").Addr().String()
+	for _, host := range []string{"", "*", "0.0.0.0", "127.0.0.2", "localhost", "no.such.name"} {
+		port := unusedPort(t)
+		p, out := o.start(nil, "ssh", append(append([]string{}, o.options...), "-N", "-o", "ExitOnForwardFailure=yes", "-R", host+":"+port+":"+to, "machine")...)
+		eventually(t, func() bool { return says("tcp", "127.0.0.1:"+port) == "WORD" || p.Ended() })
+		if said := says("tcp", "127.0.0.1:"+port); said != "WORD" {
+			t.Errorf("%q: %q, %s", host, said, readText(out))
+		}
+		if conn, err := net.Dial("tcp", "127.0.0.2:"+port); err == nil {
+			conn.Close()
+			t.Errorf("%q: it listens beyond the loopback's own address", host)
+		}
+		p.Signal(syscall.SIGTERM, false)
+		p.Wait()
+	}
+}
+
 // What is forwarded is so with the rights of the user who logs in.
 func TestOpenSSHForwardsAsTheUser(t *testing.T) {
 	if os.Getuid() != 0 {
