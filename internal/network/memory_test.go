@@ -255,14 +255,11 @@ func TestMemoryOfConnectionsNobodyReads(t *testing.T) {
 	}
 }
 
-// TestMemoryOfPaddedFrames is of frames that are a hundred times longer than the packets in
-// them, as the guest's root can send them, and wait for one that never comes.
-func TestMemoryOfPaddedFrames(t *testing.T) {
-	takesLong(t)
-	m := measure(t)
-	addr := lazy(t, func(net.Conn) {})
+// padded makes frames a hundred times longer than the packets in them, as the guest's root
+// can send them, and has them wait for one that never comes.
+func padded() func(frame []byte) []byte {
 	first := map[uint16]uint32{} // number of the first byte, by port
-	m.g.change = func(frame []byte) []byte {
+	return func(frame []byte) []byte {
 		if !isTCP(frame) {
 			return frame
 		}
@@ -274,11 +271,54 @@ func TestMemoryOfPaddedFrames(t *testing.T) {
 		}
 		return append(frame, make([]byte, DefaultMTU-len(frame))...)
 	}
+}
+
+func TestMemoryOfPaddedFrames(t *testing.T) {
+	takesLong(t)
+	m := measure(t)
+	addr := lazy(t, func(net.Conn) {})
+	m.g.change = padded()
 	m.while(func() {
 		made := flood(1500, func() (net.Conn, error) { return m.g.dial(addr) }, func(c net.Conn) { pieces(c, smallSegment) })
 		t.Logf("%d connections", made)
 	})
 	m.check(t)
+	m.g.reset()
+	m.givenBack(t)
+}
+
+// TestMemoryOfAllAtOnce is of the other tests' traffic, together.
+func TestMemoryOfAllAtOnce(t *testing.T) {
+	takesLong(t)
+	m := measure(t)
+	port, pouring, ending := freeOn(t), lazy(t, pour), lazy(t, func(c net.Conn) { c.Close() })
+	var clients clients
+	m.g.change = func(frame []byte) []byte {
+		if len(frame) >= smallSegment || !isTCP(frame) {
+			return frame
+		}
+		return append(frame, make([]byte, DefaultMTU-len(frame))...)
+	}
+	m.g.listen(m.port, func(c *gonet.TCPConn) { pour(c) })
+	m.while(func() {
+		var all sync.WaitGroup
+		for _, attack := range []func(){
+			func() { flood(2000, func() (net.Conn, error) { return m.g.dial(pouring) }, pour) },
+			func() {
+				flood(2000, func() (net.Conn, error) { return m.g.dial(pouring) }, func(c net.Conn) { pieces(c, smallSegment) })
+			},
+			func() { flood(2000, func() (net.Conn, error) { return clients.dial(m.port) }, pour) },
+			func() { m.datagrams(port) },
+			func() {
+				flood(10_000, func() (net.Conn, error) { return m.g.dial(ending) }, func(c net.Conn) { io.Copy(io.Discard, c); c.Close() })
+			},
+		} {
+			all.Go(attack)
+		}
+		all.Wait()
+	})
+	m.check(t)
+	clients.close()
 	m.g.reset()
 	m.givenBack(t)
 }
@@ -294,29 +334,38 @@ func TestMemoryOfADeadContainer(t *testing.T) {
 	m.givenBack(t)
 }
 
+// clients are the host's own, of a published port, and do not read.
+type clients struct {
+	mu  sync.Mutex
+	all []net.Conn
+}
+
+func (c *clients) dial(port uint16) (net.Conn, error) {
+	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		return nil, err
+	}
+	conn.(*net.TCPConn).SetReadBuffer(4 << 10)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all = append(c.all, conn)
+	return conn, nil
+}
+
+func (c *clients) close() {
+	for _, conn := range c.all {
+		conn.Close()
+	}
+}
+
 func TestMemoryOfPublishedPorts(t *testing.T) {
 	takesLong(t)
 	m := measure(t)
 	m.g.listen(m.port, func(c *gonet.TCPConn) { pour(c) })
-	addr := fmt.Sprintf("127.0.0.1:%d", m.port)
-	var mu sync.Mutex
-	var all []net.Conn
-	m.while(func() {
-		flood(4000, func() (net.Conn, error) {
-			c, err := net.Dial("tcp", addr)
-			if err == nil {
-				c.(*net.TCPConn).SetReadBuffer(4 << 10)
-				mu.Lock()
-				all = append(all, c)
-				mu.Unlock()
-			}
-			return c, err
-		}, pour)
-	})
+	var clients clients
+	m.while(func() { flood(4000, func() (net.Conn, error) { return clients.dial(m.port) }, pour) })
 	m.check(t)
-	for _, c := range all {
-		c.Close()
-	}
+	clients.close()
 	m.g.reset()
 	m.givenBack(t)
 }
@@ -324,25 +373,21 @@ func TestMemoryOfPublishedPorts(t *testing.T) {
 func TestMemoryOfDatagrams(t *testing.T) {
 	takesLong(t)
 	m := measure(t)
-	addr := fmt.Sprintf("%s:%d", HostIP, freeOn(t))
-	m.while(func() {
-		flood(4000, func() (net.Conn, error) {
-			to := fullAddress(addr)
-			return gonet.DialUDP(m.g.stack, nil, &to, header.IPv4ProtocolNumber)
-		}, func(c net.Conn) {
-			for range 20 {
-				c.Write(make([]byte, 60<<10))
-			}
-		})
-		host := fmt.Sprintf("127.0.0.1:%d", m.port)
-		flood(4000, func() (net.Conn, error) { return net.Dial("udp", host) }, func(c net.Conn) {
-			defer c.Close()
-			for range 20 {
-				c.Write(make([]byte, 60<<10))
-			}
-		})
-	})
+	m.while(func() { m.datagrams(freeOn(t)) })
 	m.check(t)
+}
+
+// datagrams sends many to a port of the host, and then to the published one.
+func (m *measured) datagrams(port uint16) {
+	send := func(c net.Conn) {
+		for range 20 {
+			c.Write(make([]byte, 60<<10))
+		}
+	}
+	to := fullAddress(fmt.Sprintf("%s:%d", HostIP, port))
+	flood(4000, func() (net.Conn, error) { return gonet.DialUDP(m.g.stack, nil, &to, header.IPv4ProtocolNumber) }, send)
+	host := fmt.Sprintf("127.0.0.1:%d", m.port)
+	flood(4000, func() (net.Conn, error) { return net.Dial("udp", host) }, func(c net.Conn) { defer c.Close(); send(c) })
 }
 
 // TestMemoryOfBriefConnections is of connections that the host ends at once, of which TCP
