@@ -57,7 +57,7 @@ func (o *outer) makeWork(ctx context.Context) error {
 // compile builds everything here: in the outer VM it would take minutes.
 func (o *outer) compile(ctx context.Context, dir string) error {
 	env := []string{"CGO_ENABLED=0"}
-	link := "-ldflags=-s -w -X " + modulePath + hypervisor + ".alsoFreezes=kvm"
+	const link = "-ldflags=-s -w"
 	builds := [][]string{
 		{"build", "-trimpath", link, "-o", filepath.Join(dir, "bin/hyve"), "./cmd/hyve"},
 		{"test", "-c", link, "-o", filepath.Join(dir, hypervisor, "qemu.test"), "./" + hypervisor},

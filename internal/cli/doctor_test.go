@@ -39,7 +39,7 @@ func TestDiagnoseTrials(t *testing.T) {
 		t.Fatalf("%+v", found)
 	}
 	when := "tried at " + yes.Tested.Local().Format(time.DateTime)
-	if f := found[1]; f.state != "ok" || f.text != "2 CPUs, 1GiB, QEMU 10.0.2, tcg, Linux 6.1 ("+when+")" || f.hint != "" {
+	if f := found[1]; f.state != "ok" || f.text != "2 CPUs, QEMU 10.0.2, tcg, Linux 6.1 ("+when+")" || f.hint != "" {
 		t.Errorf("of what works: %+v", f)
 	}
 	for f, want := range map[finding]string{found[2]: "kvm, " + no.Kernel.String() + ": these boot: its clock has jumped (tried at ", found[0]: "these boot: "} {

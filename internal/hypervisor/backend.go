@@ -84,6 +84,9 @@ type Capabilities struct {
 	Processor string
 	// NoFreeze is why VMs cannot be frozen and thawed; empty if they can.
 	NoFreeze string
+	// OnTrial says that VMs can be frozen, but are to be only where a trial on this host says
+	// that one went on: its processor and its clocks have a part in it.
+	OnTrial bool
 	// NoSharing is why VMs that are thawed have all of their memory for themselves; empty
 	// if they share what they have not changed.
 	NoSharing string

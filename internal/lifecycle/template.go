@@ -36,7 +36,7 @@ const draftTemplate = ".draft-"
 type shape struct {
 	like    *machine.Machine
 	backend hypervisor.Backend
-	accel   string
+	accel   hypervisor.Verdict
 	labels  []string
 }
 
@@ -44,7 +44,7 @@ type shape struct {
 // template of them, if so.
 func shapeOf(ctx context.Context, m *machine.Machine, backend hypervisor.Backend, labels []string) (shape, string) {
 	accel := backend.Accelerator(ctx)
-	s := shape{m, backend, accel.Name, labels}
+	s := shape{m, backend, accel, labels}
 	if len(m.EngineOptions) > 0 || len(m.EngineEnv) > 0 {
 		return s, "its engine has options of its own"
 	}
@@ -54,14 +54,21 @@ func shapeOf(ctx context.Context, m *machine.Machine, backend hypervisor.Backend
 // dir is where the template is, or would be. What else there is in a shape the supervisor
 // looks at before it thaws anything.
 func (s *shape) dir() string {
-	hardware := s.backend.Shape(hypervisor.Config{CPUs: s.like.CPUs, Memory: s.like.Memory}, s.accel)
+	hardware := s.backend.Shape(hypervisor.Config{CPUs: s.like.CPUs, Memory: s.like.Memory}, s.accel.Name)
 	words := append([]string{s.like.Image, hardware, fmt.Sprint(s.like.Disk)}, s.labels...)
 	sum := sha256.Sum256([]byte(strings.Join(words, " ")))
 	return s.like.Home().Template(s.like.Image, hex.EncodeToString(sum[:16]))
 }
 
 // trial is where it is kept whether machines of the shape can be thawed.
-func (s *shape) trial() string { return trial.Path(s.like, s.backend, s.accel) }
+func (s *shape) trial() string { return trial.Path(s.like, s.backend, s.accel.Name) }
+
+// untried tells whether nobody may have a machine of the shape's template before a trial
+// says that it can be thawed here.
+func (s *shape) untried() bool {
+	_, ok := trial.Read(s.trial())
+	return s.accel.OnTrial && !ok
+}
 
 // ensureTemplate returns the directory of the template for a machine, which is made
 // if there is none and build is set, with these labels. Without one it is "": not every
@@ -71,7 +78,7 @@ func ensureTemplate(ctx context.Context, m *machine.Machine, backend hypervisor.
 	if never != "" {
 		return "", nil
 	}
-	if found := existing(s.dir()); found != "" || !build || failedLately(s.dir()) || s.refusedLately() {
+	if found := existing(s.dir()); found != "" && !s.untried() || !build || failedLately(s.dir()) || s.refusedLately() {
 		return found, nil
 	}
 	if err := s.make(ctx, follow.Machine); err != nil {
@@ -99,7 +106,7 @@ func MakeTemplate(ctx context.Context, home machine.Home, options CreateOptions,
 	if never != "" {
 		return fmt.Errorf("freezing a machine: %s", never)
 	}
-	if tried, ok := trial.Read(s.trial()); existing(s.dir()) != "" && (tried.Works || !ok) {
+	if tried, ok := trial.Read(s.trial()); existing(s.dir()) != "" && (tried.Works || !ok && !s.untried()) {
 		return nil
 	}
 	if err := s.make(ctx, follow.Machine); err != nil {
@@ -179,6 +186,9 @@ func (s *shape) makeTemplate(ctx context.Context, follow func(control.Status)) e
 		return err
 	}
 	t := s.machine(home, templateName)
+	if err := s.grant(t); err != nil {
+		return err
+	}
 	if err := makeFiles(ctx, t, ""); err != nil {
 		return err
 	}

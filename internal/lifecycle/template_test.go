@@ -117,6 +117,34 @@ func (shapeless) Accelerator(context.Context) hypervisor.Verdict {
 }
 func (shapeless) Release() string { return "Shapeless 1.0" }
 
+// What a template in the making is to be tried for is granted to it, and to nobody else.
+func TestGrant(t *testing.T) {
+	home := machine.Home(t.TempDir())
+	m := machine.New(home, machine.Spec{Name: "m", Image: "sha256:0123", CPUs: 2, Memory: 1 << 30}, machine.PickAddress("m", nil))
+	accel := hypervisor.Verdict{Name: "kvm", Capabilities: hypervisor.Capabilities{OnTrial: true}}
+	s := shape{like: m, backend: shapeless{}, accel: accel}
+	if !s.untried() {
+		t.Error("it counts as tried before any trial")
+	}
+	draft := s.machine(machine.Home(t.TempDir()), templateName)
+	if err := s.grant(draft); err != nil {
+		t.Fatal(err)
+	}
+	tried := s.machine(draft.Home(), trialName)
+	for _, m := range []*machine.Machine{draft, tried} {
+		if reason := trial.NoFreeze(m, s.backend, accel); reason != "" {
+			t.Errorf("%s: %s", m.Name, reason)
+		}
+	}
+	if reason := trial.NoFreeze(m, s.backend, accel); reason == "" || !s.untried() {
+		t.Error("all machines may be frozen")
+	}
+	no := trial.New(m, s.backend, accel.Name, errors.New("its clock has jumped"))
+	if err := errors.Join(os.MkdirAll(home.Templates(), 0o700), no.Keep(s.trial())); err != nil || s.untried() {
+		t.Errorf("after a no it counts as untried: %v", err)
+	}
+}
+
 // Where a trial was in vain no template is made for an hour, and none counts as proven; what
 // worked is tried again where a machine could not be thawed.
 func TestTemplateAfterTrial(t *testing.T) {

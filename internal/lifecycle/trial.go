@@ -39,6 +39,14 @@ func takeNote(ctx context.Context, t *machine.Machine) note {
 	return note{time.Now(), control.NewClient(t.Dir().ControlSocket()).Examine(ctx, control.ExamineRequest{})}
 }
 
+// grant lets a template be frozen, and thawed for its trial, in its own data directory.
+func (s *shape) grant(t *machine.Machine) error {
+	return errors.Join(
+		os.MkdirAll(t.Home().Templates(), 0o700),
+		trial.New(t, s.backend, s.accel.Name, nil).Keep(trial.Path(t, s.backend, s.accel.Name)),
+	)
+}
+
 // proven tells whether another template of the same hardware was tried, and works.
 func (s *shape) proven() bool {
 	tried, _ := trial.Read(s.trial())
@@ -68,7 +76,7 @@ func (s *shape) prove(ctx context.Context, t *machine.Machine, noted note, follo
 	if ctx.Err() != nil {
 		return false, context.Cause(ctx)
 	}
-	return failed == nil, trial.New(s.like, s.backend, s.accel, failed).Keep(s.trial())
+	return failed == nil, trial.New(s.like, s.backend, s.accel.Name, failed).Keep(s.trial())
 }
 
 // try makes a machine of a template that has taken a note at a time, and returns what is

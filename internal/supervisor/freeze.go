@@ -59,7 +59,7 @@ func (s *supervisor) keepSuspended() error {
 	}
 	s.resources.accel = accel
 	if reason := s.resources.noFreeze(); reason != "" {
-		return &suspendedError{s.machine.Name, "hyve doctor says how to try again", errors.New(reason)}
+		return &suspendedError{s.machine.Name, "hyve image build --freeze tries again", errors.New(reason)}
 	}
 	return nil
 }

@@ -504,13 +504,7 @@ func (p *resources) fit() error {
 // noFreeze is why the machine is not to be frozen, or thawed; empty if it can be. Any
 // creation may find out that it cannot, at any time.
 func (p *resources) noFreeze() string {
-	if !p.accel.Freezes() {
-		return p.accel.NoFreeze
-	}
-	if tried, ok := trial.Read(trial.Path(p.current.Load(), p.hypervisor, p.accel.Name)); ok {
-		return tried.NoFreeze()
-	}
-	return ""
+	return trial.NoFreeze(p.current.Load(), p.hypervisor, p.accel)
 }
 
 // gather finds them, side by side.

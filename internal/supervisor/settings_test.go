@@ -74,7 +74,7 @@ func TestKeepSuspended(t *testing.T) {
 		"suspended, and it is missing":            {"kvm", "", true, false, "kvm, which does not work now: /dev/kvm does not exist", "load it"},
 		"suspended, and it is there":              {"tcg", "small", true, false, "", ""},
 		"suspended, and the processor is another": {"tcg", "large", true, false, `of "large", and here is "small"`, "that processor"},
-		"suspended, and thaws fail":               {"tcg", "small", true, true, "its clock has jumped", "hyve doctor says"},
+		"suspended, and thaws fail":               {"tcg", "small", true, true, "its clock has jumped", "hyve image build --freeze"},
 		"stopped, and it is missing":              {"kvm", "", false, false, "", ""},
 		"stopped, and the processor is another":   {"tcg", "large", false, false, "", ""},
 		"stopped, and thaws fail":                 {"tcg", "small", false, true, "", ""},

@@ -31,7 +31,6 @@ type Verdict struct {
 	Accelerator guestapi.Text `json:"accelerator"`
 	Kernel      guestapi.Text `json:"kernel"` // the host's
 	CPUs        int           `json:"cpus"`
-	Memory      int64         `json:"memory"` // in bytes
 }
 
 // New returns the verdict over machines like m, which failed says is a no, and why.
@@ -42,7 +41,6 @@ func New(m *machine.Machine, backend hypervisor.Backend, accel string, failed er
 		Hypervisor:  guestapi.NewText(backend.Release()),
 		Accelerator: guestapi.NewText(accel),
 		CPUs:        m.CPUs,
-		Memory:      m.Memory,
 	}
 	if failed != nil {
 		v.Reason = guestapi.NewText(failed.Error())
@@ -56,9 +54,9 @@ func New(m *machine.Machine, backend hypervisor.Backend, accel string, failed er
 
 // Path is where the verdict over machines like m is kept, run by a hypervisor with an
 // accelerator. Another version of it, another processor of the host, and where that matters
-// another kernel have another path.
+// another kernel have another path; another size of memory or disk has not.
 func Path(m *machine.Machine, backend hypervisor.Backend, accel string) string {
-	hardware := backend.Shape(hypervisor.Config{CPUs: m.CPUs, Memory: m.Memory}, accel)
+	hardware := backend.Shape(hypervisor.Config{CPUs: m.CPUs}, accel)
 	sum := sha256.Sum256([]byte(m.Image + " " + hardware))
 	return m.Home().Trial(m.Image, hex.EncodeToString(sum[:16]))
 }
@@ -81,7 +79,7 @@ func Read(path string) (Verdict, bool) {
 
 func parse(data []byte) Verdict {
 	var v Verdict
-	if json.Unmarshal(data, &v) != nil || v.Works != (v.Reason.String() == "") || v.Tested.IsZero() || v.CPUs <= 0 || v.Memory <= 0 {
+	if json.Unmarshal(data, &v) != nil || v.Works != (v.Reason.String() == "") || v.Tested.IsZero() || v.CPUs <= 0 {
 		return damaged
 	}
 	return v
@@ -118,6 +116,22 @@ func (v Verdict) Fresh() bool {
 	return age >= 0 && age < hypervisor.RefusalAge
 }
 
+// NoFreeze is why machines like m are not to be frozen, or thawed, with that accelerator;
+// empty if they may be.
+func NoFreeze(m *machine.Machine, backend hypervisor.Backend, accel hypervisor.Verdict) string {
+	if !accel.Freezes() {
+		return accel.NoFreeze
+	}
+	tried, ok := Read(Path(m, backend, accel.Name))
+	switch {
+	case ok:
+		return tried.NoFreeze()
+	case accel.OnTrial:
+		return fmt.Sprintf("no thawed machine of %s was tried on this host with %s yet; hyve image build --freeze --cpus %d tries one", processors(m.CPUs), accel.Name, m.CPUs)
+	}
+	return ""
+}
+
 // NoFreeze is why machines are not to be frozen, empty if they may be: what cannot be
 // thawed would be lost. A no counts for that until another trial says yes.
 func (v Verdict) NoFreeze() string {
@@ -132,9 +146,12 @@ func (v Verdict) String() string {
 	if v.CPUs == 0 {
 		return "machines of some hardware"
 	}
-	processors := fmt.Sprintf("%d CPUs", v.CPUs)
-	if v.CPUs == 1 {
-		processors = "1 CPU"
+	return fmt.Sprintf("%s, %v, %v, %v", processors(v.CPUs), v.Hypervisor, v.Accelerator, v.Kernel)
+}
+
+func processors(n int) string {
+	if n == 1 {
+		return "1 CPU"
 	}
-	return fmt.Sprintf("%s, %s, %v, %v, %v", processors, machine.FormatSize(v.Memory), v.Hypervisor, v.Accelerator, v.Kernel)
+	return fmt.Sprintf("%d CPUs", n)
 }

@@ -46,13 +46,13 @@ func (q *QEMU) capabilities(accel string) hypervisor.Capabilities {
 	}
 	switch accel {
 	case accelTCG:
-	case alsoFreezes:
+	case accelKVM:
 		var err error
+		c.OnTrial = true
 		if c.Processor, err = q.guestProcessor(); err != nil {
 			c.NoFreeze = err.Error()
 		}
 	default:
-		// Hardware has clocks of its own.
 		c.NoFreeze = "freezing is not verified with " + accel + " yet"
 	}
 	if err := canShareMemory(); err != nil {
@@ -117,10 +117,6 @@ func (q *QEMU) accelerator(ctx context.Context, believed time.Duration) hypervis
 	v.Capabilities = q.capabilities(v.Name)
 	return v
 }
-
-// alsoFreezes is an accelerator with which VMs are frozen though that is not verified. It
-// is set when the tests are linked that are to verify it, and nowhere else.
-var alsoFreezes string
 
 // KernelCmdline is what belongs on the guest's kernel command line because of
 // the accelerator; the rest is the image's and the machine's.
