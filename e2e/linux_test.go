@@ -75,6 +75,7 @@ func TestLinuxAsContainersExpectIt(t *testing.T) {
 		{"the old iptables", "sudo iptables-legacy -t nat -L -n >/dev/null && sudo ip6tables-legacy -t mangle -L -n >/dev/null && echo there", "there\n"},
 		{"fusermount", "stat -L -c '%a %U' /usr/bin/fusermount", "4755 root\n"},
 		{"AppArmor", "docker info -f '{{.SecurityOptions}}' | grep -c apparmor; cat /sys/module/apparmor/parameters/enabled", "0\nN\n"},
+		{"security modules", "tr , '\\n' < /sys/kernel/security/lsm | grep -xE 'landlock|yama|bpf|selinux'", "landlock\nyama\nbpf\n"},
 		{"indexes of modules", "ls /lib/modules/$(uname -r) | grep -c '\\.bin$'", "5\n"},
 	} {
 		if out := inGuest(t, shared, tt.script+" || :"); out != tt.want {

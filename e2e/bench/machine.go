@@ -91,6 +91,15 @@ func initShare(steps []control.Step) float64 {
 	return own.Seconds() / at["ready"].Seconds()
 }
 
+// hypervisorShare is the hypervisor's part of a thaw, until the guest goes on.
+func hypervisorShare(steps []control.Step) float64 {
+	at := map[string]time.Duration{}
+	for _, s := range steps {
+		at[s.Name] = s.At
+	}
+	return (at["hypervisor"] - at["prepared"]).Seconds() / at["ready"].Seconds()
+}
+
 func (b *bench) status(machine string) (control.Status, error) {
 	return control.NewClient(b.home.Dir(machine).ControlSocket()).Status(context.Background())
 }

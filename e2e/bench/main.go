@@ -116,6 +116,7 @@ func (b *bench) print() {
 		{"thaw-create", "s", m("thaw-create"), true},
 		{"thaw-create-mirror", "s", m("thaw-create-mirror"), true},
 		{"thaw-start", "s", m("thaw-start"), true},
+		{"hypervisor-share", "%", 100 * m("hypervisor-share"), false},
 		{"freeze", "s", m("stop-frozen") - m("stop"), true},
 		{"host-write", "s", m("host-write"), true},
 		{"suspend", "s", m("suspend"), true},

@@ -60,6 +60,11 @@ func (b *bench) thaw() error {
 	if err := b.thawed(name); err != nil {
 		return err
 	}
+	status, err := b.status(name)
+	if err != nil {
+		return err
+	}
+	b.note("hypervisor-share", hypervisorShare(status.Timing))
 	if err := b.suspend(); err != nil {
 		return err
 	}

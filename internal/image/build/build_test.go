@@ -248,7 +248,7 @@ func TestBuild(t *testing.T) {
 	}
 	recipe, err := recipeOf("amd64", Stable, bytes.NewReader(o.HyveInit))
 	if m := img.Manifest; err != nil || m.Kernel != testKernel || m.Docker != "1.0+dfsg-1" || m.Recipe != recipe ||
-		m.Cmdline != "apparmor=0" || m.Debian.Version != "13.0" || !m.Debian.Date.Equal(testDate) || len(m.Debian.Suites) != 1 || !m.Debian.NoSecurity || len(m.Files) != 5 {
+		m.Cmdline != cmdline || m.Debian.Version != "13.0" || !m.Debian.Date.Equal(testDate) || len(m.Debian.Suites) != 1 || !m.Debian.NoSecurity || len(m.Files) != 5 {
 		t.Errorf("manifest %+v (%v)", m, err)
 	}
 	if err := o.Store.Check(img); err != nil {

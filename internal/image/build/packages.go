@@ -101,5 +101,7 @@ var never = map[string]string{
 
 // cmdline is what the image wants on the kernel's command line. AppArmor confines nobody
 // without a parser for its profiles, which takes longer to load one than dockerd takes to
-// start under emulation; and where the kernel has it, docker says that it confines.
-const cmdline = "apparmor=0"
+// start under emulation; and where the kernel has it, docker says that it confines. Without
+// it Debian's kernel takes SELinux, whose hooks are called in every system call and find no
+// policy: lsm has Debian's modules but those two.
+const cmdline = "apparmor=0 lsm=landlock,lockdown,yama,bpf"
