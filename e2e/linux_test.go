@@ -76,6 +76,7 @@ func TestLinuxAsContainersExpectIt(t *testing.T) {
 		{"fusermount", "stat -L -c '%a %U' /usr/bin/fusermount", "4755 root\n"},
 		{"AppArmor", "docker info -f '{{.SecurityOptions}}' | grep -c apparmor; cat /sys/module/apparmor/parameters/enabled", "0\nN\n"},
 		{"security modules", "tr , '\\n' < /sys/kernel/security/lsm | grep -xE 'landlock|yama|bpf|selinux'", "landlock\nyama\nbpf\n"},
+		{"the counter's rate, which the host measures", "grep -c ' tsc_early_khz=[1-9][0-9]*' /proc/cmdline", "1\n"},
 		{"indexes of modules", "ls /lib/modules/$(uname -r) | grep -c '\\.bin$'", "5\n"},
 	} {
 		if out := inGuest(t, shared, tt.script+" || :"); out != tt.want {

@@ -91,13 +91,14 @@ func judge(looks [3]look, noted time.Time, late time.Duration) error {
 	case memory.Pages < leastPages:
 		return fmt.Errorf("only %d pages of its memory could be compared", memory.Pages)
 	}
-	// It stood still while it was frozen, and no longer than that.
-	if most := to.told.Sub(noted); from.Monotonic < 0 || float64(to.Monotonic) > float64(most)*(1+clockDrift) {
-		return fmt.Errorf("its clock has jumped: it went on by %v in %v", seconds(to.Monotonic), seconds(most))
-	}
+	// A clock of another speed is not where it should be either.
 	least, most := to.asked.Sub(from.told), to.told.Sub(from.asked)
 	if passed := to.Monotonic - from.Monotonic; float64(passed) < float64(least)*(1-clockDrift) || float64(passed) > float64(most)*(1+clockDrift) {
 		return fmt.Errorf("its clock does not go as the host's: by %v in %v", seconds(passed), seconds(least))
+	}
+	// It stood still while it was frozen, and no longer than that.
+	if most := to.told.Sub(noted); from.Monotonic < 0 || float64(to.Monotonic) > float64(most)*(1+clockDrift) {
+		return fmt.Errorf("its clock has jumped: it went on by %v in %v", seconds(to.Monotonic), seconds(most))
 	}
 	shown := time.Unix(0, to.UnixNano)
 	if shown.Before(to.asked.Add(-late-clockError)) || shown.After(to.told.Add(clockError)) {

@@ -165,3 +165,14 @@ func KernelCmdline(f Features) string {
 	}
 	return strings.Join(words, " ")
 }
+
+// withTickRate tells a kernel by its command line how fast its processor's counter is, in
+// kHz, unless that is 0. On a busy host it would measure it wrong, and its clock be several
+// times too fast or too slow for as long as it runs. It is no part of a machine's Shape: it
+// differs by a millionth each time.
+func withTickRate(cmdline string, rate int) string {
+	if cmdline == "" || rate == 0 {
+		return cmdline
+	}
+	return fmt.Sprintf("%s tsc_early_khz=%d", cmdline, rate)
+}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -167,6 +168,11 @@ func cpuModel(f Features) string {
 // left any of them set; a 6.12 kernel then panics at random in its allocator.
 func (f Features) cx16Broken() bool {
 	return f.Accel == accelTCG && f.Arch == "amd64" && f.Version.Less(Version{Major: 8})
+}
+
+// countsAsHost says that the guest's time stamp counter is the host's.
+func (f Features) countsAsHost() bool {
+	return f.Accel == accelTCG && f.Arch == "amd64" && runtime.GOARCH == "amd64"
 }
 
 // slowAES says that the instructions for AES are emulated step by step; since 8.2 the

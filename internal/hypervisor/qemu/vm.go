@@ -82,6 +82,9 @@ func Start(ctx context.Context, q *QEMU, cfg hypervisor.Config, o hypervisor.Opt
 		o.Accel = accelTCG
 	}
 	cfg.Incoming = o.Thaw != nil
+	if features := q.Features(o.Accel); !cfg.Incoming && features.countsAsHost() {
+		cfg.Cmdline = withTickRate(cfg.Cmdline, tickRate())
+	}
 	if err := Check(cfg); err != nil {
 		return nil, err
 	}
