@@ -201,7 +201,7 @@ func (s *supervisor) freeze(vm hypervisor.VM, how guestapi.Freeze, suspended boo
 		return err
 	}
 	defer draft.Discard()
-	if err := vm.Quit(ctx); err != nil {
+	if err := s.endFrozen(vm); err != nil {
 		return fmt.Errorf("ending a frozen VM: %w", err)
 	}
 	if err := draft.Commit(s.shape(), dir.Disk()); err != nil {
@@ -211,6 +211,30 @@ func (s *supervisor) freeze(vm hypervisor.VM, how guestapi.Freeze, suspended boo
 		}
 	}
 	return nil
+}
+
+// quitPatience is how long a hypervisor may take to end when its VM is frozen. Its disks are
+// written by then, so nothing is lost if it is killed.
+const quitPatience = 30 * time.Second
+
+// endFrozen ends a VM that is frozen.
+func (s *supervisor) endFrozen(vm hypervisor.VM) error {
+	ctx, cancel := context.WithTimeout(context.Background(), quitPatience)
+	defer cancel()
+	err := vm.Quit(ctx)
+	if err == nil {
+		return nil
+	}
+	s.log.Warn("killing the hypervisor of a frozen VM", "cause", err)
+	if killed := vm.Kill(); killed != nil {
+		return errors.Join(err, killed)
+	}
+	select {
+	case <-vm.Done():
+		return nil
+	case <-time.After(quitPatience):
+		return err
+	}
 }
 
 // A lostError says why a suspended machine, which has ended, will not go on.

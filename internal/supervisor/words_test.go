@@ -43,6 +43,7 @@ func (fakeBackend) ForState(now hypervisor.Verdict, of hypervisor.Origin) (hyper
 type fakeVM struct {
 	hypervisor.VM
 	freeze func() error // instead of a freeze that goes well, if it is set
+	stuck  bool         // it does not quit
 
 	mu     sync.Mutex
 	done   chan struct{}
@@ -57,7 +58,12 @@ func (vm *fakeVM) Done() <-chan struct{} { return vm.done }
 func (vm *fakeVM) Err() error            { return vm.err }
 func (vm *fakeVM) Kill() error           { vm.end(nil); return nil }
 
-func (vm *fakeVM) Quit(context.Context) error { return vm.Kill() }
+func (vm *fakeVM) Quit(context.Context) error {
+	if vm.stuck {
+		return context.DeadlineExceeded
+	}
+	return vm.Kill()
+}
 
 func (vm *fakeVM) ResizeDisk(context.Context, string, int64) error { return nil }
 
@@ -243,6 +249,16 @@ func TestSuspend(t *testing.T) {
 	if err := s.Stop(t.Context(), control.StopRequest{Suspend: true}); !errors.Is(err, errNotRunning) {
 		t.Errorf("a second time: %v", err)
 	}
+}
+
+// A hypervisor that does not quit when its machine is frozen is killed, and the machine is
+// suspended all the same.
+func TestSuspendStuckHypervisor(t *testing.T) {
+	s := newScene(t)
+	s.vm.stuck = true
+	s.stop(control.StopRequest{Suspend: true})
+	s.isOver(nil)
+	s.isFrozen(true, true)
 }
 
 // A suspension that cannot be has the machine run on as before, and a stop that came
