@@ -89,17 +89,23 @@ func defaultEndpoint(getenv func(string) string) (Endpoint, error) {
 	return e, nil
 }
 
+// socketOf returns the path of the unix socket that an address names. It is taken to the
+// letter, as docker's client does: it is no URL, in which some characters mean something.
+func socketOf(host string) (path string, ok bool) {
+	path, ok = strings.CutPrefix(host, "unix://")
+	return path, ok && filepath.IsAbs(path)
+}
+
 // checkHost returns what is wrong with an engine's address, nil if nothing is.
 func checkHost(host string) error {
+	if _, ok := socketOf(host); ok {
+		return nil
+	}
 	u, err := url.Parse(host)
 	if err != nil {
 		return fmt.Errorf("%.200q is no address of an engine", host)
 	}
 	switch u.Scheme {
-	case "unix":
-		if filepath.IsAbs(u.Path) && u.Host == "" {
-			return nil
-		}
 	case "tcp", "ssh":
 		// A host that begins with a hyphen would be an option to ssh.
 		if u.Hostname() != "" && !strings.HasPrefix(u.Hostname(), "-") && strings.Trim(u.Path, "/") == "" {
@@ -145,14 +151,14 @@ func readTLS(dir string, skipVerify bool) (*tls.Config, error) {
 
 // dial connects to an engine, without TLS.
 func (e Endpoint) dial(ctx context.Context) (net.Conn, error) {
+	if path, ok := socketOf(e.Host); ok {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}
 	u, err := url.Parse(e.Host)
 	if err != nil {
 		return nil, err
 	}
-	switch u.Scheme {
-	case "unix":
-		return new(net.Dialer).DialContext(ctx, "unix", u.Path)
-	case "ssh":
+	if u.Scheme == "ssh" {
 		return dialSSH(u)
 	}
 	port := "2375"

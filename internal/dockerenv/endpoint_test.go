@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -16,6 +17,26 @@ import (
 	"testing"
 	"unicode"
 )
+
+// The path of a socket is taken to the letter, as docker's client does.
+func TestOddSocket(t *testing.T) {
+	for _, name := range []string{"a#b", "a?b", "a%20b", "a%hb", "a b", "ä\\", "@"} {
+		path := filepath.Join(t.TempDir(), name)
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Server", "Docker/1.2.3 (linux)") })}
+		go server.Serve(l)
+		if version, err := Ping(t.Context(), path); err != nil || version != "1.2.3" {
+			t.Errorf("%q: %s, %v", name, version, err)
+		}
+		server.Close()
+		if err := checkHost("unix://" + path); err != nil {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
 
 func TestEndpoint(t *testing.T) {
 	s := store(t)

@@ -210,7 +210,7 @@ func (d Dir) GuestSocket() string   { return d.socket("guest.sock") }   // hyper
 func (d Dir) socket(name string) string { return filepath.Join(d.RunDir(), name) }
 
 // RunDir holds the sockets: "run" in the machine's directory or, where a socket's path
-// would be longer than the kernel takes, the private directory to which a link of that name
+// would be longer than the kernel takes, or such as docker does not, the private directory to which a link of that name
 // leads. Only the user can make that link, so nobody else can say where it leads.
 func (d Dir) RunDir() string {
 	run := filepath.Join(string(d), "run")
@@ -233,10 +233,11 @@ func (d Dir) oldRunDir() string {
 	return filepath.Join(fmt.Sprintf("/tmp/hyve-%d", os.Getuid()), hex.EncodeToString(sum[:8]))
 }
 
-// fitsSocket tells whether sockets have room in a directory.
+// fitsSocket tells whether sockets can be in a directory: their paths have to be short, and
+// without a percent sign, which docker's client takes for the beginning of a code in a URL.
 func fitsSocket(dir string) bool {
 	const longest = "control.sock"
-	return len(dir)+1+len(longest) <= maxSocketPath
+	return len(dir)+1+len(longest) <= maxSocketPath && !strings.Contains(dir, "%")
 }
 
 // MakeRunDir creates RunDir, and refuses one that somebody else could use. The machine's

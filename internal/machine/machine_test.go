@@ -252,6 +252,24 @@ func TestMakeRunDirRefusesStrangers(t *testing.T) {
 
 // A long machine's sockets are found by the link in its own directory, and a directory
 // that somebody else could use is not. That of an earlier hyve is found if it is private.
+// docker's client does not find a socket in whose path there is a percent sign.
+func TestOddRunDir(t *testing.T) {
+	for name, inside := range map[string]bool{"a#b": true, "a b": true, "a%hb": false, "a%20b": false} {
+		dir := Dir(filepath.Join(t.TempDir(), name))
+		if err := os.Mkdir(filepath.Dir(string(dir)), 0o700); err != nil && !os.IsExist(err) {
+			t.Fatal(err)
+		}
+		if err := dir.MakeRunDir(); err != nil {
+			t.Fatal(err)
+		}
+		run := dir.RunDir()
+		defer os.RemoveAll(run)
+		if (run == filepath.Join(string(dir), "run")) != inside || strings.Contains(run, "%") {
+			t.Errorf("%s: %s", dir, run)
+		}
+	}
+}
+
 func TestLongRunDir(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", "/nonexistent/"+strings.Repeat("x", 100))
 	dir := Dir(filepath.Join(t.TempDir(), strings.Repeat("n", 150)))
