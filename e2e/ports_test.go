@@ -343,23 +343,24 @@ func TestPublishedByName(t *testing.T) {
 	}
 }
 
-// SCTP is refused where docker can be told, and else a problem while somebody listens.
+// SCTP is refused where docker can be told. It and UDP-Lite are a problem while somebody listens.
 func TestPublishedSCTP(t *testing.T) {
 	_, text, code := result(t, docker, "--context", "hyve-"+shared, "run", "--rm", "-p", "18087:80/sctp", "busybox", "true")
 	if code == 0 || !strings.Contains(text, "protocol not supported") {
 		t.Errorf("exit status %d\n%s", code, text)
 	}
 	hyve(t, "scp", buildForGuest(t, "echo"), shared+":/home/docker/echo")
-	dock(t, shared, "run", "-d", "--rm", "--name", "sctp", "--network", "host", "-v", "/home/docker/echo:/echo", "busybox", "/echo", "sctp", "0.0.0.0:18087")
-	eventually(t, "the status says that SCTP is not published", func() bool { return saysNoSCTP(t, "18087") })
+	dock(t, shared, "run", "-d", "--rm", "--name", "sctp", "--network", "host", "-v", "/home/docker/echo:/echo", "busybox", "/echo", "sctp", "0.0.0.0:18087", "udplite", "0.0.0.0:18088")
+	told := func() bool { return saysAlone(t, "sctp", "18087") && saysAlone(t, "udplite", "18088") }
+	eventually(t, "the status says that they are not published", told)
 	dock(t, shared, "rm", "-f", "sctp")
-	eventually(t, "it is no problem any more", func() bool { return !saysNoSCTP(t, "18087") })
+	eventually(t, "they are no problem any more", func() bool { return !saysAlone(t, "sctp", "18087") && !saysAlone(t, "udplite", "18088") })
 }
 
-// saysNoSCTP reports whether the status says that a port of SCTP is not published.
-func saysNoSCTP(t *testing.T, port string) bool {
+// saysAlone reports whether the status says that a port of such a protocol is not published.
+func saysAlone(t *testing.T, protocol, port string) bool {
 	return slices.ContainsFunc(statusOf(t, shared).Problems, func(problem string) bool {
-		return strings.HasPrefix(problem, "publishing sctp port "+port+" on ") && strings.HasSuffix(problem, ": protocol not supported")
+		return strings.HasPrefix(problem, "publishing "+protocol+" port "+port+" on ") && strings.HasSuffix(problem, ": protocol not supported")
 	})
 }
 
@@ -479,9 +480,9 @@ func TestSwarmIngress(t *testing.T) {
 		}
 	}
 	shut := []func() bool{echoes(t, "udp", "127.0.0.1:18092"), echoes(t, "udp", ip+":18092")}
-	eventually(t, "the status says that SCTP is not published", func() bool { return saysNoSCTP(t, "18093") })
+	eventually(t, "the status says that SCTP is not published", func() bool { return saysAlone(t, "sctp", "18093") })
 	dock(t, shared, "service", "rm", "web")
-	eventually(t, "SCTP is no problem any more", func() bool { return !saysNoSCTP(t, "18093") })
+	eventually(t, "SCTP is no problem any more", func() bool { return !saysAlone(t, "sctp", "18093") })
 	for _, address := range []string{"127.0.0.1:18091", ip + ":18091", "[::1]:18091"} {
 		eventually(t, address+" shuts with its service", func() bool { return !connects(address) })
 	}

@@ -1,5 +1,5 @@
 // Command echo answers whatever comes with itself: on port 53 of UDP, or on pairs of a
-// network and an address in its arguments, such as "tcp6 [::]:7". On "sctp" it listens and
+// network and an address in its arguments, such as "tcp6 [::]:7". On "sctp" and "udplite" it listens and
 // does not answer. It runs in a container of the tests.
 package main
 
@@ -19,12 +19,12 @@ func main() {
 		pairs = []string{"udp", ":53"}
 	}
 	for ; len(pairs) > 1; pairs = pairs[2:] {
-		switch network, address := pairs[0], pairs[1]; network[:3] {
-		case "sct":
-			if err := listenSCTP(netip.MustParseAddrPort(address)); err != nil {
+		switch network, address := pairs[0], pairs[1]; network {
+		case "sctp", "udplite":
+			if err := listen(network, netip.MustParseAddrPort(address)); err != nil {
 				log.Fatal(err)
 			}
-		case "udp":
+		case "udp", "udp4", "udp6":
 			conn, err := net.ListenPacket(network, address)
 			if err != nil {
 				log.Fatal(err)
@@ -43,14 +43,18 @@ func main() {
 	}
 }
 
-// listenSCTP listens on an address of IPv4 until the program ends.
-func listenSCTP(address netip.AddrPort) error {
-	const sctp = 132 // IPPROTO_SCTP
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, sctp)
+// listen listens by a protocol that Go does not know on an address of IPv4, until the program
+// ends.
+func listen(protocol string, address netip.AddrPort) error {
+	kind, number := syscall.SOCK_STREAM, 132 // IPPROTO_SCTP
+	if protocol == "udplite" {
+		kind, number = syscall.SOCK_DGRAM, 136 // IPPROTO_UDPLITE
+	}
+	fd, err := syscall.Socket(syscall.AF_INET, kind, number)
 	if err != nil {
 		return err
 	}
-	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Port: int(address.Port()), Addr: address.Addr().As4()}); err != nil {
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Port: int(address.Port()), Addr: address.Addr().As4()}); err != nil || kind == syscall.SOCK_DGRAM {
 		return err
 	}
 	return syscall.Listen(fd, 1)

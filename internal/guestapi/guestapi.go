@@ -290,7 +290,7 @@ const (
 // the opening until its PortClosed.
 type PortOpened struct {
 	ID       uint64  `json:"id"`
-	Protocol Text    `json:"protocol"` // "tcp", "udp", "sctp"
+	Protocol Text    `json:"protocol"` // "tcp", "udp", "udplite", "sctp"
 	HostIP   Address `json:"hostIP"`   // as given to -p; "0.0.0.0" and "::" are any, none is both
 	Port     uint16  `json:"port"`     // the published port
 	// GuestPort is where the guest answers for it, if that is another port.

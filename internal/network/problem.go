@@ -26,7 +26,7 @@ func (e beyondError) Hint() string { return "publish it without an address" }
 // A Problem is a published port that is not reachable where it should be. The
 // machine runs on without it.
 type Problem struct {
-	Protocol string         // "tcp", "udp", "sctp"
+	Protocol string         // "tcp", "udp", "udplite", "sctp"
 	Address  netip.AddrPort // of the host
 	Cause    error          // a syscall.Errno, most likely; comparable
 	Holder   Holder         // who has the port, where that is known
@@ -88,7 +88,7 @@ func (p Problem) Hint() string {
 	case p.Cause == syscall.EADDRNOTAVAIL:
 		return "the host does not have this address now; hyve binds it when it does"
 	case p.Cause == syscall.EPROTONOSUPPORT:
-		return "tcp and udp can be published to the host; sctp is served in the machine alone"
+		return "tcp and udp can be published to the host; " + p.Protocol + " is served in the machine alone"
 	}
 	return ""
 }

@@ -86,7 +86,7 @@ func (b *Binding) Close() { b.close() }
 
 // A Publication is a port of the guest as it is asked for.
 type Publication struct {
-	Protocol string // "tcp", "udp"; "sctp" is known, and refused
+	Protocol string // "tcp", "udp"; those of inMachineAlone are known, and refused
 	// HostIP is the host's address that the user gave to -p: "0.0.0.0" and "::" are all
 	// of a family, "" those of both.
 	HostIP string
@@ -98,15 +98,19 @@ type Publication struct {
 	Chosen bool
 }
 
+// inMachineAlone are protocols that programs in the guest serve, and that cannot be passed on.
+var inMachineAlone = []string{"sctp", "udplite"}
+
 // Publish binds a port of the guest on the host. docs/ports.md says where, and what is
 // refused: by default it listens on the machine's own address and on localhost.
 //
 // A firm publication is bound where it has to be when Publish returns, or the error is a
 // *Refusal. Whatever else cannot be bound is a Problem, told to Config.OnProblem and by
-// Ports, and tried again until it can be or the Binding is closed. SCTP never can. Other
-// errors are about the arguments, or ErrClosed.
+// Ports, and tried again until it can be or the Binding is closed. What inMachineAlone has never can.
+// Other errors are about the arguments, or ErrClosed.
 func (n *Network) Publish(p Publication) (*Binding, error) {
-	if !slices.Contains([]string{"tcp", "udp", "sctp"}, p.Protocol) {
+	alone := slices.Contains(inMachineAlone, p.Protocol)
+	if !alone && p.Protocol != "tcp" && p.Protocol != "udp" {
 		return nil, fmt.Errorf("publishing port %d: protocol %.10q cannot be published, only tcp and udp", p.Port, p.Protocol)
 	}
 	if p.Port == 0 {
@@ -119,7 +123,7 @@ func (n *Network) Publish(p Publication) (*Binding, error) {
 	if err != nil {
 		return nil, fmt.Errorf("publishing port %d: %w", p.Port, err)
 	}
-	if p.Protocol == "sctp" {
+	if alone {
 		places = []place{{loopback4, named}} // it fails anywhere, and one problem says so
 	}
 	if err := n.ports.want(p, places); err != nil {

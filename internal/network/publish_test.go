@@ -578,26 +578,29 @@ func TestPublishArguments(t *testing.T) {
 	}
 }
 
-// SCTP is refused where somebody can be, and else a problem while it is wanted.
-func TestPublishSCTP(t *testing.T) {
-	n, _ := newNetwork(t, Config{})
-	for _, hostIP := range []string{"", "0.0.0.0", "::", "127.0.0.1"} {
-		_, err := n.Publish(Publication{Protocol: "sctp", HostIP: hostIP, Port: 7000, Firm: true})
-		if refusal, ok := errors.AsType[*Refusal](err); !ok || !strings.Contains(refusal.Error(), "protocol not supported") {
-			t.Errorf("firmly, on %q: %v", hostIP, err)
+// What cannot be passed on is refused where somebody can be, and else a problem while it is wanted.
+func TestPublishInMachineAlone(t *testing.T) {
+	for _, protocol := range []string{"sctp", "udplite"} {
+		n, _ := newNetwork(t, Config{})
+		for _, hostIP := range []string{"", "0.0.0.0", "::", "127.0.0.1"} {
+			_, err := n.Publish(Publication{Protocol: protocol, HostIP: hostIP, Port: 7000, Firm: true})
+			if refusal, ok := errors.AsType[*Refusal](err); !ok || !strings.Contains(refusal.Error(), "protocol not supported") {
+				t.Errorf("%s firmly, on %q: %v", protocol, hostIP, err)
+			}
 		}
-	}
-	binding, err := n.Publish(Publication{Protocol: "sctp", Port: 7001})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if ports := n.Ports(); len(ports) != 1 || ports[0].Problem == nil ||
-		ports[0].Problem.Error() != "publishing sctp port 7001 on 127.0.0.1: protocol not supported" || !strings.Contains(ports[0].Problem.Hint(), "in the machine alone") {
-		t.Errorf("its problems are %v", ports)
-	}
-	binding.Close()
-	if ports := n.Ports(); len(ports) != 0 {
-		t.Errorf("it is not wanted any more: %v", ports)
+		binding, err := n.Publish(Publication{Protocol: protocol, Port: 7001})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ports := n.Ports(); len(ports) != 1 || ports[0].Problem == nil ||
+			ports[0].Problem.Error() != "publishing "+protocol+" port 7001 on 127.0.0.1: protocol not supported" ||
+			!strings.Contains(ports[0].Problem.Hint(), protocol+" is served in the machine alone") {
+			t.Errorf("its problems are %v", ports)
+		}
+		binding.Close()
+		if ports := n.Ports(); len(ports) != 0 {
+			t.Errorf("it is not wanted any more: %v", ports)
+		}
 	}
 }
 

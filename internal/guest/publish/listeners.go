@@ -3,11 +3,12 @@ package publish
 import (
 	"encoding/binary"
 	"net/netip"
+	"strings"
 )
 
 // A listener is a socket of the guest's own network that waits for anybody.
 type listener struct {
-	protocol string // "tcp", "udp", "sctp"
+	protocol string // "tcp", "udp", "udplite", "sctp"
 	address  netip.AddrPort
 	only6    bool   // of "::", not for IPv4
 	twin     bool   // there is one of "0.0.0.0" with the same port
@@ -68,7 +69,7 @@ func (r portRange) has(port uint16) bool { return r.first != 0 && r.first <= por
 // chosen. asked tells which port was asked for.
 func (l listener) isClient(ephemeral portRange, asked func(cookie uint64) uint16) bool {
 	port := l.address.Port()
-	return l.protocol == "udp" && ephemeral.has(port) && asked(l.cookie) != port
+	return strings.HasPrefix(l.protocol, "udp") && ephemeral.has(port) && asked(l.cookie) != port
 }
 
 // isElsewhere tells whether the socket is bound to a device on which the host does not come:
@@ -106,7 +107,7 @@ func (l listener) wanted(card netip.Addr) (publication, bool) {
 		p.hostIP = "" // both families
 	case ip == netip.IPv6Unspecified():
 		p.hostIP = "::"
-		if !l.twin && p.protocol != "sctp" { // which goes nowhere
+		if !l.twin && (p.protocol == "tcp" || p.protocol == "udp") { // others go nowhere
 			p.target = netip.AddrPortFrom(netip.IPv6Loopback(), p.port).String()
 		}
 	case ip == netip.IPv4Unspecified(), ip == card:

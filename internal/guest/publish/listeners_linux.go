@@ -113,7 +113,7 @@ func (f *Follower) publish() (untold bool, err error) {
 			}
 		}
 		wanted = append(wanted, p)
-		untold = untold || p.protocol == "udp"
+		untold = untold || p.protocol == "udp" || p.protocol == "udplite"
 	}
 	wanted = f.Ports.unclaimed(wanted)
 	at := f.relays.follow(card, wanted)
@@ -142,7 +142,7 @@ func listeners() (all []listener, sctp bool, err error) {
 		protocol string
 		number   uint8
 		state    uint32
-	}{{"tcp", unix.IPPROTO_TCP, 10}, {"udp", unix.IPPROTO_UDP, 7}, {"sctp", unix.IPPROTO_SCTP, 10}} { // TCP_LISTEN, TCP_CLOSE
+	}{{"tcp", unix.IPPROTO_TCP, 10}, {"udp", unix.IPPROTO_UDP, 7}, {"udplite", unix.IPPROTO_UDPLITE, 7}, {"sctp", unix.IPPROTO_SCTP, 10}} { // TCP_LISTEN, TCP_CLOSE
 		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 			request := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
 			body := make([]byte, 56) // struct inet_diag_req_v2
@@ -200,8 +200,8 @@ func newBell(group string) (*bell, error) {
 	b := &bell{fd: fd, consumed: (*uint64)(unsafe.Pointer(&ours[0])), produced: (*uint64)(unsafe.Pointer(&theirs[0]))}
 	return b, errors.Join(
 		attachProgram(dir, hook{unix.BPF_PROG_TYPE_SOCK_OPS, unix.BPF_CGROUP_SOCK_OPS}, b.onListen()),
-		attachProgram(dir, hook{unix.BPF_PROG_TYPE_CGROUP_SOCK, unix.BPF_CGROUP_INET4_POST_BIND}, b.onSocket(unix.IPPROTO_UDP)),
-		attachProgram(dir, hook{unix.BPF_PROG_TYPE_CGROUP_SOCK, unix.BPF_CGROUP_INET6_POST_BIND}, b.onSocket(unix.IPPROTO_UDP)),
+		attachProgram(dir, hook{unix.BPF_PROG_TYPE_CGROUP_SOCK, unix.BPF_CGROUP_INET4_POST_BIND}, b.onSocket(unix.IPPROTO_UDP, unix.IPPROTO_UDPLITE)),
+		attachProgram(dir, hook{unix.BPF_PROG_TYPE_CGROUP_SOCK, unix.BPF_CGROUP_INET6_POST_BIND}, b.onSocket(unix.IPPROTO_UDP, unix.IPPROTO_UDPLITE)),
 		attachProgram(dir, hook{unix.BPF_PROG_TYPE_CGROUP_SOCK, unix.BPF_CGROUP_INET_SOCK_CREATE}, b.onSocket(unix.IPPROTO_SCTP)),
 	)
 }
@@ -232,15 +232,14 @@ func (b *bell) onListen() []insn {
 	}, b.ring()...)
 }
 
-// onSocket is for struct bpf_sock: it rings for one of the protocol.
-func (b *bell) onSocket(protocol int32) []insn {
+// onSocket is for struct bpf_sock: it rings for one of the protocols.
+func (b *bell) onSocket(protocols ...int32) []insn {
 	const field = 12
-	return append([]insn{
-		load32(2, 1, field),
-		ifEqual(2, protocol, 2),
-		set(0, 1),
-		exit(),
-	}, b.ring()...)
+	program := []insn{load32(2, 1, field)}
+	for i, protocol := range protocols {
+		program = append(program, ifEqual(2, protocol, int16(len(protocols)-i+1))) // to the bell
+	}
+	return append(append(program, set(0, 1), exit()), b.ring()...)
 }
 
 // wait returns when it has rung since the last time.
