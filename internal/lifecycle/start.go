@@ -134,8 +134,11 @@ func start(ctx context.Context, m *machine.Machine, leashed bool, follow func(co
 		return control.Status{}, err
 	}
 	client := control.NewClient(dir.ControlSocket()) // where that is the supervisor has decided
-	var last control.Status
+	var first, last control.Status
 	err = client.Watch(ctx, func(status control.Status) bool {
+		if first.State == "" {
+			first = status
+		}
 		last = status
 		follow(status)
 		return status.State != control.Running && status.State != control.Stopped
@@ -146,6 +149,8 @@ func start(ctx context.Context, m *machine.Machine, leashed bool, follow func(co
 			abandon(m)
 		}
 		return last, context.Cause(ctx)
+	case !ours && first.State == control.Stopping && last.State != control.Running:
+		return start(ctx, m, leashed, follow) // its last run has ended
 	case err != nil && !ours && last.State == "" && (errors.Is(err, control.ErrNoAnswer) || errors.Is(err, io.EOF)):
 		return start(ctx, m, leashed, follow) // whoever had the lock has just ended
 	case errors.Is(err, io.EOF), errors.Is(err, control.ErrNoAnswer):

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -163,35 +164,46 @@ func supervise(dir machine.Dir) {
 }
 
 // A machine that is started while its last run ends starts when that has ended: a
-// supervisor that hangs up as it ends was not killed.
+// supervisor that hangs up as it ends was not killed, and one that stops was to stop before.
 func TestStartAfterAnEnd(t *testing.T) {
-	home, err := os.MkdirTemp("", "") // short enough for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(home)
-	keepMachine(t, machine.Home(home), "m", "127.18.0.1")
-	m, err := machine.Home(home).Load("m")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := m.Dir().MakeRunDir(); err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("unix", m.Dir().ControlSocket())
-	if err := errors.Join(err, os.Chmod(m.Dir().ControlSocket(), 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/watch" {
-			l.Close()
-			panic(http.ErrAbortHandler)
-		}
-		fmt.Fprintln(w, `{"state": "Stopped"}`)
-	}))
-	status, err := Start(t.Context(), m, func(control.Status) {})
-	if err != nil || status.State != control.Running {
-		t.Errorf("it is %q, %v", status.State, err)
+	for name, said := range map[string]string{
+		"a hang-up":                "",
+		"a hang-up while it stops": "{\"state\": \"Stopping\"}\n",
+		"a stop":                   "{\"state\": \"Stopping\"}\n{\"state\": \"Stopped\"}\n",
+		"a stop that fails":        "{\"state\": \"Stopping\"}\n{\"state\": \"Stopped\", \"failure\": {\"cause\": \"so\"}}\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			home, err := os.MkdirTemp("", "") // short enough for a socket
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer os.RemoveAll(home)
+			keepMachine(t, machine.Home(home), "m", "127.18.0.1")
+			m, err := machine.Home(home).Load("m")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := m.Dir().MakeRunDir(); err != nil {
+				t.Fatal(err)
+			}
+			l, err := net.Listen("unix", m.Dir().ControlSocket())
+			if err := errors.Join(err, os.Chmod(m.Dir().ControlSocket(), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/watch" {
+					io.WriteString(w, said)
+					w.(http.Flusher).Flush()
+					l.Close()
+					panic(http.ErrAbortHandler)
+				}
+				fmt.Fprintln(w, `{"state": "Stopped"}`)
+			}))
+			status, err := Start(t.Context(), m, func(control.Status) {})
+			if err != nil || status.State != control.Running {
+				t.Errorf("it is %q, %v", status.State, err)
+			}
+		})
 	}
 }
 
