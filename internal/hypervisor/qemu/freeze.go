@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hyve-vm/hyve/internal/hypervisor"
 	"github.com/hyve-vm/hyve/internal/sparse"
@@ -61,7 +64,21 @@ func (vm *VM) saveDevices(ctx context.Context, path string) error {
 	vm.mu.Lock()
 	vm.lent = append(vm.lent, set.ID)
 	vm.mu.Unlock()
-	return vm.monitor.Execute(ctx, "xen-save-devices-state", opts{"filename": fdset(set.ID), "live": false}, nil)
+	err = vm.monitor.Execute(ctx, "xen-save-devices-state", opts{"filename": fdset(set.ID), "live": false}, nil)
+	return orNoRoom(err, path)
+}
+
+// devicesRoom is what the state of all devices takes, in bytes: a third of it.
+const devicesRoom = 1 << 20
+
+// orNoRoom returns an error of QEMU's, which does not say why it could not write a file, or
+// that there is no room for it.
+func orNoRoom(err error, path string) error {
+	var st unix.Statfs_t
+	if err == nil || unix.Statfs(filepath.Dir(path), &st) != nil || uint64(st.Bavail)*uint64(st.Bsize) >= devicesRoom {
+		return err
+	}
+	return &os.PathError{Op: "write", Path: path, Err: unix.ENOSPC}
 }
 
 // takeBack has QEMU close the files that saveDevices has lent it. Up to QEMU 9.0 it does

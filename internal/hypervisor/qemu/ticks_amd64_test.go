@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"math"
+	"sync/atomic"
 	"testing"
 )
 
@@ -11,16 +12,11 @@ func TestTickRate(t *testing.T) {
 	if first == 0 {
 		t.Fatal("it cannot be found out")
 	}
-	busy := make(chan struct{})
-	defer close(busy)
+	var over atomic.Bool
+	defer over.Store(true)
 	for range 8 {
 		go func() {
-			for {
-				select {
-				case <-busy:
-					return
-				default:
-				}
+			for !over.Load() { // keep the processors busy
 			}
 		}()
 	}
