@@ -85,11 +85,12 @@ var layers = map[string][]string{
 	// connections are accepted.
 	"internal/guestapi":                {},
 	"internal/hint":                    {},
-	"internal/guest":                   {"internal/guest/account", "internal/guest/door", "internal/guest/outbox", "internal/guest/process", "internal/guest/publish", "internal/guest/sshd", "internal/guestapi", "internal/ext4", "internal/accept"},
+	"internal/guest":                   {"internal/guest/account", "internal/guest/door", "internal/guest/front", "internal/guest/outbox", "internal/guest/process", "internal/guest/publish", "internal/guest/sshd", "internal/guestapi", "internal/ext4", "internal/accept"},
 	"internal/guest/publish":           {"internal/guest/outbox", "internal/guest/process", "internal/guestapi"},
 	"internal/guest/outbox":            {"internal/guestapi"},
 	"internal/guest/outbox/outboxtest": {"internal/guest/outbox", "internal/guestapi"},
 	"internal/guest/sshd":              {"internal/guest/account", "internal/guest/door", "internal/guest/process", "internal/guestapi", "internal/accept"},
+	"internal/guest/front":             {"internal/guest/door", "internal/guestapi"},
 	"internal/guest/door":              {"internal/accept"},
 	"internal/guest/account":           {},
 	"internal/guest/process":           {},

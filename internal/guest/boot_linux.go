@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hyve-vm/hyve/internal/guest/account"
+	"github.com/hyve-vm/hyve/internal/guest/door"
+	"github.com/hyve-vm/hyve/internal/guest/front"
 	"github.com/hyve-vm/hyve/internal/guest/outbox"
 	"github.com/hyve-vm/hyve/internal/guest/process"
 	"github.com/hyve-vm/hyve/internal/guest/publish"
@@ -104,7 +106,7 @@ func newGuest() (g *guest, ctx context.Context, end context.CancelFunc) {
 		reaper: r, out: out, ctx: ctx,
 		power:      make(chan guestapi.PowerOff, 1),
 		configured: make(chan struct{}),
-		front:      newFront(dockerSocket, out.Logf),
+		front:      front.New(dockerSocket, out.Logf),
 		ports:      publish.NewPorts(out),
 	}
 	g.engine = newEngine(r, g.front, g.ports, out, g.phase, g.fail)
@@ -117,7 +119,7 @@ func newGuest() (g *guest, ctx context.Context, end context.CancelFunc) {
 
 // followListeners publishes what listens in the guest's own network.
 func (g *guest) followListeners() {
-	follower := &publish.Follower{Ports: g.ports, Reaper: g.reaper, Out: g.out, Cgroup: cgroupRoot, FrontPort: g.front.otherPort, Card: func() netip.Addr {
+	follower := &publish.Follower{Ports: g.ports, Reaper: g.reaper, Out: g.out, Cgroup: cgroupRoot, FrontPort: g.front.OtherPort, Card: func() netip.Addr {
 		id, _ := g.identity.now.get()
 		prefix, _ := netip.ParsePrefix(id.Network.Address)
 		return prefix.Addr()
@@ -230,10 +232,10 @@ func (g *guest) openDoors() error {
 		return err
 	}
 	for port, serve := range map[uint16]func(net.Listener){
-		guestapi.EnginePort: g.front.serve,
+		guestapi.EnginePort: g.front.Serve,
 		guestapi.SSHPort:    g.ssh.Serve,
 	} {
-		l, err := listenTCP(g.ctx, port)
+		l, err := door.Listen(g.ctx, port)
 		if err != nil {
 			return err
 		}

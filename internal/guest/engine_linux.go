@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hyve-vm/hyve/internal/guest/front"
 	"github.com/hyve-vm/hyve/internal/guest/outbox"
 	"github.com/hyve-vm/hyve/internal/guest/process"
 	"github.com/hyve-vm/hyve/internal/guest/publish"
@@ -37,7 +38,7 @@ const (
 // An engine is containerd and dockerd with what they are told.
 type engine struct {
 	reaper     *process.Reaper
-	front      *front
+	front      *front.Front
 	out        *outbox.Outbox
 	phase      func(string)
 	fail       func(string, error)
@@ -67,7 +68,7 @@ func (a launchState) equal(b launchState) bool {
 	return a.cas == b.cas && maps.Equal(a.proxies, b.proxies)
 }
 
-func newEngine(r *process.Reaper, f *front, published *publish.Ports, out *outbox.Outbox, phase func(string), fail func(string, error)) *engine {
+func newEngine(r *process.Reaper, f *front.Front, published *publish.Ports, out *outbox.Outbox, phase func(string), fail func(string, error)) *engine {
 	e := &engine{reaper: r, front: f, out: out, phase: phase, fail: fail}
 	env := []string{process.Path, "HOME=/root", "LANG=C.UTF-8"}
 	if known, ok := os.LookupEnv("GODEBUG"); ok {
@@ -142,7 +143,7 @@ func (e *engine) prepare(id guestapi.Identity) error {
 	// starts without it.
 	p, err := readProfile(e.reaper, profilePath)
 	if err == nil {
-		err = errors.Join(e.front.addCerts(p.ca, p.cert, p.key), e.front.addPort(p.port))
+		err = errors.Join(e.front.AddCerts(p.ca, p.cert, p.key), e.front.AddPort(p.port))
 	}
 	if err != nil {
 		e.out.Logf("%v", err)

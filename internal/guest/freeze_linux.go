@@ -56,7 +56,7 @@ func (g *guest) freeze(how guestapi.Freeze) error {
 	if err := freezeFS(fiFreeze); err != nil {
 		return err
 	}
-	g.front.shut()
+	g.front.Shut()
 	g.frozen = true
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hyve-vm/hyve/internal/guest/front"
 	"github.com/hyve-vm/hyve/internal/guest/outbox"
 	"github.com/hyve-vm/hyve/internal/guest/process"
 	"github.com/hyve-vm/hyve/internal/guest/publish"
@@ -41,7 +42,7 @@ type guest struct {
 	clock    clock
 	identity identity
 	engine   *engine
-	front    *front
+	front    *front.Front
 	ssh      *sshd.Server
 	ports    *publish.Ports
 
@@ -164,7 +165,7 @@ func (g *guest) handle(req guestapi.Request) {
 	case req.Unfreeze != nil:
 		g.reply(req.ID, func() error {
 			g.unfreeze()
-			g.front.open() // it is who it was
+			g.front.Open() // it is who it was
 			return g.memory.start()
 		})
 	case req.Usage != nil:

@@ -50,7 +50,7 @@ func (g *guest) applyIdentity(id guestapi.Identity) error {
 			return errors.Join(writeChanged("/etc/resolv.conf", []byte(resolvConf(id.Network.Gateway, id.Surroundings)), 0o644),
 				applyZone("/etc", id.Surroundings.Zone))
 		},
-		func() error { return g.front.identify(id) },
+		func() error { return g.front.Identify(id) },
 		func() error { return g.ssh.Identify(id) },
 	))
 	g.identity.now.set(id)

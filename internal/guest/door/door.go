@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,7 +29,7 @@ const (
 // refusalPause is how often a door logs that it refuses somebody: strangers bring it about.
 const refusalPause = 10 * time.Second
 
-// A door lets clients in that show who they are.
+// A Door lets clients in that show who they are.
 type Door struct {
 	patience    time.Duration // how long it may take to find out who somebody is
 	others, own *accept.Budget
@@ -43,6 +44,17 @@ type Door struct {
 // New returns a door at which a client may take that long to show who it is.
 func New(patience time.Duration, logf func(string, ...any)) *Door {
 	return &Door{patience: patience, log: logf, others: accept.NewBudget(maxStartups, startupsShare), own: accept.NewBudget(ownStartups, ownStartups)}
+}
+
+// Listen listens on a TCP port of every address of the guest.
+func Listen(ctx context.Context, port uint16) (net.Listener, error) {
+	var plain net.ListenConfig
+	plain.SetMultipathTCP(false) // there is one path
+	l, err := plain.Listen(ctx, "tcp4", net.JoinHostPort("0.0.0.0", strconv.Itoa(int(port))))
+	if err != nil {
+		return nil, fmt.Errorf("listening on port %d: %w", port, err)
+	}
+	return l, nil
 }
 
 // SetHost says by which address hyve's own sockets come.

@@ -1,6 +1,4 @@
-//go:build linux
-
-package guest
+package front
 
 import (
 	"bufio"
@@ -18,7 +16,7 @@ import (
 )
 
 // startFront starts a front before an engine that handle plays.
-func startFront(t *testing.T, pki *testPKI, handle func(*net.UnixConn)) (f *front, address string) {
+func startFront(t *testing.T, pki *testPKI, handle func(*net.UnixConn)) (f *Front, address string) {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "docker.sock")
 	engine, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
@@ -35,8 +33,8 @@ func startFront(t *testing.T, pki *testPKI, handle func(*net.UnixConn)) (f *fron
 			go handle(conn)
 		}
 	}()
-	f = newFront(socket, t.Logf)
-	if err := f.identify(pki.identity("first")); err != nil {
+	f = New(socket, t.Logf)
+	if err := f.Identify(pki.identity("first")); err != nil {
 		t.Fatal(err)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -44,7 +42,7 @@ func startFront(t *testing.T, pki *testPKI, handle func(*net.UnixConn)) (f *fron
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	go f.serve(l)
+	go f.Serve(l)
 	return f, l.Addr().String()
 }
 
@@ -211,7 +209,7 @@ func TestFrontLetsIn(t *testing.T) {
 			t.Errorf("%s: %q", name, got)
 		}
 	}
-	if err := f.identify(other.identity("first")); err != nil {
+	if err := f.Identify(other.identity("first")); err != nil {
 		t.Fatal(err)
 	}
 	if got := read(other, other.client); !strings.HasPrefix(got, "GET /x") {
@@ -222,7 +220,7 @@ func TestFrontLetsIn(t *testing.T) {
 	}
 	bad := pki.identity("first")
 	bad.CA = "none"
-	if f.identify(bad) == nil {
+	if f.Identify(bad) == nil {
 		t.Error("an identity without a CA is taken")
 	}
 	if conn, err := net.Dial("tcp", address); err == nil { // no plain TCP
@@ -262,10 +260,10 @@ func TestFrontWaitsForIdentity(t *testing.T) {
 		client *testPKI
 		end    func() error
 	}{
-		{"another", other, func() error { return f.identify(other.identity("first")) }},
-		{"itself", other, func() error { f.open(); return nil }},
+		{"another", other, func() error { return f.Identify(other.identity("first")) }},
+		{"itself", other, func() error { f.Open(); return nil }},
 	} {
-		f.shut()
+		f.Shut()
 		heard := dial(test.client)
 		for !waits() {
 			time.Sleep(time.Millisecond)
@@ -280,7 +278,7 @@ func TestFrontWaitsForIdentity(t *testing.T) {
 			t.Errorf("%s: %q", test.name, got)
 		}
 	}
-	f.shut()
+	f.Shut()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := f.await(ctx); err == nil {
@@ -341,7 +339,7 @@ func TestFrontForgetsSessions(t *testing.T) {
 	if !resumes() {
 		t.Error("a session is not resumed")
 	}
-	if err := f.identify(pki.identity("first")); err != nil {
+	if err := f.Identify(pki.identity("first")); err != nil {
 		t.Fatal(err)
 	}
 	if resumes() {
@@ -362,7 +360,7 @@ func TestFrontAtAnotherPort(t *testing.T) {
 		return uint16(l.Addr().(*net.TCPAddr).Port), l.Addr().String()
 	}
 	one, first := free()
-	if err := f.addPort(one); err != nil {
+	if err := f.AddPort(one); err != nil {
 		t.Fatal(err)
 	}
 	conn, err := dialFront(first, pki, pki.client)
@@ -379,7 +377,7 @@ func TestFrontAtAnotherPort(t *testing.T) {
 	}
 	other, second := free()
 	for _, port := range []uint16{one, other, other} { // said again, it stays
-		if err := f.addPort(port); err != nil {
+		if err := f.AddPort(port); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -387,7 +385,7 @@ func TestFrontAtAnotherPort(t *testing.T) {
 		conn.Close()
 		t.Error("the port before still answers")
 	}
-	if err := f.addPort(0); err != nil {
+	if err := f.AddPort(0); err != nil {
 		t.Fatal(err)
 	}
 	if conn, err := net.Dial("tcp", second); err == nil {

@@ -1,6 +1,4 @@
-//go:build linux
-
-package guest
+package front
 
 import (
 	"crypto/ecdsa"

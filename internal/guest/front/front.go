@@ -1,4 +1,6 @@
-package guest
+// Package front is the door of the guest's engine on the network: mutual TLS, and behind it
+// the engine's own socket.
+package front
 
 import (
 	"bufio"
@@ -12,7 +14,6 @@ import (
 	"io"
 	"net"
 	"regexp"
-	"strconv"
 	"sync"
 	"time"
 
@@ -26,11 +27,11 @@ const (
 	copyBuffer       = 128 << 10 // bytes a direction of a connection
 )
 
-// A front is the engine's door on the network: mutual TLS, and behind it the
+// A Front is the engine's door on the network: mutual TLS, and behind it the
 // engine's own socket. The certificate is picked per connection, so that the
 // machine's identity can change under a running engine. Who comes before there is an
 // identity waits for it.
-type front struct {
+type Front struct {
 	socket  string
 	door    *door.Door
 	buffers sync.Pool
@@ -43,15 +44,17 @@ type front struct {
 	alsoPort    uint16
 }
 
-func newFront(socket string, logf func(string, ...any)) *front {
-	return &front{socket: socket, door: door.New(handshakeTimeout, logf), buffers: sync.Pool{New: func() any {
+// New returns the front of the engine that listens at that socket. It lets nobody in before
+// Identify.
+func New(socket string, logf func(string, ...any)) *Front {
+	return &Front{socket: socket, door: door.New(handshakeTimeout, logf), buffers: sync.Pool{New: func() any {
 		b := make([]byte, copyBuffer)
 		return &b
 	}}}
 }
 
-// identify makes new connections see that identity.
-func (f *front) identify(id guestapi.Identity) error {
+// Identify makes new connections see that identity.
+func (f *Front) Identify(id guestapi.Identity) error {
 	own, err := readCertSet(id.CA, id.ServerCert, id.ServerKey)
 	if err != nil {
 		return err
@@ -64,10 +67,10 @@ func (f *front) identify(id guestapi.Identity) error {
 	return nil
 }
 
-// addCerts makes the front answer for a second set of certificates, which
+// AddCerts makes the front answer for a second set of certificates, which
 // docker-machine has put into the guest. A client that names the machine sees
 // the identity's, any other this one. Empty texts take it back.
-func (f *front) addCerts(ca, cert, key string) error {
+func (f *Front) AddCerts(ca, cert, key string) error {
 	var second *certSet
 	if ca != "" {
 		var err error
@@ -82,9 +85,9 @@ func (f *front) addCerts(ca, cert, key string) error {
 	return nil
 }
 
-// addPort makes the front answer at another port, too, where docker-machine looks for the
+// AddPort makes the front answer at another port, too, where docker-machine looks for the
 // engine when it knows the machine by a forwarded port. 0 takes it back.
-func (f *front) addPort(port uint16) error {
+func (f *Front) AddPort(port uint16) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if port == guestapi.EnginePort {
@@ -100,31 +103,20 @@ func (f *front) addPort(port uint16) error {
 	if port == 0 {
 		return nil
 	}
-	l, err := listenTCP(context.Background(), port)
+	l, err := door.Listen(context.Background(), port)
 	if err != nil {
 		return err
 	}
 	f.also, f.alsoPort = l, port
-	go f.serve(l)
+	go f.Serve(l)
 	return nil
 }
 
-// otherPort is the port of addPort, or 0.
-func (f *front) otherPort() uint16 {
+// OtherPort is the port of AddPort, or 0.
+func (f *Front) OtherPort() uint16 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.alsoPort
-}
-
-// listenTCP listens on a port of every address of the guest.
-func listenTCP(ctx context.Context, port uint16) (net.Listener, error) {
-	var plain net.ListenConfig
-	plain.SetMultipathTCP(false) // there is one path
-	l, err := plain.Listen(ctx, "tcp4", net.JoinHostPort("0.0.0.0", strconv.Itoa(int(port))))
-	if err != nil {
-		return nil, fmt.Errorf("listening on port %d: %w", port, err)
-	}
-	return l, nil
 }
 
 // A certSet is what the front shows its clients, and who they may be.
@@ -145,7 +137,7 @@ func readCertSet(ca, cert, key string) (*certSet, error) {
 }
 
 // rebuild makes the configuration of new connections. The caller holds mu.
-func (f *front) rebuild() {
+func (f *Front) rebuild() {
 	if f.own == nil {
 		return // nobody is let in before the machine has its identity
 	}
@@ -175,23 +167,23 @@ func (f *front) rebuild() {
 	}
 }
 
-// shut has new connections wait until there is an identity again: of a frozen machine
+// Shut has new connections wait until there is an identity again: of a frozen machine
 // nobody knows who it will be.
-func (f *front) shut() {
+func (f *Front) Shut() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.config = nil
 }
 
-// open ends that, with the identity that there was.
-func (f *front) open() {
+// Open ends that, with the identity that there was.
+func (f *Front) Open() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.rebuild()
 }
 
 // await returns the configuration of a new connection, once there is one.
-func (f *front) await(ctx context.Context) (*tls.Config, error) {
+func (f *Front) await(ctx context.Context) (*tls.Config, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for f.config == nil {
@@ -212,15 +204,15 @@ func (f *front) await(ctx context.Context) (*tls.Config, error) {
 	return f.config, nil
 }
 
-// serve accepts connections until l is closed.
-func (f *front) serve(l net.Listener) { f.door.Serve(l, f.handle) }
+// Serve accepts connections until l is closed.
+func (f *Front) Serve(l net.Listener) { f.door.Serve(l, f.handle) }
 
 // oldVersion is a request that docker-machine's "ls" makes of every engine, in a
 // version of the API that engines no longer speak.
 var oldVersion = regexp.MustCompile(`^GET /v1\.1[0-9]/version `)
 
 // handle lets a client in.
-func (f *front) handle(conn net.Conn) (serve func()) {
+func (f *Front) handle(conn net.Conn) (serve func()) {
 	client := tls.Server(conn, &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		return f.await(hello.Context())
 	}})
@@ -252,7 +244,7 @@ func hangUp(conn net.Conn) {
 }
 
 // joinEngine joins a client to the engine.
-func (f *front) joinEngine(client *tls.Conn) {
+func (f *Front) joinEngine(client *tls.Conn) {
 	defer client.Close()
 	fromClient := rewriteOldVersion(client)
 	server, err := net.Dial("unix", f.socket)
