@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hyve-vm/hyve/internal/guest/mount"
 )
 
 // binfmtDir is where binfmt_misc is mounted.
@@ -18,8 +20,8 @@ const binfmtDir = "/proc/sys/fs/binfmt_misc"
 // one, and by one that says so elsewhere. Whoever registers another one later is asked
 // first.
 func registerFormats() error {
-	m := mountPoint{source: "binfmt_misc", target: binfmtDir, fstype: "binfmt_misc", flags: sysOnly}
-	if err := m.mount(); err != nil {
+	m := mount.Point{Source: "binfmt_misc", Target: binfmtDir, FSType: "binfmt_misc", Flags: sysOnly}
+	if err := m.Mount(); err != nil {
 		return err
 	}
 	native := nativePlatforms(runtime.GOARCH)

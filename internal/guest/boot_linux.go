@@ -16,6 +16,7 @@ import (
 	"github.com/hyve-vm/hyve/internal/guest/account"
 	"github.com/hyve-vm/hyve/internal/guest/door"
 	"github.com/hyve-vm/hyve/internal/guest/front"
+	"github.com/hyve-vm/hyve/internal/guest/mount"
 	"github.com/hyve-vm/hyve/internal/guest/outbox"
 	"github.com/hyve-vm/hyve/internal/guest/process"
 	"github.com/hyve-vm/hyve/internal/guest/publish"
@@ -50,7 +51,7 @@ func Boot() {
 		}
 	}
 	g.phase(guestapi.PhaseInit)
-	step(guestapi.PhaseInit, mountAll(firstMounts))
+	step(guestapi.PhaseInit, mount.All(firstMounts))
 	step(guestapi.PhaseInit, g.watch())
 	g.spawn(func() { g.awaitPower(end) })
 
@@ -167,7 +168,7 @@ func (g *guest) connect(ctx context.Context) error {
 
 // setUpSystem makes of the entered root a system on which services can run.
 func (g *guest) setUpSystem() error {
-	if err := mountAll(systemMounts); err != nil {
+	if err := mount.All(systemMounts); err != nil {
 		return err
 	}
 	for link, target := range map[string]string{
@@ -200,18 +201,6 @@ func (g *guest) setUpSystem() error {
 	}
 	g.note(errors.Join(g.hostAddress.Attach(cgroupRoot), publish.KeepOffDoors(cgroupHyve+"/dockerd")))
 	return nil
-}
-
-// setUpDisk mounts the data disk and starts containerd, which needs no more.
-func (g *guest) setUpDisk(ctx context.Context) error {
-	if err := mountData(ctx, g.devices, g.reaper, g.out.Logf); err != nil {
-		return err
-	}
-	if driver := removedDriver("/var/lib/docker"); driver != "" {
-		g.out.Put(guestapi.Event{Unreadable: &guestapi.Unreadable{Driver: guestapi.NewText(driver)}})
-	}
-	g.phase(guestapi.PhaseDisk)
-	return g.engine.startContainerd(g.ctx)
 }
 
 // awaitIdentity waits for the host's configuration, for as long as it takes: a

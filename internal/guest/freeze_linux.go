@@ -15,13 +15,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hyve-vm/hyve/internal/guest/datadisk"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
 // restartsFile lists, one a line, the containers that the next start, be it a thaw or
 // a boot, is to start: those that a freeze has stopped, which dockerd takes for stopped
 // by their user, and those that dockerd would start when it starts.
-const restartsFile = dataDir + "/var/lib/hyve/restarts"
+const restartsFile = datadisk.Dir + "/var/lib/hyve/restarts"
 
 // stopGrace is what containers get between SIGTERM and SIGKILL where nobody says
 // otherwise: dockerd's own at its shutdown.
@@ -53,7 +54,7 @@ func (g *guest) freeze(how guestapi.Freeze) error {
 	}
 	g.note(errors.Join(keepShared(), g.memory.pause()))
 	// The file system is clean on the disk then, with nothing in its journal.
-	if err := freezeFS(fiFreeze); err != nil {
+	if err := datadisk.Freeze(); err != nil {
 		return err
 	}
 	g.front.Shut()
@@ -154,25 +155,6 @@ func wipe(size int) error {
 	return nil
 }
 
-// The requests by which a file system holds back every write, FIFREEZE and FITHAW
-// of linux/fs.h.
-const (
-	fiFreeze = 0xc0045877
-	fiThaw   = 0xc0045878
-)
-
-func freezeFS(request uint) error {
-	dir, err := os.Open(dataDir)
-	if err != nil {
-		return fmt.Errorf("freezing the file system: %w", err)
-	}
-	defer dir.Close()
-	if err := ioctlBytes(dir.Fd(), uintptr(request), make([]byte, 4)); err != nil {
-		return fmt.Errorf("freezing the file system: %w", err)
-	}
-	return nil
-}
-
 // unfreeze lets a machine go on that was made ready for a freeze, or still is, be it
 // that it was thawed or that nothing came of it.
 func (g *guest) unfreeze() {
@@ -180,7 +162,7 @@ func (g *guest) unfreeze() {
 	defer g.freezing.Unlock()
 	if g.frozen {
 		g.frozen = false
-		g.note(freezeFS(fiThaw))
+		g.note(datadisk.Thaw())
 	}
 }
 

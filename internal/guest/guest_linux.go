@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hyve-vm/hyve/internal/guest/datadisk"
 	"github.com/hyve-vm/hyve/internal/guest/front"
 	"github.com/hyve-vm/hyve/internal/guest/outbox"
 	"github.com/hyve-vm/hyve/internal/guest/process"
@@ -174,7 +175,7 @@ func (g *guest) handle(req guestapi.Request) {
 			return guestapi.Reply{Usage: &usage}, err
 		})
 	case req.Sync != nil:
-		g.reply(req.ID, syncDisk)
+		g.reply(req.ID, datadisk.Sync)
 	case req.Grow != nil:
 		g.reply(req.ID, func() error { return g.growData(req.Grow.Size) })
 	case req.Examine != nil:

@@ -2,24 +2,15 @@ package guest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hyve-vm/hyve/internal/guest/mount"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
-
-// A mountPoint is one line of what would be fstab.
-type mountPoint struct {
-	source, target, fstype string
-	flags                  uintptr
-	data                   string
-	// optional: a kernel without it makes a lesser machine, but makes one.
-	optional bool
-}
 
 const (
 	noSuid  = unix.MS_NOSUID
@@ -30,49 +21,27 @@ const (
 
 // firstMounts are what the first steps need, made in the initramfs and moved
 // along into the root.
-var firstMounts = []mountPoint{
-	{source: "proc", target: "/proc", fstype: "proc", flags: sysOnly},
-	{source: "sysfs", target: "/sys", fstype: "sysfs", flags: sysOnly},
-	{source: "dev", target: "/dev", fstype: "devtmpfs", flags: noSuid, data: "mode=0755"},
+var firstMounts = []mount.Point{
+	{Source: "proc", Target: "/proc", FSType: "proc", Flags: sysOnly},
+	{Source: "sysfs", Target: "/sys", FSType: "sysfs", Flags: sysOnly},
+	{Source: "dev", Target: "/dev", FSType: "devtmpfs", Flags: noSuid, Data: "mode=0755"},
 }
 
 // systemMounts are what a Linux system has besides, once its root is there. The
 // gid of a terminal is that of group tty.
-var systemMounts = []mountPoint{
-	{source: "tmpfs", target: "/run", fstype: "tmpfs", flags: noSuid | noDev, data: "mode=0755"},
-	{source: "tmpfs", target: "/tmp", fstype: "tmpfs", flags: noSuid | noDev, data: "mode=1777"},
-	{source: "devpts", target: "/dev/pts", fstype: "devpts", flags: noSuid | noExec, data: "gid=5,mode=0620,ptmxmode=0666"},
-	{source: "shm", target: "/dev/shm", fstype: "tmpfs", flags: noSuid | noDev, data: "mode=1777"},
-	{source: "mqueue", target: "/dev/mqueue", fstype: "mqueue", flags: sysOnly, optional: true},
-	{source: "cgroup2", target: "/sys/fs/cgroup", fstype: "cgroup2", flags: sysOnly, data: "nsdelegate,memory_recursiveprot"},
-	{source: "securityfs", target: "/sys/kernel/security", fstype: "securityfs", flags: sysOnly, optional: true},
-	{source: "bpf", target: "/sys/fs/bpf", fstype: "bpf", flags: sysOnly, data: "mode=0700", optional: true},
-	{source: "tracefs", target: "/sys/kernel/tracing", fstype: "tracefs", flags: sysOnly, optional: true},
-	{source: "fusectl", target: "/sys/fs/fuse/connections", fstype: "fusectl", flags: sysOnly, optional: true},
-	{source: "hugetlbfs", target: "/dev/hugepages", fstype: "hugetlbfs", flags: noSuid | noDev, optional: true},
-	{source: "debugfs", target: "/sys/kernel/debug", fstype: "debugfs", flags: sysOnly, optional: true},
-}
-
-// mountAll makes the mounts in order and returns the errors of those that are
-// not optional.
-func mountAll(mounts []mountPoint) error {
-	var errs []error
-	for _, m := range mounts {
-		if err := m.mount(); err != nil && !m.optional {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (m mountPoint) mount() error {
-	if err := os.MkdirAll(m.target, 0o755); err != nil {
-		return fmt.Errorf("mounting %s: %w", m.target, err)
-	}
-	if err := unix.Mount(m.source, m.target, m.fstype, m.flags, m.data); err != nil {
-		return fmt.Errorf("mounting %s (%s): %w", m.target, m.fstype, err)
-	}
-	return nil
+var systemMounts = []mount.Point{
+	{Source: "tmpfs", Target: "/run", FSType: "tmpfs", Flags: noSuid | noDev, Data: "mode=0755"},
+	{Source: "tmpfs", Target: "/tmp", FSType: "tmpfs", Flags: noSuid | noDev, Data: "mode=1777"},
+	{Source: "devpts", Target: "/dev/pts", FSType: "devpts", Flags: noSuid | noExec, Data: "gid=5,mode=0620,ptmxmode=0666"},
+	{Source: "shm", Target: "/dev/shm", FSType: "tmpfs", Flags: noSuid | noDev, Data: "mode=1777"},
+	{Source: "mqueue", Target: "/dev/mqueue", FSType: "mqueue", Flags: sysOnly, Optional: true},
+	{Source: "cgroup2", Target: "/sys/fs/cgroup", FSType: "cgroup2", Flags: sysOnly, Data: "nsdelegate,memory_recursiveprot"},
+	{Source: "securityfs", Target: "/sys/kernel/security", FSType: "securityfs", Flags: sysOnly, Optional: true},
+	{Source: "bpf", Target: "/sys/fs/bpf", FSType: "bpf", Flags: sysOnly, Data: "mode=0700", Optional: true},
+	{Source: "tracefs", Target: "/sys/kernel/tracing", FSType: "tracefs", Flags: sysOnly, Optional: true},
+	{Source: "fusectl", Target: "/sys/fs/fuse/connections", FSType: "fusectl", Flags: sysOnly, Optional: true},
+	{Source: "hugetlbfs", Target: "/dev/hugepages", FSType: "hugetlbfs", Flags: noSuid | noDev, Optional: true},
+	{Source: "debugfs", Target: "/sys/kernel/debug", FSType: "debugfs", Flags: sysOnly, Optional: true},
 }
 
 // Where the parts of the root live in the initramfs until it is entered.
@@ -89,9 +58,9 @@ func enterRoot(ctx context.Context, d *devices) error {
 	if err != nil {
 		return err
 	}
-	err = mountAll([]mountPoint{
-		{source: "/dev/" + disk, target: lowerDir, fstype: "erofs", flags: unix.MS_RDONLY},
-		{source: "tmpfs", target: upperDir, fstype: "tmpfs", data: "mode=0755"},
+	err = mount.All([]mount.Point{
+		{Source: "/dev/" + disk, Target: lowerDir, FSType: "erofs", Flags: unix.MS_RDONLY},
+		{Source: "tmpfs", Target: upperDir, FSType: "tmpfs", Data: "mode=0755"},
 	})
 	if err != nil {
 		return err
@@ -102,7 +71,7 @@ func enterRoot(ctx context.Context, d *devices) error {
 		}
 	}
 	layers := fmt.Sprintf("lowerdir=%s,upperdir=%s/data,workdir=%s/work", lowerDir, upperDir, upperDir)
-	if err := (mountPoint{source: "overlay", target: newRoot, fstype: "overlay", data: layers}).mount(); err != nil {
+	if err := (mount.Point{Source: "overlay", Target: newRoot, FSType: "overlay", Data: layers}).Mount(); err != nil {
 		return err
 	}
 	if err := guardPrograms(lowerDir, newRoot); err != nil {
@@ -139,11 +108,11 @@ func switchRoot() error {
 	}
 	defer old.Close()
 	for _, m := range firstMounts {
-		if err := os.MkdirAll(newRoot+m.target, 0o755); err != nil {
+		if err := os.MkdirAll(newRoot+m.Target, 0o755); err != nil {
 			return fmt.Errorf("entering the root: %w", err)
 		}
-		if err := unix.Mount(m.target, newRoot+m.target, "", unix.MS_MOVE, ""); err != nil {
-			return fmt.Errorf("moving %s into the root: %w", m.target, err)
+		if err := unix.Mount(m.Target, newRoot+m.Target, "", unix.MS_MOVE, ""); err != nil {
+			return fmt.Errorf("moving %s into the root: %w", m.Target, err)
 		}
 	}
 	if err := unix.Chdir(newRoot); err != nil {

@@ -3,6 +3,7 @@ package guest
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/hyve-vm/hyve/internal/guest/ioctl"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -165,13 +167,13 @@ func addEntropy(seed []byte) error {
 	defer f.Close()
 	// struct rand_pool_info: the credit in bits, the length in bytes, the bytes.
 	info := make([]byte, 8, 8+len(seed))
-	nativeEndian.PutUint32(info[0:], uint32(len(seed)*8))
-	nativeEndian.PutUint32(info[4:], uint32(len(seed)))
+	binary.NativeEndian.PutUint32(info[0:], uint32(len(seed)*8))
+	binary.NativeEndian.PutUint32(info[4:], uint32(len(seed)))
 	info = append(info, seed...)
-	if err := ioctlBytes(f.Fd(), unix.RNDADDENTROPY, info); err != nil {
+	if err := ioctl.Call(f.Fd(), unix.RNDADDENTROPY, info); err != nil {
 		return fmt.Errorf("seeding the random generator: %w", err)
 	}
-	if err := ioctlBytes(f.Fd(), unix.RNDRESEEDCRNG, nil); err != nil {
+	if err := ioctl.Call(f.Fd(), unix.RNDRESEEDCRNG, nil); err != nil {
 		return fmt.Errorf("reseeding the random generator: %w", err)
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hyve-vm/hyve/internal/guest/datadisk"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -49,7 +50,7 @@ func (g *guest) powerOff(p guestapi.PowerOff) {
 	g.reaper.KillAll(killGrace)
 	g.note(forgetDefaultBridge(networkStore))
 	unix.Sync()
-	g.note(unmountAll())
+	g.note(datadisk.Unmount())
 	g.out.Put(guestapi.Event{PowerOff: &p})
 	g.out.Flush(flushTimeout)
 	how := unix.LINUX_REBOOT_CMD_POWER_OFF
@@ -58,46 +59,6 @@ func (g *guest) powerOff(p guestapi.PowerOff) {
 	}
 	unix.Reboot(how)
 	select {} // the kernel takes a moment
-}
-
-// unmountAll unmounts what lies on the data disk, last mounted first, and the
-// disk itself, so that its file system is clean.
-func unmountAll() error {
-	b, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return fmt.Errorf("unmounting: %w", err)
-	}
-	targets := mountTargets(string(b))
-	for i := len(targets) - 1; i >= 0; i-- {
-		if t := targets[i]; strings.HasPrefix(t, "/var/lib/") || strings.HasPrefix(t, "/run/") || strings.HasPrefix(t, dataDir+"/") {
-			unix.Unmount(t, 0)
-		}
-	}
-	if !exists(dataDir) {
-		return nil // the end came before the disk
-	}
-	err = unix.Unmount(dataDir, 0)
-	if err == nil || err == unix.EINVAL { // EINVAL: not mounted
-		return nil
-	}
-	// Something holds on to it: read-only it is clean all the same.
-	if unix.Mount("", dataDir, "", unix.MS_REMOUNT|unix.MS_RDONLY, "") == nil {
-		return nil
-	}
-	return fmt.Errorf("unmounting the data disk: %w", err)
-}
-
-// mountTargets returns the mount points in the text of /proc/self/mountinfo, in
-// the order in which they were made.
-func mountTargets(info string) []string {
-	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
-	var targets []string
-	for line := range strings.Lines(info) {
-		if fields := strings.Fields(line); len(fields) > 4 {
-			targets = append(targets, unescape.Replace(fields[4]))
-		}
-	}
-	return targets
 }
 
 // watchPowerButton takes a press of the ACPI power button, which is how a

@@ -30,15 +30,6 @@ func TestCommandLine(t *testing.T) {
 	}
 }
 
-func TestMountTargets(t *testing.T) {
-	info := "22 1 0:20 / / rw shared:1 - overlay overlay rw\n" +
-		`30 22 254:16 / /mnt/data rw - ext4 /dev/vdb rw` + "\n" +
-		`31 30 254:16 /x /var/lib/a\040b\134 rw - ext4 /dev/vdb rw` + "\nshort\n"
-	if got := mountTargets(info); !slices.Equal(got, []string{"/", "/mnt/data", `/var/lib/a b\`}) {
-		t.Errorf("mountTargets = %q", got)
-	}
-}
-
 func TestHostsFile(t *testing.T) {
 	if got := hostsFile("m", "192.168.127.2/24"); !strings.HasSuffix(got, "\n192.168.127.2\tm\n") {
 		t.Errorf("hostsFile = %q", got)

@@ -9,8 +9,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/hyve-vm/hyve/internal/guest/process"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
@@ -37,40 +35,6 @@ func (g *guest) followKernelLog() {
 		}
 		if kill, ok := parseOOMKill(string(buf[:n])); ok {
 			g.out.Put(guestapi.Event{OutOfMemory: &guestapi.OutOfMemory{Process: guestapi.NewText(kill.process), Cgroup: guestapi.NewText(kill.cgroup)}})
-		}
-	}
-}
-
-// diskInterval is how often the data disk's room is looked at. The kernel tells
-// nobody when a file system fills up; a statfs twice a minute costs nothing.
-const diskInterval = 30 * time.Second
-
-// diskRoom is the room that the data disk needs, in bytes: a tenth of the disk,
-// and no more than half a gigabyte.
-func diskRoom(size int64) int64 { return min(size/10, 512<<20) }
-
-// watchDisk tells the host when the data disk runs full, and when that is over.
-func (g *guest) watchDisk() {
-	tick := time.NewTicker(diskInterval)
-	defer tick.Stop()
-	told := false
-	for {
-		var st unix.Statfs_t
-		if unix.Statfs(dataDir, &st) == nil {
-			free, room := int64(st.Bavail)*st.Bsize, diskRoom(int64(st.Blocks)*st.Bsize)
-			switch {
-			case free < room && !told:
-				told = true
-				g.out.Put(guestapi.Event{DiskFull: &guestapi.DiskFull{FreeBytes: free}})
-			case free > room+room/4 && told:
-				told = false
-				g.out.Put(guestapi.Event{DiskFull: &guestapi.DiskFull{FreeBytes: free, Over: true}})
-			}
-		}
-		select {
-		case <-tick.C:
-		case <-g.ctx.Done():
-			return
 		}
 	}
 }

@@ -1,4 +1,6 @@
-package guest
+// Package datadisk finds out what is on the machine's data disk, makes and mends its file
+// system, and mounts it.
+package datadisk
 
 import (
 	"bytes"
@@ -82,9 +84,9 @@ var removedDrivers = []struct{ name, layers string }{
 	{"devicemapper", "image/devicemapper/imagedb/content/sha256"},
 }
 
-// removedDriver names the storage driver, "" if none, of which docker's directory has
+// RemovedDriver names the storage driver, "" if none, of which docker's directory has
 // something that docker itself passes over without a word.
-func removedDriver(root string) string {
+func RemovedDriver(root string) string {
 	for _, driver := range removedDrivers {
 		if layers, err := os.ReadDir(filepath.Join(root, driver.layers)); err == nil && len(layers) > 0 {
 			return driver.name
