@@ -15,6 +15,7 @@ import (
 
 	"github.com/hyve-vm/hyve/internal/guest/account"
 	"github.com/hyve-vm/hyve/internal/guest/door"
+	"github.com/hyve-vm/hyve/internal/guest/engine"
 	"github.com/hyve-vm/hyve/internal/guest/front"
 	"github.com/hyve-vm/hyve/internal/guest/mount"
 	"github.com/hyve-vm/hyve/internal/guest/outbox"
@@ -50,7 +51,7 @@ func Boot() {
 			g.die(phase, err)
 		}
 	}
-	g.phase(guestapi.PhaseInit)
+	g.out.Phase(guestapi.PhaseInit)
 	step(guestapi.PhaseInit, mount.All(firstMounts))
 	step(guestapi.PhaseInit, g.watch())
 	g.spawn(func() { g.awaitPower(end) })
@@ -61,10 +62,10 @@ func Boot() {
 		func() error { g.note(loadModules("/modules.load")); return nil },
 		func() error { return g.connect(devices) },
 	))
-	g.phase(guestapi.PhaseModules)
+	g.out.Phase(guestapi.PhaseModules)
 
 	step(guestapi.PhaseRoot, enterRoot(devices, g.devices))
-	g.phase(guestapi.PhaseRoot)
+	g.out.Phase(guestapi.PhaseRoot)
 
 	step(guestapi.PhaseRoot, g.setUpSystem())
 	modules := g.begin(func() error {
@@ -78,13 +79,14 @@ func Boot() {
 
 	step(guestapi.PhaseNetwork, <-identity)
 	step(guestapi.PhaseNetwork, g.openDoors())
-	g.phase(guestapi.PhaseNetwork)
+	g.out.Phase(guestapi.PhaseNetwork)
 	step(guestapi.PhaseDisk, <-disk)
 	step(guestapi.PhaseEngine, <-modules)
 
 	g.spawn(func() { g.note(g.keepDoors()) })
 	g.runHook("bootsync.sh", bootsyncTimeout)
-	if err := g.startEngine(); err != nil {
+	id, _ := g.identity.now.get()
+	if err := g.engine.StartDockerd(g.ctx, g.config.Engine, id); err != nil {
 		g.fail(guestapi.PhaseEngine, err)
 	}
 	g.spawn(func() { g.runHook("bootlocal.sh", 0) })
@@ -107,10 +109,10 @@ func newGuest() (g *guest, ctx context.Context, end context.CancelFunc) {
 		reaper: r, out: out, ctx: ctx,
 		power:      make(chan guestapi.PowerOff, 1),
 		configured: make(chan struct{}),
-		front:      front.New(dockerSocket, out.Logf),
+		front:      front.New(engine.Socket, out.Logf),
 		ports:      publish.NewPorts(out),
 	}
-	g.engine = newEngine(r, g.front, g.ports, out, g.phase, g.fail)
+	g.engine = engine.New(engine.Config{Reaper: r, Out: out, Front: g.front, Ports: g.ports, Cgroup: cgroupHyve, RunDir: runDir})
 	g.ssh = sshd.New(sshd.Config{Reaper: r, Cgroup: cgroupHyve + "/users", Logf: out.Logf, Environment: func() []string {
 		id, _ := g.identity.now.get()
 		return proxyEnvironment(id.Proxies)
@@ -248,20 +250,6 @@ func (g *guest) keepDoors() error {
 		}
 	}
 	return nil
-}
-
-// startEngine starts dockerd.
-func (g *guest) startEngine() error {
-	// Registries' own certificates persist where boot2docker kept them.
-	if err := os.MkdirAll("/etc/docker", 0o755); err != nil {
-		return fmt.Errorf("making /etc/docker: %w", err)
-	}
-	err := os.Symlink("/var/lib/boot2docker/etc/docker/certs.d", "/etc/docker/certs.d")
-	if err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("making /etc/docker/certs.d: %w", err)
-	}
-	id, _ := g.identity.now.get()
-	return g.engine.startDockerd(g.ctx, g.config.Engine, id)
 }
 
 // Run is hyve-init: PID 1 of the guest, docker-proxy's stand-in, or one of the

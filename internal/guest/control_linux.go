@@ -66,7 +66,7 @@ func (g *guest) command(words []string, conn *net.UnixConn) {
 	case verb == "power" && len(args) == 1:
 		g.askPower(guestapi.PowerOff{Reboot: args[0] == "reboot", Reason: guestapi.NewText("a command in the guest asked")})
 	case verb == "engine" && len(args) == 1:
-		err = g.engine.command(args[0])
+		err = g.engine.Command(args[0])
 	case verb == "hostname" && len(args) == 1:
 		id, _ := g.identity.now.get()
 		if !validName.MatchString(args[0]) {

@@ -23,8 +23,8 @@ func (g *guest) setUpDisk(ctx context.Context) error {
 	if driver := datadisk.RemovedDriver("/var/lib/docker"); driver != "" {
 		g.out.Put(guestapi.Event{Unreadable: &guestapi.Unreadable{Driver: guestapi.NewText(driver)}})
 	}
-	g.phase(guestapi.PhaseDisk)
-	return g.engine.startContainerd(g.ctx)
+	g.out.Phase(guestapi.PhaseDisk)
+	return g.engine.StartContainerd(g.ctx)
 }
 
 // growTimeout bounds the wait for a disk that the host makes larger; it takes milliseconds.

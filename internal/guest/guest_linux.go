@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hyve-vm/hyve/internal/guest/datadisk"
+	"github.com/hyve-vm/hyve/internal/guest/engine"
 	"github.com/hyve-vm/hyve/internal/guest/front"
 	"github.com/hyve-vm/hyve/internal/guest/outbox"
 	"github.com/hyve-vm/hyve/internal/guest/process"
@@ -42,7 +43,7 @@ type guest struct {
 	memory   reporting
 	clock    clock
 	identity identity
-	engine   *engine
+	engine   *engine.Engine
 	front    *front.Front
 	ssh      *sshd.Server
 	ports    *publish.Ports
@@ -55,11 +56,6 @@ func uptime() time.Duration {
 	var ts unix.Timespec
 	unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
 	return time.Duration(ts.Nano())
-}
-
-// phase tells the host that a step of the boot has ended.
-func (g *guest) phase(name string) {
-	g.out.Put(guestapi.Event{Phase: &guestapi.Phase{Name: guestapi.NewText(name)}})
 }
 
 // spawn runs f beside everything else. A panic in it ends the machine with its
@@ -136,7 +132,7 @@ func (g *guest) handle(req guestapi.Request) {
 			g.reply(req.ID, func() error { return g.applyIdentity(req.Configure.Identity) })
 		default:
 			g.config = *req.Configure
-			g.phase(guestapi.PhaseConfigured)
+			g.out.Phase(guestapi.PhaseConfigured)
 			close(g.configured)
 			g.reply(req.ID, func() error { return nil })
 		}
@@ -148,9 +144,9 @@ func (g *guest) handle(req guestapi.Request) {
 				if err := g.applyIdentity(*req.Identity); err != nil {
 					return err
 				}
-				g.phase(guestapi.PhaseIdentity)
-				g.spawn(g.engine.rehearseStart)
-				g.note(g.wake())
+				g.out.Phase(guestapi.PhaseIdentity)
+				g.spawn(g.engine.RehearseStart)
+				g.note(g.engine.Wake())
 				return nil
 			default:
 				return errors.New("applying an identity: the machine is not configured yet")
@@ -220,8 +216,8 @@ func (g *guest) greeted(first bool) {
 	if first {
 		return
 	}
-	g.engine.repeat() // before the reply to who it is, or the host would greet the engine twice
-	g.spawn(func() { g.engine.rehearse("/_ping") })
+	g.engine.Repeat() // before the reply to who it is, or the host would greet the engine twice
+	g.spawn(func() { g.engine.Rehearse("/_ping") })
 	g.spawn(func() {
 		g.unfreeze()
 		g.tellBusy()

@@ -1,12 +1,9 @@
 package guest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -15,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hyve-vm/hyve/internal/guest/wholefile"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -47,14 +45,14 @@ func (g *guest) applyIdentity(id guestapi.Identity) error {
 		},
 		func() error { return g.hostAddress.Set(id) },
 		func() error {
-			return errors.Join(writeChanged("/etc/resolv.conf", []byte(resolvConf(id.Network.Gateway, id.Surroundings)), 0o644),
+			return errors.Join(wholefile.Write("/etc/resolv.conf", []byte(resolvConf(id.Network.Gateway, id.Surroundings)), 0o644),
 				applyZone("/etc", id.Surroundings.Zone))
 		},
 		func() error { return g.front.Identify(id) },
 		func() error { return g.ssh.Identify(id) },
 	))
 	g.identity.now.set(id)
-	return errors.Join(err, g.engine.identify(id))
+	return errors.Join(err, g.engine.Identify(id))
 }
 
 var (
@@ -72,7 +70,7 @@ func applyName(id guestapi.Identity) error {
 	}
 	return errors.Join(
 		setHostName(id.Name, id.Network.Address),
-		writeChanged("/etc/machine-id", []byte(id.ID+"\n"), 0o444),
+		wholefile.Write("/etc/machine-id", []byte(id.ID+"\n"), 0o444),
 	)
 }
 
@@ -83,46 +81,8 @@ func setHostName(name, address string) error {
 		err = fmt.Errorf("setting the host name: %w", err)
 	}
 	return errors.Join(err,
-		writeChanged("/etc/hostname", []byte(name+"\n"), 0o644),
-		writeChanged("/etc/hosts", []byte(hostsFile(name, address)), 0o644))
-}
-
-// Where the certificates are that programs of the guest trust.
-const (
-	caBundle       = "/etc/ssl/certs/ca-certificates.crt"
-	persistentCAs  = "/var/lib/boot2docker/certs"
-	caBundleMarker = "# Certificates of this machine:\n"
-)
-
-// trustCAs puts the certificates that the host trusts, and those that the user left on the
-// data disk, behind those of the image, and returns the bundle's machine part.
-func trustCAs(host string) (string, error) {
-	b, err := os.ReadFile(caBundle)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("reading the trusted certificates: %w", err)
-	}
-	image, _, _ := bytes.Cut(b, []byte(caBundleMarker))
-	var own strings.Builder
-	own.WriteString(certificates(host))
-	for _, pattern := range []string{"*.pem", "*.crt"} {
-		paths, _ := filepath.Glob(filepath.Join(persistentCAs, pattern))
-		for _, path := range paths {
-			pem, err := os.ReadFile(path)
-			if err != nil {
-				return "", fmt.Errorf("reading a trusted certificate: %w", err)
-			}
-			own.WriteString(strings.TrimSpace(string(pem)) + "\n")
-		}
-	}
-	whole := image
-	if own.Len() > 0 {
-		whole = []byte(string(image) + caBundleMarker + own.String())
-	}
-	changed, err := replaceFile(caBundle, whole, 0o644)
-	if err == nil && (changed || !exists(engineCAs)) {
-		err = writeEngineCAs(engineCAs, whole)
-	}
-	return own.String(), err
+		wholefile.Write("/etc/hostname", []byte(name+"\n"), 0o644),
+		wholefile.Write("/etc/hosts", []byte(hostsFile(name, address)), 0o644))
 }
 
 // proxyEnvironment is the proxies as programs look for them.

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hyve-vm/hyve/internal/guest/engine"
 	"github.com/hyve-vm/hyve/internal/guest/mount"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
@@ -84,7 +85,7 @@ func enterRoot(ctx context.Context, d *devices) error {
 // that run in containers without being theirs: a container finds them as /proc/self/exe.
 // Where it could write to it, crun starts each time by copying itself to where it cannot.
 func guardPrograms(image, root string) error {
-	programs := []string{crunPath, "/usr/bin/hyve-init"}
+	programs := []string{engine.Crun, "/usr/bin/hyve-init"}
 	for _, m := range elfMachines {
 		if exists(image + m.emulatorPath()) {
 			programs = append(programs, m.emulatorPath())

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hyve-vm/hyve/internal/guest/datadisk"
+	"github.com/hyve-vm/hyve/internal/guest/engine"
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
@@ -46,9 +47,9 @@ func (g *guest) awaitPower(end context.CancelFunc) {
 // the context), containers, engine, every other process, file systems, power.
 func (g *guest) powerOff(p guestapi.PowerOff) {
 	g.out.Logf("powering off: %s", p.Reason)
-	g.note(g.engine.stop())
+	g.note(g.engine.Stop())
 	g.reaper.KillAll(killGrace)
-	g.note(forgetDefaultBridge(networkStore))
+	g.note(engine.ForgetDefaultBridge())
 	unix.Sync()
 	g.note(datadisk.Unmount())
 	g.out.Put(guestapi.Event{PowerOff: &p})

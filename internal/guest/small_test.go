@@ -62,10 +62,3 @@ func TestProxyEnvironment(t *testing.T) {
 		t.Errorf("proxyEnvironment = %q", got)
 	}
 }
-
-func TestFlagWords(t *testing.T) {
-	got := flagWords(strings.Fields("stray --label a=b --debug --mtu=3 stray -s overlay2"))
-	if !slices.Equal(got, []string{"label=a=b", "debug", "mtu=3", "s=overlay2"}) {
-		t.Errorf("flagWords = %q", got)
-	}
-}

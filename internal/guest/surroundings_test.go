@@ -3,10 +3,8 @@
 package guest
 
 import (
-	"encoding/pem"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -54,73 +52,6 @@ func TestZoneIsFollowed(t *testing.T) {
 	}
 	if err := applyZone(dir, &guestapi.Zone{Name: "x", Data: []byte("root:x:0:0")}); err == nil || readText(local) != string(data) {
 		t.Errorf("what is no zone: %v", err)
-	}
-}
-
-func TestRegistriesAreLinked(t *testing.T) {
-	dir, memory := t.TempDir(), filepath.Join(t.TempDir(), "certs.d")
-	own := filepath.Join(dir, "a.test", "ca.crt")
-	os.MkdirAll(filepath.Dir(own), 0o755)
-	os.WriteFile(own, []byte("own"), 0o644)
-	files := []guestapi.RegistryFile{{Registry: "a.test", Name: "ca.crt", Data: []byte("host's")}, {Registry: "b.test:5000", Name: "client.key", Data: []byte("key")}}
-	for range 2 {
-		if err := linkRegistries(dir, memory, files); err != nil {
-			t.Fatal(err)
-		}
-	}
-	key := filepath.Join(dir, "b.test:5000", "hyve-host-client.key")
-	if readText(own) != "own" || readText(filepath.Join(dir, "a.test", "hyve-host-ca.crt")) != "host's" || readText(key) != "key" {
-		t.Error("not all are there")
-	}
-	if info, err := os.Stat(key); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("the key: %v, %v", info, err)
-	}
-	if err := linkRegistries(dir, memory, nil); err != nil {
-		t.Fatal(err)
-	}
-	if left, _ := filepath.Glob(filepath.Join(dir, "*", "*")); len(left) != 1 || left[0] != own || exists(filepath.Join(dir, "b.test:5000")) {
-		t.Errorf("left are %q", left)
-	}
-	if err := linkRegistries(dir, memory, []guestapi.RegistryFile{{Registry: "../../x", Name: "ca.crt"}}); err == nil {
-		t.Error("a registry's name leads out of the directory")
-	}
-}
-
-// Whether dockerd has read whom to trust decides whether it has to be started again.
-func TestWitness(t *testing.T) {
-	dir, err := os.MkdirTemp("/dev/shm", "hyve") // a tmpfs, as /run is
-	if err != nil {
-		t.Skip(err)
-	}
-	defer os.RemoveAll(dir)
-	path := filepath.Join(dir, "cas.pem")
-	for _, reads := range []bool{false, true} {
-		if err := writeEngineCAs(path, []byte("some")); err != nil {
-			t.Fatal(err)
-		}
-		if reads {
-			os.ReadFile(path)
-		}
-		w, err := openWitness(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := writeEngineCAs(path, []byte("others")); err != nil {
-			t.Fatal(err)
-		}
-		if w.read() != reads {
-			t.Errorf("read: %v", reads)
-		}
-	}
-}
-
-func TestCertificatesAlone(t *testing.T) {
-	block := func(kind string) string {
-		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: []byte(kind + ", in DER")}))
-	}
-	ca := block("CERTIFICATE")
-	if got := certificates("words\n" + ca + block("PRIVATE KEY") + strings.Repeat("x", 100)); got != ca {
-		t.Errorf("%q", got)
 	}
 }
 

@@ -54,16 +54,6 @@ func setSysctls() error {
 	return errors.Join(errs...)
 }
 
-// randomizeAddresses has programs started from now on laid out at random. The
-// host may have switched that off for the boot (norandmaps), where an emulator
-// would translate every program anew at every start; containers get it.
-func randomizeAddresses() error {
-	if err := os.WriteFile("/proc/sys/kernel/randomize_va_space", []byte("2"), 0); err != nil {
-		return fmt.Errorf("randomizing addresses: %w", err)
-	}
-	return nil
-}
-
 // raiseLimits sets the resource limits of PID 1, which its services inherit.
 func raiseLimits() error {
 	var errs []error

@@ -69,6 +69,11 @@ func (o *Outbox) Put(e guestapi.Event) {
 	}
 }
 
+// Phase queues that a step of the boot has ended.
+func (o *Outbox) Phase(name string) {
+	o.Put(guestapi.Event{Phase: &guestapi.Phase{Name: guestapi.NewText(name)}})
+}
+
 // Logf queues a line of hyve-init's own log.
 func (o *Outbox) Logf(format string, args ...any) {
 	o.Log(guestapi.ServiceInit, fmt.Sprintf(format, args...))

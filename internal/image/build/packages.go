@@ -10,7 +10,7 @@ func wanted(arch string) []string {
 		"docker.io",
 		"containerd",
 		"runc",          // BuildKit uses it
-		"crun",          // dockerd does, see engineconfig.go
+		"crun",          // dockerd does, see internal/guest/engine/config.go
 		"iptables",      // its nft variant
 		"pigz",          // dockerd unpacks layers with unpigz where it finds it, in parallel
 		"xz-utils",      // dockerd unpacks .xz archives with it

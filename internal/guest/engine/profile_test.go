@@ -1,11 +1,12 @@
 //go:build linux
 
-package guest
+package engine
 
 import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -86,5 +87,12 @@ func TestTCPPort(t *testing.T) {
 		if got := tcpPort(flags); got != want {
 			t.Errorf("tcpPort(%q) = %d, want %d", flags, got, want)
 		}
+	}
+}
+
+func TestFlagWords(t *testing.T) {
+	got := flagWords(strings.Fields("stray --label a=b --debug --mtu=3 stray -s overlay2"))
+	if !slices.Equal(got, []string{"label=a=b", "debug", "mtu=3", "s=overlay2"}) {
+		t.Errorf("flagWords = %q", got)
 	}
 }

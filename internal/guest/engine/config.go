@@ -1,4 +1,4 @@
-package guest
+package engine
 
 import (
 	"encoding/json"
@@ -11,20 +11,24 @@ import (
 	"github.com/hyve-vm/hyve/internal/guestapi"
 )
 
+// Paths that others need to know: dockerd's socket, and the runtime that starts containers.
+const (
+	Socket = "/var/run/docker.sock"
+	Crun   = "/usr/bin/crun"
+)
+
 // Paths of the engine.
 const (
-	dockerSocket     = "/var/run/docker.sock"
 	containerdSocket = "/run/containerd/containerd.sock"
 	daemonJSON       = "/etc/docker/daemon.json"
 	userDaemonJSON   = "/var/lib/boot2docker/etc/docker/daemon.json"
 	engineIDFile     = "/var/lib/docker/engine-id"
 	containerdConfig = "/etc/containerd/config.toml"
 	shimPath         = "/usr/bin/hyve-docker-proxy"
-	crunPath         = "/usr/bin/crun"
 )
 
-// An engineConfig is all that dockerd is told: its flags and its daemon.json.
-type engineConfig struct {
+// A dockerdConfig is all that dockerd is told: its flags and its daemon.json.
+type dockerdConfig struct {
 	flags []string
 	file  []byte
 	// notes are what was left out and why, for the log.
@@ -57,11 +61,11 @@ var flagKeys = map[string]string{
 	"default-network-opt":  "default-network-opts",
 }
 
-// composeEngineConfig merges, from weak to strong: hyve's own settings, the
+// composeDockerdConfig merges, from weak to strong: hyve's own settings, the
 // user's daemon.json, the options of the machine, and what nobody may change.
 // user is empty where there is no such file.
-func composeEngineConfig(id guestapi.Identity, engine guestapi.Engine, user []byte) (engineConfig, error) {
-	var c engineConfig
+func composeDockerdConfig(id guestapi.Identity, engine guestapi.Engine, user []byte) (dockerdConfig, error) {
+	var c dockerdConfig
 	keys := defaultKeys(id)
 	if len(user) > 0 {
 		var theirs map[string]any
@@ -78,7 +82,7 @@ func composeEngineConfig(id guestapi.Identity, engine guestapi.Engine, user []by
 	addToList(keys, "registry-mirrors", id.RegistryMirrors...)
 	addToList(keys, "insecure-registries", id.InsecureRegistries...)
 	keys["userland-proxy-path"] = shimPath
-	addRuntime(keys, "crun", crunPath)
+	addRuntime(keys, "crun", Crun)
 	file, err := json.MarshalIndent(keys, "", "  ")
 	if err != nil {
 		return c, fmt.Errorf("composing %s: %w", daemonJSON, err)
@@ -86,7 +90,7 @@ func composeEngineConfig(id guestapi.Identity, engine guestapi.Engine, user []by
 	c.file = append(file, '\n')
 	c.flags = append([]string{
 		"--config-file=" + daemonJSON,
-		"--host=unix://" + dockerSocket,
+		"--host=unix://" + Socket,
 		"--containerd=" + containerdSocket,
 		"--group=docker",
 	}, c.flags...)
@@ -136,7 +140,7 @@ func daemonProxies(env map[string]string) map[string]any {
 	return proxies
 }
 
-func (c *engineConfig) mergeUser(keys, theirs map[string]any) {
+func (c *dockerdConfig) mergeUser(keys, theirs map[string]any) {
 	for _, key := range slices.Sorted(maps.Keys(theirs)) {
 		if slices.Contains(guestapi.OwnOptions, key) {
 			c.note("leaving out %q of %s: it belongs to hyve", key, userDaemonJSON)
@@ -154,7 +158,7 @@ func (c *engineConfig) mergeUser(keys, theirs map[string]any) {
 }
 
 // applyOptions turns the machine's options into keys and flags.
-func (c *engineConfig) applyOptions(keys map[string]any, options []string) {
+func (c *dockerdConfig) applyOptions(keys map[string]any, options []string) {
 	for _, option := range options {
 		option = strings.TrimLeft(option, "-")
 		name, value, hasValue := strings.Cut(option, "=")
@@ -183,7 +187,7 @@ func (c *engineConfig) applyOptions(keys map[string]any, options []string) {
 	}
 }
 
-func (c *engineConfig) note(format string, args ...any) {
+func (c *dockerdConfig) note(format string, args ...any) {
 	c.notes = append(c.notes, fmt.Sprintf(format, args...))
 }
 

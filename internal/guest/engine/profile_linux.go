@@ -1,4 +1,4 @@
-package guest
+package engine
 
 import (
 	"errors"
@@ -39,7 +39,7 @@ const profileFields = 6
 // readProfile sources the profile. One that is not there sets nothing.
 func readProfile(r *process.Reaper, path string) (profile, error) {
 	var p profile
-	if !exists(path) {
+	if _, err := os.Lstat(path); err != nil {
 		return p, nil
 	}
 	out, err := r.Run([]string{process.Path}, "/bin/sh", "-c", profileScript, "sh", path)

@@ -1,4 +1,5 @@
-package guest
+// Package wholefile puts files in their places whole or not at all.
+package wholefile
 
 import (
 	"bytes"
@@ -7,17 +8,16 @@ import (
 	"path/filepath"
 )
 
-// writeChanged puts data at path, whole or not at all, unless it is there
-// already.
-func writeChanged(path string, data []byte, mode os.FileMode) error {
-	_, err := replaceFile(path, data, mode)
+// Write puts data at path, with that mode, unless it is there already.
+func Write(path string, data []byte, mode os.FileMode) error {
+	_, err := Replace(path, data, mode)
 	return err
 }
 
-// replaceFile is writeChanged and says whether the content was another. What
+// Replace is Write and says whether the content was another. What
 // these files hold is in memory or made again at the next start, so nothing is
 // synced.
-func replaceFile(path string, data []byte, mode os.FileMode) (bool, error) {
+func Replace(path string, data []byte, mode os.FileMode) (bool, error) {
 	old, err := os.ReadFile(path)
 	if err == nil && bytes.Equal(old, data) {
 		return false, nil

@@ -1,4 +1,4 @@
-package guest
+package engine
 
 import (
 	"encoding/json"
@@ -77,7 +77,7 @@ func TestComposeEngineConfig(t *testing.T) {
 		"proxy as an option": {engine: guestapi.Engine{Options: []string{"http-proxy=http://q"}}, flags: []string{"--http-proxy=http://q"}, notes: 1,
 			file: with(func(m map[string]any) { delete(m, "proxies") })},
 	} {
-		c, err := composeEngineConfig(id, test.engine, []byte(test.user))
+		c, err := composeDockerdConfig(id, test.engine, []byte(test.user))
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -96,11 +96,11 @@ func TestComposeEngineConfig(t *testing.T) {
 			t.Errorf("%s: notes %q, want %d", name, c.notes, test.notes)
 		}
 		// The flags are asked for again, without an identity, at every start.
-		if again, _ := composeEngineConfig(guestapi.Identity{}, test.engine, []byte(test.user)); !slices.Equal(again.flags, c.flags) {
+		if again, _ := composeDockerdConfig(guestapi.Identity{}, test.engine, []byte(test.user)); !slices.Equal(again.flags, c.flags) {
 			t.Errorf("%s: flags depend on the identity: %q, %q", name, again.flags, c.flags)
 		}
 	}
-	if _, err := composeEngineConfig(id, guestapi.Engine{}, []byte("{")); err == nil || !strings.Contains(err.Error(), userDaemonJSON) {
+	if _, err := composeDockerdConfig(id, guestapi.Engine{}, []byte("{")); err == nil || !strings.Contains(err.Error(), userDaemonJSON) {
 		t.Errorf("a broken file of the user gives %v", err)
 	}
 }
@@ -108,7 +108,7 @@ func TestComposeEngineConfig(t *testing.T) {
 func FuzzComposeEngineConfig(f *testing.F) {
 	f.Add(`{"labels":["x"],"exec-opts":"x","features":1}`, "label=x")
 	f.Fuzz(func(t *testing.T, user, option string) {
-		c, err := composeEngineConfig(guestapi.Identity{Labels: []string{"a"}}, guestapi.Engine{Options: []string{option}}, []byte(user))
+		c, err := composeDockerdConfig(guestapi.Identity{Labels: []string{"a"}}, guestapi.Engine{Options: []string{option}}, []byte(user))
 		if err != nil {
 			return
 		}
