@@ -37,6 +37,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/hyve-vm/hyve/internal/accept"
+	"github.com/hyve-vm/hyve/internal/network/dns"
 )
 
 // The virtual network, the same in every machine, so that a machine thawed from
@@ -56,8 +57,8 @@ const (
 	GuestMAC   = "5a:94:ef:e4:0c:ee"
 
 	// Names of the host and of the gateway in the guest's DNS.
-	HostName    = "host.docker.internal"
-	GatewayName = "gateway.docker.internal"
+	HostName    = dns.HostName
+	GatewayName = dns.GatewayName
 )
 
 // Bounds of Config.MTU in bytes, and its default. The upper bound is the largest
@@ -137,7 +138,6 @@ type Network struct {
 	config Config
 	link   *link
 	stack  *stack.Stack
-	dns    *nameServer
 	ports  *publisher
 	udp    udpTable
 	pings  pinger
@@ -184,7 +184,7 @@ func New(config Config) (*Network, error) {
 		return nil, fmt.Errorf("making the network: %w", err)
 	}
 	n.handleOutbound()
-	if n.dns, err = n.serveDNS(); err != nil {
+	if err = n.serveDNS(); err != nil {
 		_ = n.Close()
 		return nil, fmt.Errorf("making the network: %w", err)
 	}
@@ -274,9 +274,6 @@ func (n *Network) Close() error {
 		n.cancel()
 		n.ports.close()
 		n.link.close()
-		if n.dns != nil {
-			n.dns.close()
-		}
 		n.endSessions()
 		n.stack.Close()
 		n.stack.Wait()

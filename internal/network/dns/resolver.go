@@ -1,7 +1,8 @@
-package network
+package dns
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -21,17 +22,21 @@ const localTTL = 5
 // at most 28 an address.
 const maxLocal = 8
 
+// Names of the host and of the gateway, without a final dot.
 const (
-	internalZone = "docker.internal."
-	reverseZone  = "127.168.192.in-addr.arpa."
+	HostName    = "host.docker.internal"
+	GatewayName = "gateway.docker.internal"
 )
+
+// internalZone is the zone that the names of the virtual network are in.
+const internalZone = "docker.internal."
 
 // A resolver answers the guest's queries. What resolves on the host shall
 // resolve in the guest, to the same addresses, and fail in the same way, so it
 // asks in this order:
 //
 //  1. itself, about docker.internal, localhost and the virtual network;
-//  2. the host's hosts file, about addresses; the host's loopback is HostIP
+//  2. the host's hosts file, about addresses; the host's loopback is Config.Host
 //     in the answer, since that is where the guest finds it;
 //  3. the host's own resolver, about addresses, where it knows more than the
 //     name servers do: macOS asks a different one for the names of each VPN, and
@@ -45,6 +50,8 @@ const (
 // failure", never "no such name": the guest must not remember that a name does
 // not exist because the host was offline.
 type resolver struct {
+	host, gateway netip.Addr
+
 	resolvConf string
 	serverPort uint16        // of the name servers in it
 	patience   time.Duration // queryTimeout
@@ -58,10 +65,13 @@ type resolver struct {
 // finds, or an error.
 type systemLookup func(ctx context.Context, name string) ([]netip.Addr, error)
 
-func newResolver() *resolver {
+func newResolver(c Config) *resolver {
 	return &resolver{
+		host:       c.Host,
+		gateway:    c.Gateway,
+		sockets:    c.Sockets,
 		resolvConf: "/etc/resolv.conf",
-		serverPort: dnsPort,
+		serverPort: Port,
 		patience:   queryTimeout,
 		stagger:    nextServerAfter,
 		hosts:      hostsFile{path: "/etc/hosts"},
@@ -90,7 +100,7 @@ func (r *resolver) answer(ctx context.Context, query []byte, transport string) [
 	case q.Class != dnsmessage.ClassINET, q.Type == dnsmessage.TypeAXFR, q.Type == typeIXFR:
 		return reply(h, &q, dnsmessage.RCodeRefused, nil)
 	}
-	if answer := local(h, q); answer != nil {
+	if answer := r.local(h, q); answer != nil {
 		return answer
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.patience)
@@ -115,22 +125,23 @@ func (r *resolver) answer(ctx context.Context, query []byte, transport string) [
 const typeIXFR dnsmessage.Type = 251
 
 // local answers from what is the same in every machine.
-func local(h dnsmessage.Header, q dnsmessage.Question) []byte {
+func (r *resolver) local(h dnsmessage.Header, q dnsmessage.Question) []byte {
 	name := strings.ToLower(q.Name.String())
+	_, reverseZone, _ := strings.Cut(reverseName(r.gateway), ".")
 	switch {
 	case name == HostName+".":
-		return addressReply(h, q, []netip.Addr{hostIP})
+		return addressReply(h, q, []netip.Addr{r.host})
 	case name == GatewayName+".":
-		return addressReply(h, q, []netip.Addr{gatewayIP})
+		return addressReply(h, q, []netip.Addr{r.gateway})
 	case name == internalZone:
 		return reply(h, &q, dnsmessage.RCodeSuccess, nil)
 	case strings.HasSuffix(name, "."+internalZone):
 		return reply(h, &q, dnsmessage.RCodeNameError, nil)
 	case isLocalhost(name): // RFC 6761, 6.3
-		return addressReply(h, q, []netip.Addr{loopback4, netip.IPv6Loopback()})
-	case name == "254."+reverseZone:
+		return addressReply(h, q, []netip.Addr{loopback, netip.IPv6Loopback()})
+	case name == reverseName(r.host):
 		return pointerReply(h, q, HostName+".")
-	case name == "1."+reverseZone:
+	case name == reverseName(r.gateway):
 		return pointerReply(h, q, GatewayName+".")
 	case name == reverseZone:
 		return reply(h, &q, dnsmessage.RCodeSuccess, nil)
@@ -138,6 +149,12 @@ func local(h dnsmessage.Header, q dnsmessage.Question) []byte {
 		return reply(h, &q, dnsmessage.RCodeNameError, nil)
 	}
 	return nil
+}
+
+// reverseName is the name of which the pointer is an IPv4 address's name: RFC 1035, 3.5.
+func reverseName(a netip.Addr) string {
+	b := a.As4()
+	return fmt.Sprintf("%d.%d.%d.%d.in-addr.arpa.", b[3], b[2], b[1], b[0])
 }
 
 func isLocalhost(name string) bool {
@@ -148,7 +165,7 @@ func isLocalhost(name string) bool {
 // and whether it knows the name.
 func (r *resolver) addresses(ctx context.Context, name string) ([]netip.Addr, bool) {
 	if addrs, ok := r.hosts.lookup(strings.TrimSuffix(strings.ToLower(name), ".")); ok {
-		return seenFromGuest(addrs), true
+		return r.seenFromGuest(addrs), true
 	}
 	if r.system == nil {
 		return nil, false
@@ -159,19 +176,19 @@ func (r *resolver) addresses(ctx context.Context, name string) ([]netip.Addr, bo
 	if err != nil || len(addrs) == 0 {
 		return nil, false
 	}
-	return seenFromGuest(addrs), true
+	return r.seenFromGuest(addrs), true
 }
 
 // seenFromGuest replaces the host's loopback by the address at which the guest
 // reaches it.
-func seenFromGuest(addrs []netip.Addr) []netip.Addr {
+func (r *resolver) seenFromGuest(addrs []netip.Addr) []netip.Addr {
 	var seen []netip.Addr
 	for _, a := range addrs {
 		if a = a.Unmap().WithZone(""); a.IsLoopback() {
 			if a.Is6() {
 				continue
 			}
-			a = hostIP
+			a = r.host
 		}
 		if !slices.Contains(seen, a) {
 			seen = append(seen, a)

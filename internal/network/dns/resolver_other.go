@@ -1,6 +1,6 @@
 //go:build !darwin
 
-package network
+package dns
 
 // platformLookup is unset: resolv.conf's name servers know what the host knows.
 var platformLookup systemLookup

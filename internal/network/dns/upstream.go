@@ -1,4 +1,4 @@
-package network
+package dns
 
 import (
 	"context"
@@ -45,10 +45,13 @@ func nameServers(path string) []netip.Addr {
 		servers = parseResolvConf(string(b))
 	}
 	if len(servers) == 0 {
-		servers = []netip.Addr{loopback4}
+		servers = []netip.Addr{loopback}
 	}
 	return servers
 }
+
+// loopback is where a local name server is.
+var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
 func parseResolvConf(text string) []netip.Addr {
 	var servers []netip.Addr
