@@ -28,7 +28,7 @@ var layers = map[string][]string{
 	// that is the supervisor's process, and for --dry-run.
 	"internal/cli": {"internal/lifecycle", "internal/sshclient", "internal/listing", "internal/supervisor", "internal/machine", "internal/image",
 		"internal/image/build", "internal/pki", "internal/control", "internal/dockerenv", "internal/machinestore", "internal/migrate",
-		"internal/progress", "internal/terminal", "internal/bounded", "internal/guestapi", "internal/hypervisor", "internal/hypervisor/pick", "internal/logs", "internal/trial"},
+		"internal/progress", "internal/terminal", "internal/bounded", "internal/guestapi", "internal/logs", "internal/doctor"},
 
 	// The verbs in the hands of the real docker-machine.
 	"internal/dockermachine/driver": {"internal/lifecycle", "internal/machine", "internal/image/build", "internal/pki", "internal/control",
@@ -53,6 +53,7 @@ var layers = map[string][]string{
 	// Whether machines can be thawed, for those who freeze, make templates and ask.
 	"internal/trial": {"internal/machine", "internal/hypervisor", "internal/guestapi", "internal/bounded"},
 
+	"internal/doctor":       {"internal/hypervisor", "internal/hypervisor/pick", "internal/image", "internal/image/build", "internal/machine", "internal/trial"},
 	"internal/logs":         {"internal/machine", "internal/guestapi", "internal/bounded"},
 	"internal/machine":      {"internal/guestapi", "internal/private", "internal/bounded"},
 	"internal/machinestore": {"internal/bounded"},

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"runtime"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hyve-vm/hyve/internal/doctor"
 	"github.com/hyve-vm/hyve/internal/image"
 	"github.com/hyve-vm/hyve/internal/image/build"
 	"github.com/hyve-vm/hyve/internal/lifecycle"
@@ -249,7 +251,7 @@ func (a *app) adviseUpdates(list []listedImage) error {
 		text := ""
 		switch {
 		case len(i.Lacks) > 0:
-			text = lacks(i.Lacks)
+			text = doctor.Lacks(i.Lacks)
 		case i.NoSecurity:
 			text = "was made without security updates"
 		default:
@@ -380,5 +382,16 @@ func (a *app) imageRemoveCommand() *cobra.Command {
 			}
 			return nil
 		},
+	}
+}
+
+// checkImages notes which security updates each image of a list lacks.
+func checkImages(ctx context.Context, home machine.Home, entries []image.Entry, list []listedImage) {
+	ctx, cancel := context.WithTimeout(ctx, doctor.UpdatesBound)
+	defer cancel()
+	for i, e := range entries {
+		if e.Err == nil {
+			list[i].Lacks, list[i].unasked = doctor.Lacking(ctx, home, e.Image)
+		}
 	}
 }

@@ -1,4 +1,4 @@
-package cli
+package doctor
 
 import (
 	"errors"
@@ -39,11 +39,11 @@ func TestDiagnoseTrials(t *testing.T) {
 		t.Fatalf("%+v", found)
 	}
 	when := "tried at " + yes.Tested.Local().Format(time.DateTime)
-	if f := found[1]; f.state != "ok" || f.text != "2 CPUs, QEMU 10.0.2, tcg, Linux 6.1 ("+when+")" || f.hint != "" {
+	if f := found[1]; f.State != OK || f.Text != "2 CPUs, QEMU 10.0.2, tcg, Linux 6.1 ("+when+")" || f.Hint != "" {
 		t.Errorf("of what works: %+v", f)
 	}
-	for f, want := range map[finding]string{found[2]: "kvm, " + no.Kernel.String() + ": these boot: its clock has jumped (tried at ", found[0]: "these boot: "} {
-		if f.state != "note" || !strings.Contains(f.text, want) || !strings.Contains(f.hint, "hyve image build --freeze tries again") {
+	for f, want := range map[Finding]string{found[2]: "kvm, " + no.Kernel.String() + ": these boot: its clock has jumped (tried at ", found[0]: "these boot: "} {
+		if f.State != Note || !strings.Contains(f.Text, want) || !strings.Contains(f.Hint, "hyve image build --freeze tries again") {
 			t.Errorf("of what does not work: %+v", f)
 		}
 	}
