@@ -27,8 +27,8 @@ var layers = map[string][]string{
 	// The words. They call the verbs; supervisor is here for the one hidden word
 	// that is the supervisor's process, and for --dry-run.
 	"internal/cli": {"internal/lifecycle", "internal/sshclient", "internal/listing", "internal/supervisor", "internal/machine", "internal/image",
-		"internal/image/build", "internal/pki", "internal/control", "internal/dockerenv", "internal/machinestore", "internal/migrate",
-		"internal/progress", "internal/terminal", "internal/bounded", "internal/guestapi", "internal/logs", "internal/doctor"},
+		"internal/image/build", "internal/control", "internal/dockerenv", "internal/machinestore", "internal/migrate",
+		"internal/progress", "internal/terminal", "internal/guestapi", "internal/logs", "internal/doctor"},
 
 	// The verbs in the hands of the real docker-machine.
 	"internal/dockermachine/driver": {"internal/lifecycle", "internal/machine", "internal/image/build", "internal/pki", "internal/control",
@@ -70,7 +70,7 @@ var layers = map[string][]string{
 	"internal/bounded":      {},
 	"internal/private":      {"internal/bounded"},
 	"internal/hostenv":      {"internal/guestapi", "internal/bounded"},
-	"internal/network":      {"internal/network/dns", "internal/accept", "internal/bounded"},
+	"internal/network":      {"internal/network/dns", "internal/accept"},
 	"internal/network/dns":  {"internal/accept", "internal/bounded"},
 	"internal/accept":       {},
 	"internal/hypervisor":   {"internal/sparse"},
