@@ -194,6 +194,11 @@ func (s *supervisor) reachEngine(ctx context.Context, vm *machineVM) {
 	} else {
 		// Before anybody hears of the engine: what is done with it is not to be undone.
 		err = s.machine.Dir().EndUpgrade()
+		// Who then looks sees what was set while the machine started. What cannot be told now
+		// is tried once more when it is up, and said.
+		if told := s.tellSettings(ctx); told != nil {
+			s.log.Warn("telling settings before the engine is up", "cause", told)
+		}
 	}
 	if err != nil {
 		s.log.Error("the engine cannot be used", "error", err)

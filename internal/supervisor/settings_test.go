@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -167,6 +168,50 @@ func TestTellSettings(t *testing.T) {
 	}
 	if err := s.tellSettings(silent); err != nil {
 		t.Errorf("it was told twice: %v", err)
+	}
+}
+
+// What was set while a machine started is there when it is said to be up.
+func TestSettingsBeforeUp(t *testing.T) {
+	m := testMachine(t)
+	id, err := openIdentity(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, in, out, heard := testGuest(t.Context(), t)
+	s := &supervisor{machine: m, guest: g, inbox: g.inbox, log: slog.New(slog.DiscardHandler), resources: resources{identity: id}, idle: newIdle(0)}
+	if err := m.Dir().MakeRunDir(); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", m.Dir().DockerSocket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Server", "Docker/1.2.3 (linux)") })}
+	go server.Serve(l)
+	defer server.Close()
+	if _, err := id.guestIdentity(); err != nil { // it was told so when it came up
+		t.Fatal(err)
+	}
+	other, err := m.Home().Load(m.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	labels := []string{"a=b"}
+	if _, err := other.Set(machine.Settings{Labels: &labels}, roomyHost); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.reread(); err != nil {
+		t.Fatal(err)
+	}
+	go s.reachEngine(t.Context(), nil)
+	request := read(t, in)
+	if request.Identity == nil || len(request.Identity.Labels) != 1 || len(heard) > 0 {
+		t.Errorf("it is told %+v, and %d messages came before", request, len(heard))
+	}
+	out.Write(guestapi.Event{Reply: &guestapi.Reply{ID: request.ID}})
+	if kind := <-heard; kind != engineIsUp {
+		t.Errorf("message %d comes", kind)
 	}
 }
 
