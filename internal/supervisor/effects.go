@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/frozen"
@@ -53,8 +54,14 @@ func (s *supervisor) publish(was, now phase, m message) {
 	}
 }
 
+// show publishes a state and what is being done. A stop that waits for the host says so.
 func (s *supervisor) show(state control.State, activity string) {
-	s.board.set(func(st *control.Status) { st.State, st.Activity = state, activity })
+	s.board.set(func(st *control.Status) {
+		if state == control.Stopping && slices.Contains(st.Problems, noRoom) {
+			activity = "Waiting for room on the host's disk"
+		}
+		st.State, st.Activity = state, activity
+	})
 }
 
 // do implements effects.

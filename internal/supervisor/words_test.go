@@ -251,6 +251,21 @@ func TestSuspend(t *testing.T) {
 	}
 }
 
+// A stop says what it waits for where the host's disk is full.
+func TestStopWithoutRoom(t *testing.T) {
+	s := newScene(t)
+	s.board.problem(noRoom)
+	reached, hold := make(chan struct{}), make(chan struct{})
+	s.vm.freeze = func() error { close(reached); <-hold; return errors.New("no space left on device") }
+	s.stop(control.StopRequest{Freeze: true})
+	<-reached
+	if status, _ := s.board.get(); status.State != control.Stopping || !strings.Contains(status.Activity, "room on the host's disk") {
+		t.Errorf("it is %s: %s", status.State, status.Activity)
+	}
+	close(hold)
+	s.isOver(nil)
+}
+
 // A hypervisor that does not quit when its machine is frozen is killed, and the machine is
 // suspended all the same.
 func TestSuspendStuckHypervisor(t *testing.T) {
