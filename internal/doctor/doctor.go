@@ -60,8 +60,9 @@ func diagnoseHypervisor(ctx context.Context, home machine.Home) []Finding {
 	findings := []Finding{{"hypervisor", OK, backend.String(), ""}}
 	verdict := backend.TryAgain(ctx)
 	findings = append(findings, diagnoseAcceleration(verdict))
-	findings = append(findings, diagnoseFreezing(verdict))
-	findings = append(findings, diagnoseTrials(home)...)
+	tried := trial.All(home)
+	findings = append(findings, diagnoseFreezing(verdict, tried))
+	findings = append(findings, diagnoseTrials(tried)...)
 	if !verdict.GivesBack {
 		findings = append(findings, Finding{"memory", Note, "a machine keeps the host's memory that it has once used until it stops", ""})
 	}
@@ -103,20 +104,28 @@ func diagnoseConfinement(unconfined []string) []Finding {
 	return findings
 }
 
-func diagnoseFreezing(verdict hypervisor.Verdict) Finding {
-	if !verdict.Freezes() {
+// diagnoseFreezing says whether machines are thawed. What was tried may be of other hardware,
+// of which diagnoseTrials says more.
+func diagnoseFreezing(verdict hypervisor.Verdict, tried []trial.Verdict) Finding {
+	works := slices.ContainsFunc(tried, func(t trial.Verdict) bool {
+		return t.Works && t.Accelerator.String() == verdict.Name
+	})
+	switch {
+	case !verdict.Freezes():
 		return Finding{"freezing", Note, "machines boot: " + verdict.NoFreeze, ""}
-	}
-	if verdict.NoSharing != "" {
+	case verdict.OnTrial && !works:
+		return Finding{"freezing", Note, "machines boot: no thawed machine has worked on this host with " + verdict.Name + " yet",
+			"the first hyve create tries one; hyve image build --freeze does at once"}
+	case verdict.NoSharing != "":
 		return Finding{"freezing", Note, "machines are thawed, but share no memory: " + verdict.NoSharing, ""}
 	}
 	return Finding{"freezing", OK, "machines are thawed instead of booted, and share memory", ""}
 }
 
 // diagnoseTrials says what came of thawing machines, once for each kind of hardware.
-func diagnoseTrials(home machine.Home) []Finding {
+func diagnoseTrials(all []trial.Verdict) []Finding {
 	var findings []Finding
-	for _, tried := range trial.All(home) {
+	for _, tried := range all {
 		when := ""
 		if !tried.Tested.IsZero() {
 			when = fmt.Sprintf(" (tried at %s)", tried.Tested.Local().Format(time.DateTime))
@@ -124,7 +133,7 @@ func diagnoseTrials(home machine.Home) []Finding {
 		f := Finding{"thawing", OK, fmt.Sprintf("%v%s", tried, when), ""}
 		if !tried.Works {
 			f = Finding{"thawing", Note, fmt.Sprintf("%v: these boot: %s%s", tried, tried.Reason, when),
-				"hyve image build --freeze tries again, with their --cpus and --memory; hyve create does an hour after the last no"}
+				"hyve image build --freeze tries again, with their --cpus; hyve create does an hour after the last no"}
 		}
 		findings = append(findings, f)
 	}
