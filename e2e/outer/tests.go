@@ -114,16 +114,14 @@ func (o *outer) steps() []step {
 	tests.script += o.e2eCommand(pattern, withKVM) + end
 	all := []step{tests}
 	if o.tests == "" {
+		all = append(all, step{name: "tests of the hypervisor package", cpu: o.cpu,
+			script: begin + "(cd " + hypervisor + " && ./qemu.test -test.v -test.timeout 20m) || status=1\n" + end})
 		// It takes no longer than it takes to see that KVM is missing.
 		all = append(all, step{name: "tests without KVM", cpu: o.cpu + withoutSVM,
 			script: begin + o.e2eCommand("^TestRun$", withKVM) + end, fails: "e2e: it is not kvm that would run machines"})
 	}
 	if o.long && o.tests == "" {
 		all = append(all, o.reboots(begin)...)
-		// One by one these pass. All of them make the outer VM stand still, most of the time
-		// at TestFreezeAndThaw, so they are the last.
-		all = append(all, step{name: "tests of the hypervisor package", cpu: o.cpu,
-			script: begin + "(cd " + hypervisor + " && ./qemu.test -test.v -test.timeout 20m) || status=1\n" + end})
 	}
 	return all
 }

@@ -63,13 +63,13 @@ func TestSteps(t *testing.T) {
 		return all
 	}
 	short, long := names(outer{}), names(outer{long: true})
-	if len(short) != 2 || !slices.Equal(long[:2], short) || !slices.Contains(long, "after the power cut") {
+	if len(short) != 3 || !slices.Equal(long[:3], short) || !slices.Contains(long, "after the power cut") {
 		t.Errorf("%q, %q", short, long)
 	}
 	if one := names(outer{tests: "TestRun$"}); !slices.Equal(one, []string{"tests"}) {
 		t.Errorf("of one test: %q", one)
 	}
-	if parts := names(outer{tests: "TestHostReboots$"}); !slices.Equal(parts, long[2:len(long)-1]) {
+	if parts := names(outer{tests: "TestHostReboots$"}); !slices.Equal(parts, long[3:]) {
 		t.Errorf("of the reboots: %q", parts)
 	}
 	if !strings.Contains((&outer{inner: "bookworm", root: "/checkout"}).steps()[0].script, "PATH=/checkout/.deps/bookworm/bin:") {

@@ -32,8 +32,18 @@ const (
 	standstill = 3 * time.Minute
 )
 
-// errStandstill says that the outer VM has stood still: not even its own programs went on, as
-// happens now and then where SVM is emulated. Nothing inside can bring that about.
+// tick has the outer kernel's timer tick all the time. QEMU 10.0 can lose an interrupt where it
+// emulates SVM: at each end of a guest's turn the processor's thread changes the set of pending
+// interrupts without the lock under which devices add to it (do_vmexit; later releases do it
+// atomically). A timer that is set anew by its own interrupt, which is the kernel's way, never
+// comes again then, and nothing is scheduled any more: its vector was in the local APIC's IRR
+// for minutes, while the processor ran with interrupts on. It came most often in tests whose
+// guests ask a port in a loop, on a machine that had other work. A tick makes good for what
+// the one before it has lost.
+const tick = "nohz=off highres=off"
+
+// errStandstill says that the outer VM has stood still: not even its own programs went on.
+// Nothing inside can bring that about; see tick for what did.
 var errStandstill = fmt.Errorf("the outer VM stands still, for %v", standstill)
 
 // A statusError is how a script ended that did not succeed.
@@ -113,7 +123,7 @@ func (o *outer) args(cpu, console string) []string {
 		"-machine", "q35,usb=off,vmport=off,hpet=off,graphics=off",
 		"-accel", "tcg,thread=multi,tb-size=1024", "-cpu", cpu, "-smp", fmt.Sprint(cpus), "-m", memory,
 		"-kernel", filepath.Join(o.dir, "vmlinuz"), "-initrd", filepath.Join(o.dir, "initrd"),
-		"-append", "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable random.trust_cpu=on cryptomgr.notests work=" + o.root,
+		"-append", "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable random.trust_cpu=on cryptomgr.notests " + tick + " work=" + o.root,
 		"-chardev", "file,id=console,path=" + console, "-serial", "chardev:console",
 		"-device", "virtio-serial", "-chardev", "file,id=output,path=/proc/self/fd/1", "-device", "virtserialport,chardev=output",
 	}
