@@ -101,10 +101,14 @@ func readLine(r *bufio.Reader) (line []byte, err error) {
 
 // Stop asks the machine to stop; it does not wait for it.
 func (c *Client) Stop(ctx context.Context, request StopRequest) error {
-	if err := c.post(ctx, "/stop", request); err != nil {
-		return fmt.Errorf("asking the machine to stop: %w", err)
+	err := c.post(ctx, "/stop", request)
+	switch {
+	case err == nil:
+		return nil
+	case request.Suspend:
+		return fmt.Errorf("suspending the machine: %w", err)
 	}
-	return nil
+	return fmt.Errorf("asking the machine to stop: %w", err)
 }
 
 // Reload has the supervisor read the machine's file again.

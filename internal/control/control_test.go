@@ -133,7 +133,10 @@ func TestStop(t *testing.T) {
 	if err := client.Stop(t.Context(), StopRequest{}); err == nil || !strings.Contains(err.Error(), "not now") {
 		t.Error("a refusal is not passed on")
 	}
-	if len(f.stopped) != 2 || !f.stopped[0].Kill || f.stopped[1].Kill {
+	if err := client.Stop(t.Context(), StopRequest{Suspend: true}); err == nil || err.Error() != "suspending the machine: not now" {
+		t.Errorf("a refused suspend: %v", err)
+	}
+	if len(f.stopped) != 3 || !f.stopped[0].Kill || f.stopped[1].Kill {
 		t.Errorf("heard %v", f.stopped)
 	}
 }

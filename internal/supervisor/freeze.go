@@ -288,7 +288,7 @@ func (s *supervisor) suspend(t task) {
 	if m.kind == unfrozen {
 		s.log.Error("not suspended", "cause", err)
 		s.goOn()
-		m.err = fmt.Errorf("suspending the machine, which runs on: %w", err)
+		m.err = fmt.Errorf("it runs on: %w", err)
 	}
 	s.inbox.post(m)
 }

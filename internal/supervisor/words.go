@@ -3,7 +3,6 @@ package supervisor
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -33,7 +32,7 @@ func (s *supervisor) Stop(ctx context.Context, request control.StopRequest) erro
 	if request.Suspend {
 		if status, _ := s.board.get(); status.State == control.Running {
 			if reason := s.resources.noFreeze(); reason != "" {
-				return fmt.Errorf("suspending the machine: %s", reason)
+				return errors.New(reason)
 			}
 		}
 		return s.inbox.ask(ctx, message{kind: wordSuspend})
