@@ -10,9 +10,13 @@ const kernWarning = 4
 
 // harmless are what the kernel complains of when its host is busy, or of a clock that it does
 // not go by, each by a part of the line and why it says nothing against a thaw. The clock that
-// it goes by the host compares with its own. (A thaw may leave the processor's counter, the
-// TSC, ahead of the others. Where that is the clock in use a last line says so, which is none
-// of these: "'tsc' is current clocksource".)
+// it goes by the host compares with its own.
+//
+// With KVM a thaw leaves the processor's counter, the TSC, ahead of kvm-clock: QEMU sets the
+// counter when it loads the state, and kvm-clock when the guest goes on, so the counter has
+// counted what lies between (54 ms where KVM is itself emulated; the kernel minds half a
+// millisecond, which it may be on hardware as well). Where that is the clock in use a last line
+// says so, which is none of these: "'tsc' is current clocksource".
 var harmless = []struct{ part, why string }{
 	{"hrtimer: interrupt took ", "the host had other work while a timer was served"},
 	{"perf: interrupt took too long ", "the same, for sampling"},
