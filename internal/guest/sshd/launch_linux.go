@@ -100,9 +100,9 @@ func (n *session) launchOnTerminal(path string, argv []string, attr *os.ProcAttr
 		output := make(chan struct{})
 		go func() {
 			defer close(output)
-			io.Copy(n.channel, n.pty) // ends with EIO when the last program on it has ended
+			copyTerminal(n.channel, n.pty)
 		}()
-		go n.finish(p, output)
+		go n.finish(p, func() { n.pty.SetReadDeadline(time.Now()) }, output)
 	}
 	return nil
 }
@@ -132,7 +132,7 @@ func (n *session) launchOnPipes(path string, argv []string, attr *os.ProcAttr) e
 		stderr.Close()
 		return err
 	}
-	n.program = p
+	n.program, n.pipes = p, []*os.File{stdin, stdout, stderr}
 	n.serve = func() {
 		go func() {
 			io.Copy(stdin, n.channel)
@@ -154,22 +154,17 @@ func (n *session) launchOnPipes(path string, argv []string, attr *os.ProcAttr) e
 			both.Go(func() { io.Copy(n.channel.Stderr(), stderr); stderr.Close() })
 			both.Wait()
 		}()
-		go n.finish(p, output)
+		go n.finish(p, func() { stdin.Close() }, output)
 	}
 	return nil
 }
 
-// lingering is how long output is waited for after the program has ended: a
-// child in the background may hold its pipe or terminal open for ever.
-const lingering = 2 * time.Second
-
-// finish tells the client how the program ended.
-func (n *session) finish(p *process.Process, output <-chan struct{}) {
+// finish tells the client how the program ended, when it has ended, and closes the channel
+// when the client has taken all of its output. As with OpenSSH's server that takes as long as
+// others in the background hold a pipe of the program's, or as the client is there, but no
+// longer than the program itself on a terminal. ended is called once the program has ended.
+func (n *session) finish(p *process.Process, ended func(), output <-chan struct{}) {
 	status := p.Wait()
-	select {
-	case <-output:
-	case <-time.After(lingering):
-	}
 	if status.Signaled() {
 		name := strings.TrimPrefix(unix.SignalName(status.Signal()), "SIG")
 		n.channel.SendRequest("exit-signal", false, ssh.Marshal(exitSignal{
@@ -177,6 +172,8 @@ func (n *session) finish(p *process.Process, output <-chan struct{}) {
 	} else {
 		n.channel.SendRequest("exit-status", false, ssh.Marshal(exitStatus{uint32(status.ExitStatus())}))
 	}
+	ended()
+	<-output
 	n.channel.CloseWrite()
 	n.channel.Close()
 }

@@ -52,6 +52,7 @@ type session struct {
 	agent   string // path of the agent's socket; empty without one
 	pty     *os.File
 	tty     *os.File
+	pipes   []*os.File       // the server's ends; none on a terminal
 	program *process.Process // nil until one is started
 	// unheard is closed when nobody reads the program's output any more.
 	unheard  chan struct{}
@@ -97,6 +98,14 @@ func (n *session) close() {
 			f.Close()
 		}
 	}
+	if p := n.program; p != nil {
+		go func() {
+			p.Wait() // it may have something to say of a hangup
+			for _, f := range n.pipes {
+				f.Close() // whoever holds the other ends in the background keeps nothing here
+			}
+		}()
+	}
 }
 
 // request does what one request of the session asks. The error is for the log, and for
@@ -117,7 +126,7 @@ func (n *session) request(req *ssh.Request) error {
 		if n.pty == nil {
 			return errors.New("the session has no terminal")
 		}
-		return pty.Setsize(n.pty, winsize(r))
+		return setSize(n.pty, r)
 	case "env":
 		var r envRequest
 		if err := ssh.Unmarshal(req.Payload, &r); err != nil {
@@ -208,14 +217,6 @@ func (n *session) openAgent() error {
 // errStarted is why a session no longer takes what its program would have been told.
 var errStarted = errors.New("the session runs a program already")
 
-func winsize(w windowChange) *pty.Winsize {
-	const most = 1<<16 - 1
-	return &pty.Winsize{
-		Rows: uint16(min(w.Rows, most)), Cols: uint16(min(w.Columns, most)),
-		X: uint16(min(w.Width, most)), Y: uint16(min(w.Height, most)),
-	}
-}
-
 func (n *session) openPTY(r ptyRequest) error {
 	if n.program != nil || n.pty != nil {
 		return errStarted
@@ -224,8 +225,12 @@ func (n *session) openPTY(r ptyRequest) error {
 	if err != nil {
 		return fmt.Errorf("opening a terminal: %w", err)
 	}
-	n.pty, n.tty, n.term = master, tty, r.Term
-	pty.Setsize(master, winsize(windowChange{r.Columns, r.Rows, r.Width, r.Height}))
+	if n.pty, err = nonblocking(master); err != nil {
+		tty.Close()
+		return fmt.Errorf("opening a terminal: %w", err)
+	}
+	n.tty, n.term = tty, r.Term
+	setSize(n.pty, windowChange{r.Columns, r.Rows, r.Width, r.Height})
 	applyModes(tty, r.Modes)
 	os.Chown(tty.Name(), int(n.server.Account.UID), -1) // the group is tty, by the mount
 	return nil
