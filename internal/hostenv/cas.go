@@ -57,7 +57,11 @@ func (h *Host) cas() (string, error) {
 		}
 	}
 	for _, dir := range h.CADirs {
-		c.addDir(dir, h.Shipped)
+		for _, path := range h.caFiles(dir) {
+			if text, err := bounded.ReadFile(path, maxBundle); err == nil {
+				c.add(text)
+			}
+		}
 	}
 	c.add(keychainCAs(h))
 	if c.left > 0 {
@@ -79,22 +83,21 @@ func (c *collector) passOver(patterns []string) {
 	}
 }
 
-// addDir adds a directory's certificates. Links inside of it are names of the same, and
-// shipped files have been read.
-func (c *collector) addDir(dir string, shipped []string) {
+// caFiles are the files of a directory that may have CAs. Links inside of it are names of the
+// same, and shipped files have been read.
+func (h *Host) caFiles(dir string) (paths []string) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return
+		return nil
 	}
 	for _, e := range entries[:min(len(entries), maxCAFile)] {
 		path := filepath.Join(dir, e.Name())
-		if target, err := os.Readlink(path); err == nil && (!strings.Contains(target, "/") || matchesAny(shipped, target)) {
+		if target, err := os.Readlink(path); err == nil && (!strings.Contains(target, "/") || matchesAny(h.Shipped, target)) {
 			continue
 		}
-		if text, err := bounded.ReadFile(path, maxBundle); err == nil {
-			c.add(text)
-		}
+		paths = append(paths, path)
 	}
+	return paths
 }
 
 func matchesAny(patterns []string, path string) bool {

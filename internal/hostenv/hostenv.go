@@ -101,7 +101,11 @@ func (h *Host) Read(parts []string) (s guestapi.Surroundings, notes []string) {
 
 // Paths are all that Read looks at.
 func (h *Host) Paths() []string {
-	return slices.Concat([]string{h.ResolvConf, h.Localtime}, h.Bundles, h.CADirs, h.CertsD)
+	paths := []string{h.ResolvConf, h.Localtime}
+	if path, ok := h.namedZone(); ok {
+		paths = append(paths, path)
+	}
+	return slices.Concat(paths, h.Bundles, h.CADirs, h.CertsD)
 }
 
 // maxResolvConf bounds what is read of resolv.conf, in bytes.

@@ -16,8 +16,8 @@ import (
 // file as in tzset(3), else that of /etc/localtime.
 func (h *Host) zone() (*guestapi.Zone, error) {
 	path, name := h.Localtime, ""
-	if tz := strings.TrimPrefix(h.Getenv("TZ"), ":"); tz != "" {
-		named, ok := h.zoneFile(tz)
+	if tz := h.tz(); tz != "" {
+		named, ok := h.namedZone()
 		if !ok {
 			return nil, fmt.Errorf("the time zone TZ=%.64q is none that there is a file of: the machine keeps its own", tz)
 		}
@@ -51,8 +51,11 @@ func (h *Host) zone() (*guestapi.Zone, error) {
 	return zone, nil
 }
 
-// zoneFile is the file that TZ names: a path, or a zone's name.
-func (h *Host) zoneFile(tz string) (string, bool) {
+func (h *Host) tz() string { return strings.TrimPrefix(h.Getenv("TZ"), ":") }
+
+// namedZone is the file that TZ names: a path, or a zone's name.
+func (h *Host) namedZone() (path string, ok bool) {
+	tz := h.tz()
 	paths := []string{tz}
 	if !filepath.IsAbs(tz) {
 		paths = nil
