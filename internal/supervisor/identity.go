@@ -2,17 +2,13 @@ package supervisor
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
-	"net/url"
 	"os"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -176,32 +172,6 @@ func (id *identity) reopen() error {
 	}
 	id.ca.Store(ca)
 	return nil
-}
-
-// hostProxies returns the host's proxies as the guest has to see them: one on
-// the host's loopback is on host.docker.internal there.
-func hostProxies(getenv func(string) string) map[string]string {
-	proxies := map[string]string{}
-	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"} {
-		value := getenv(name)
-		if value == "" {
-			value = getenv(strings.ToLower(name))
-		}
-		if value == "" {
-			continue
-		}
-		if proxy, err := url.Parse(value); err == nil && isLoopback(proxy.Hostname()) {
-			proxy.Host = net.JoinHostPort(network.HostName, cmp.Or(proxy.Port(), "80"))
-			value = proxy.String()
-		}
-		proxies[name] = value
-	}
-	return proxies
-}
-
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // newGeneration draws a VM generation ID.

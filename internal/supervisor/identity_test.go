@@ -30,6 +30,94 @@ func TestHostProxies(t *testing.T) {
 	if len(hostProxies(func(string) string { return "" })) != 0 {
 		t.Error("proxies out of nothing")
 	}
+	both := map[string]string{"HTTP_PROXY": "http://upper.test", "http_proxy": "http://lower.test"}
+	if got := hostProxies(func(name string) string { return both[name] })["HTTP_PROXY"]; got != "http://lower.test" {
+		t.Errorf("of two %q counts, which is another one on the host", got)
+	}
+}
+
+// A proxy on the host's localhost is on the host for the guest, too, however it is written.
+// Others are left to the letter.
+func TestProxiesOnLocalhost(t *testing.T) {
+	const host = "host.docker.internal"
+	for given, want := range map[string]string{
+		"localhost:3128":                        "http://" + host + ":3128",
+		"localhost":                             "http://" + host + ":80",
+		"127.0.0.1:3128":                        "http://" + host + ":3128",
+		"user:pw@localhost:3128":                "http://user:pw@" + host + ":3128",
+		"user@127.0.0.1:3128/":                  "http://user@" + host + ":3128/",
+		"http://user:p%40w%3A@localhost:3128":   "http://user:p%40w%3A@" + host + ":3128",
+		"http://LOCALHOST:3128":                 "http://" + host + ":3128",
+		"HTTP://localhost:":                     "http://" + host + ":80",
+		"http://localhost.:3128":                "http://" + host + ":3128",
+		"http://proxy.localhost:3128":           "http://" + host + ":3128",
+		"http://Proxy.LocalHost.:3128":          "http://" + host + ":3128",
+		"http://localhost.localdomain:3128":     "http://" + host + ":3128",
+		"http://localhost4:3128":                "http://" + host + ":3128",
+		"http://ip6-localhost:3128":             "http://" + host + ":3128",
+		"http://127.1:3128":                     "http://" + host + ":3128",
+		"127.1":                                 "http://" + host + ":80",
+		"http://127.255.0.9:3128":               "http://" + host + ":3128",
+		"http://127.0.1:3128":                   "http://" + host + ":3128",
+		"http://2130706433:3128":                "http://" + host + ":3128",
+		"http://0x7f000001:3128":                "http://" + host + ":3128",
+		"http://0X7F.1:3128":                    "http://" + host + ":3128",
+		"http://0177.0.0.01:3128":               "http://" + host + ":3128",
+		"http://0.0.0.0:3128":                   "http://" + host + ":3128",
+		"http://0:3128":                         "http://" + host + ":3128",
+		"http://[::1]:3128":                     "http://" + host + ":3128",
+		"[::1]:3128":                            "http://" + host + ":3128",
+		"http://[::]:3128":                      "http://" + host + ":3128",
+		"http://[0:0:0:0:0:0:0:1]:3128":         "http://" + host + ":3128",
+		"http://[::ffff:127.0.0.1]:3128":        "http://" + host + ":3128",
+		"http://[::1%25lo]:3128":                "http://" + host + ":3128",
+		"https://127.0.0.1":                     "https://" + host + ":443",
+		"https://localhost/":                    "https://" + host + ":443/",
+		"socks5://localhost":                    "socks5://" + host + ":1080",
+		"socks5h://user:pw@localhost":           "socks5h://user:pw@" + host + ":1080",
+		"http://localhost":                      "http://" + host + ":80",
+		"proxy.test:3128":                       "proxy.test:3128",
+		"user:pw@proxy.test:3128":               "user:pw@proxy.test:3128",
+		"http://10.0.0.1:3128":                  "http://10.0.0.1:3128",
+		"http://126.1:3128":                     "http://126.1:3128",
+		"http://127.256:3128x":                  "http://127.256:3128x",
+		"http://127.0.0.256:3128":               "http://127.0.0.256:3128",
+		"http://127.0.0.0.1:3128":               "http://127.0.0.0.1:3128",
+		"http://127.0.0.08:3128":                "http://127.0.0.08:3128",
+		"http://0b1111111000000000000000000001": "http://0b1111111000000000000000000001",
+		"http://127.example:3128":               "http://127.example:3128",
+		"http://localhost.test:3128":            "http://localhost.test:3128",
+		"http://notlocalhost:3128":              "http://notlocalhost:3128",
+		"http://[fe80::1]:3128":                 "http://[fe80::1]:3128",
+		"http://HOST.test:3128/":                "http://HOST.test:3128/",
+		"http://localhost@proxy.test:3128":      "http://localhost@proxy.test:3128",
+		"localhost@proxy.test:3128":             "localhost@proxy.test:3128",
+		":3128":                                 "http://" + host + ":3128",
+		"http://":                               "http://",
+		"%zz":                                   "%zz",
+	} {
+		for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY"} {
+			got := hostProxies(func(asked string) string {
+				if asked == name {
+					return given
+				}
+				return ""
+			})
+			if len(got) != 1 || got[name] != want {
+				t.Errorf("%s=%s is %q, want %q", name, given, got, want)
+			}
+		}
+	}
+}
+
+func FuzzProxyForGuest(f *testing.F) {
+	f.Add("user:pw@127.1:3128")
+	f.Add("https://[::1%25lo]")
+	f.Fuzz(func(t *testing.T, value string) {
+		if got := proxyForGuest(value); got != value && proxyForGuest(got) != got {
+			t.Errorf("%q is %q, and then %q", value, got, proxyForGuest(got))
+		}
+	})
 }
 
 // Proxies, and the passwords in them, go to a machine that may have them.
