@@ -37,6 +37,9 @@ type Zone struct {
 
 var zoneName = regexp.MustCompile(`^[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,3}$`)
 
+// IsZoneName tells whether a zone may have that name.
+func IsZoneName(name string) bool { return zoneName.MatchString(name) }
+
 // Check says what is wrong with a zone, nil if nothing is.
 func (z *Zone) Check() error {
 	switch {
@@ -44,7 +47,7 @@ func (z *Zone) Check() error {
 		return fmt.Errorf("%d bytes are too many for a time zone: at most %d", len(z.Data), MaxZone)
 	case len(z.Data) < 44 || !bytes.HasPrefix(z.Data, []byte("TZif")): // its header
 		return errors.New("it is no time zone")
-	case z.Name != "" && !zoneName.MatchString(z.Name):
+	case z.Name != "" && !IsZoneName(z.Name):
 		return fmt.Errorf("%q is no time zone's name", z.Name[:min(len(z.Name), 64)])
 	}
 	return nil

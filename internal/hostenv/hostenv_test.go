@@ -82,6 +82,12 @@ func FuzzParseResolver(f *testing.F) {
 
 const tzif = "TZif2\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
+// inZoneInfo makes a time zone of that name, which is in its data.
+func inZoneInfo(t *testing.T, h *Host, name string) {
+	t.Helper()
+	write(t, filepath.Join(h.ZoneInfo[0], name), tzif+name)
+}
+
 func TestZone(t *testing.T) {
 	for name, test := range map[string]struct {
 		tz       string
@@ -89,19 +95,54 @@ func TestZone(t *testing.T) {
 		name     string // "-": no zone
 		mistaken bool
 	}{
-		"a link":         {make: func(h *Host) { os.Symlink("zoneinfo/Europe/Berlin", h.Localtime) }, name: "Europe/Berlin"},
-		"a copy":         {make: func(h *Host) { write(t, h.Localtime, tzif+"berlin") }, name: "Europe/Berlin"},
-		"unknown":        {make: func(h *Host) { write(t, h.Localtime, tzif+"elsewhere") }, name: ""},
-		"none":           {make: func(h *Host) {}, name: "-"},
-		"no zone":        {make: func(h *Host) { write(t, h.Localtime, "root:x:0:0:root:/root:/bin/sh:123456789012345") }, name: "-", mistaken: true},
-		"TZ":             {tz: "Asia/Tokyo", make: func(h *Host) { os.Symlink("zoneinfo/Europe/Berlin", h.Localtime) }, name: "Asia/Tokyo"},
-		"TZ's colon":     {tz: ":Asia/Tokyo", make: func(h *Host) {}, name: "Asia/Tokyo"},
-		"TZ leads out":   {tz: "../bundle.crt", make: func(h *Host) {}, name: "-", mistaken: true},
-		"TZ of a rule":   {tz: "CET-1CEST,M3.5.0,M10.5.0/3", make: func(h *Host) {}, name: "-", mistaken: true},
-		"a large file":   {make: func(h *Host) { write(t, h.Localtime, tzif+strings.Repeat("x", guestapi.MaxZone)) }, name: "-", mistaken: true},
-		"no file at all": {make: func(h *Host) { os.Mkdir(h.Localtime, 0o755) }, name: "-", mistaken: true},
+		"a link":           {make: func(h *Host) { os.Symlink("zoneinfo/Europe/Berlin", h.Localtime) }, name: "Europe/Berlin"},
+		"a copy":           {make: func(h *Host) { write(t, h.Localtime, tzif+"berlin") }, name: "Europe/Berlin"},
+		"unknown":          {make: func(h *Host) { write(t, h.Localtime, tzif+"elsewhere") }, name: ""},
+		"none":             {make: func(h *Host) {}, name: "-"},
+		"no zone":          {make: func(h *Host) { write(t, h.Localtime, "root:x:0:0:root:/root:/bin/sh:123456789012345") }, name: "-", mistaken: true},
+		"TZ":               {tz: "Asia/Tokyo", make: func(h *Host) { os.Symlink("zoneinfo/Europe/Berlin", h.Localtime) }, name: "Asia/Tokyo"},
+		"TZ's colon":       {tz: ":Asia/Tokyo", make: func(h *Host) {}, name: "Asia/Tokyo"},
+		"TZ leads out":     {tz: "../bundle.crt", make: func(h *Host) {}, name: "-", mistaken: true},
+		"TZ of a rule":     {tz: "CET-1CEST,M3.5.0,M10.5.0/3", make: func(h *Host) {}, name: "-", mistaken: true},
+		"a large file":     {make: func(h *Host) { write(t, h.Localtime, tzif+strings.Repeat("x", guestapi.MaxZone)) }, name: "-", mistaken: true},
+		"two slashes":      {make: func(h *Host) { os.Symlink("zoneinfo//Europe/Berlin", h.Localtime) }, name: "Europe/Berlin"},
+		"slashes between":  {make: func(h *Host) { os.Symlink("zoneinfo/Europe///Berlin", h.Localtime) }, name: "Europe/Berlin"},
+		"a dot":            {make: func(h *Host) { os.Symlink("zoneinfo/./Europe/./Berlin", h.Localtime) }, name: "Europe/Berlin"},
+		"there and back":   {make: func(h *Host) { os.Symlink("zoneinfo/Europe/../Europe/Berlin", h.Localtime) }, name: "Europe/Berlin"},
+		"out and in again": {make: func(h *Host) { os.Symlink("zoneinfo/../zoneinfo/Europe/Berlin", h.Localtime) }, name: "Europe/Berlin"},
+		"posix, two slashes": {make: func(h *Host) {
+			inZoneInfo(t, h, "posix/Europe/Berlin")
+			os.Symlink("zoneinfo//posix//Europe/Berlin", h.Localtime)
+		}, name: "Europe/Berlin"},
+		"TZ, two slashes":  {tz: ":ZONEINFO//Europe/Berlin", make: func(h *Host) {}, name: "Europe/Berlin"},
+		"TZ's name, a dot": {tz: "./Europe//Berlin", make: func(h *Host) {}, name: "Europe/Berlin"},
+		"TZ of a link": {tz: "Asia/Here", make: func(h *Host) {
+			os.Symlink(filepath.Join(h.ZoneInfo[0], "Asia/Tokyo"), filepath.Join(h.ZoneInfo[0], "Asia/Here"))
+		}, name: "Asia/Here"},
+		"a link to a link": {make: func(h *Host) {
+			os.Symlink("zoneinfo/Europe/Berlin", h.Localtime+".static")
+			os.Symlink("localtime.static", h.Localtime)
+		}, name: "Europe/Berlin"},
+		"a linked directory": {make: func(h *Host) {
+			os.Symlink("zoneinfo/Europe", h.Localtime+".d")
+			os.Symlink("localtime.d/Berlin", h.Localtime)
+		}, name: "Europe/Berlin"},
+		// A name that cannot be used costs the name alone.
+		"a name with a space": {make: func(h *Host) { inZoneInfo(t, h, "my home"); os.Symlink("zoneinfo/my home", h.Localtime) }, name: ""},
+		"a name with a space of a known zone": {make: func(h *Host) {
+			write(t, filepath.Join(h.ZoneInfo[0], "my home"), tzif+"tokyo")
+			os.Symlink("zoneinfo/my home", h.Localtime)
+		}, name: "Asia/Tokyo"},
+		"a long name": {make: func(h *Host) {
+			inZoneInfo(t, h, strings.Repeat("x", 200))
+			os.Symlink("zoneinfo/"+strings.Repeat("x", 200), h.Localtime)
+		}, name: ""},
+		"a copy of no name": {make: func(h *Host) { inZoneInfo(t, h, "a.b"); write(t, h.Localtime, tzif+"a.b") }, name: ""},
+		"no file at all":    {make: func(h *Host) { os.Mkdir(h.Localtime, 0o755) }, name: "-", mistaken: true},
 	} {
-		h, dir := testHost(t, map[string]string{"TZ": test.tz})
+		env := map[string]string{}
+		h, dir := testHost(t, env)
+		env["TZ"] = strings.Replace(test.tz, "ZONEINFO", h.ZoneInfo[0], 1)
 		write(t, filepath.Join(dir, "zoneinfo/Europe/Berlin"), tzif+"berlin")
 		write(t, filepath.Join(dir, "zoneinfo/Asia/Tokyo"), tzif+"tokyo")
 		test.make(h)

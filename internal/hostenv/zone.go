@@ -15,7 +15,7 @@ import (
 // zone returns the host's time zone, nil if it says none: that of TZ, where that names a
 // file as in tzset(3), else that of /etc/localtime.
 func (h *Host) zone() (*guestapi.Zone, error) {
-	path, name := h.Localtime, ""
+	path := h.Localtime
 	if tz := h.tz(); tz != "" {
 		named, ok := h.namedZone()
 		if !ok {
@@ -33,18 +33,7 @@ func (h *Host) zone() (*guestapi.Zone, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the time zone: %w", err)
 	}
-	// The name before links were followed to the end is what users know: Europe/Berlin
-	// may be a link to an older name.
-	if link, err := os.Readlink(path); err == nil {
-		name = zoneNameOf(link)
-	}
-	if name == "" {
-		name = zoneNameOf(path)
-	}
-	if name == "" {
-		name = h.findZone(data)
-	}
-	zone := &guestapi.Zone{Name: name, Data: data}
+	zone := &guestapi.Zone{Name: h.zoneName(path, target, data), Data: data}
 	if err := zone.Check(); err != nil {
 		return nil, fmt.Errorf("reading the time zone %s: %w", path, err)
 	}
@@ -73,9 +62,37 @@ func (h *Host) namedZone() (path string, ok bool) {
 	return "", false
 }
 
+// zoneName is the name of the zone that path leads to, empty if there is none that can be
+// used. The name before links were followed to the end is what users know: Europe/Berlin
+// may be a link to an older name.
+func (h *Host) zoneName(path, target string, data []byte) string {
+	for range maxLinks {
+		if name := zoneNameOf(path); name != "" {
+			return name
+		}
+		next, err := os.Readlink(path)
+		if err != nil {
+			break
+		}
+		if !filepath.IsAbs(next) {
+			next = filepath.Join(filepath.Dir(path), next)
+		}
+		path = next
+	}
+	if name := zoneNameOf(target); name != "" {
+		return name
+	}
+	return h.findZone(data)
+}
+
+// zoneNameOf is the name of the zone whose file has that path, if that is one.
 func zoneNameOf(path string) string {
-	_, name, _ := strings.Cut(path, "zoneinfo/")
-	return strings.TrimPrefix(strings.TrimPrefix(name, "posix/"), "right/")
+	_, name, _ := strings.Cut(filepath.Clean(path), "zoneinfo/")
+	name = strings.TrimPrefix(strings.TrimPrefix(name, "posix/"), "right/")
+	if !guestapi.IsZoneName(name) {
+		return ""
+	}
+	return name
 }
 
 // findZone finds the name of a zone whose file was copied.
@@ -91,7 +108,9 @@ func (h *Host) findZone(data []byte) (name string) {
 			if same, err := bounded.ReadFile(path, guestapi.MaxZone); err != nil || !bytes.Equal(same, data) {
 				return nil
 			}
-			name = zoneNameOf(path)
+			if name = zoneNameOf(path); name == "" {
+				return nil
+			}
 			return fs.SkipAll
 		})
 		if name != "" {
