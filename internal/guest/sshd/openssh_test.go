@@ -436,3 +436,15 @@ func eventually(t *testing.T, ok func() bool) {
 		}
 	}
 }
+
+// OpenSSH's client, too, has all of the output that is read late, and the program's status.
+func TestOpenSSHSlowReader(t *testing.T) {
+	o := newOpenSSH(t)
+	for _, options := range []string{"-T", "-tt"} {
+		args := append([]string{"-c", `(ssh "$@"; echo $? >&2) | (sleep 4; wc -c)`, "sh", options}, o.options...)
+		args = append(args, "machine", "stty -opost 2>/dev/null; (trap '' HUP; sleep 2) & head -c 2200000 /dev/zero; exit 7")
+		if out, _ := o.run(nil, "sh", args...); !strings.Contains(out, "2200000\n") || !strings.Contains(out, "7\n") {
+			t.Errorf("%s: %q", options, out)
+		}
+	}
+}
