@@ -31,6 +31,15 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		io.Copy(io.Discard, conn)
+	case "leave":
+		for range leavers {
+			conn, err := net.Dial("tcp", os.Getenv("ACCEPT_TEST_ADDRESS"))
+			if err != nil {
+				fmt.Println(err)
+				os.Exit(1)
+			}
+			conn.Close()
+		}
 	case "starve":
 		starve()
 	default:
@@ -341,8 +350,81 @@ func TestSourceIsTheLocalUser(t *testing.T) {
 	}
 }
 
+// Who closes before he is accepted has no user that the kernel still knows. He is not
+// taken for somebody who is there.
+func TestWhoHasLeftTakesNobodysShare(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("cannot be somebody else")
+	}
+	l := listen(t)
+	cmd := strangerAs(t, "leave", l)
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	budget := NewBudget(4*share, share)
+	go (&Door{Budgets: []*Budget{budget}}).Serve(t.Context(), l, func(conn net.Conn) {
+		defer conn.Close()
+		io.WriteString(conn, "1")
+		<-t.Context().Done()
+	})
+	for i := range share {
+		if letIn(t, l) == nil {
+			t.Fatalf("%d of this user's %d are let in", i, share)
+		}
+	}
+	if letIn(t, l) != nil {
+		t.Error("this user has more than his share")
+	}
+	if held := budget.Held() - share; held > share/4 {
+		t.Errorf("those who have left hold %d, want %d", held, share/4)
+	}
+}
+
+const (
+	share   = 8
+	leavers = 3 * share
+)
+
+// Other users together leave this one a part.
+func TestOthersLeaveThisUserAPart(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("tells nobody's user")
+	}
+	budget := NewBudget(8, 4)
+	budget.KeepOwn(2)
+	for uid := range 8 {
+		budget.Take(fmt.Sprintf("uid %d", 70000+uid))
+	}
+	if held := budget.Held(); held != 6 {
+		t.Errorf("others hold %d, want 6", held)
+	}
+	for _, own := range []string{fmt.Sprintf("uid %d", os.Getuid()), fmt.Sprintf("pid %d", os.Getpid())} {
+		if !budget.Take(own) {
+			t.Errorf("nothing is left for %s", own)
+		}
+	}
+	if budget.Take("uid 70000") {
+		t.Error("more than there is")
+	}
+	// What is this user's does not count as others'.
+	budget.Give("uid 70000")
+	if !budget.Take("uid 70009") {
+		t.Error("another's place is not given to another")
+	}
+}
+
 // stranger has another user connect.
 func stranger(t *testing.T, l net.Listener) {
+	t.Helper()
+	cmd := strangerAs(t, "dial", l)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+}
+
+// strangerAs is a process of another user.
+func strangerAs(t *testing.T, role string, l net.Listener) *exec.Cmd {
 	t.Helper()
 	dir := t.TempDir()
 	for d := dir; len(d) > len(os.TempDir()); d = filepath.Dir(d) {
@@ -356,13 +438,10 @@ func stranger(t *testing.T, l net.Listener) {
 	if err := os.WriteFile(path, data, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := another(t, "dial", "ACCEPT_TEST_ADDRESS="+l.Addr().String())
+	cmd := another(t, role, "ACCEPT_TEST_ADDRESS="+l.Addr().String())
 	cmd.Path, cmd.Dir = path, "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	return cmd
 }
 
 func TestSourceOfAUnixSocketIsTheProcess(t *testing.T) {

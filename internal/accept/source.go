@@ -7,7 +7,8 @@ import (
 
 // Source names who has connected, as far as caps by source are concerned. On the host
 // itself that is the user, whatever address of the loopback he comes from, where the
-// system tells (Linux), and "local" elsewhere. From elsewhere it is the address, of IPv6
+// system tells (Linux), and "local" elsewhere. Who has closed already has no user any more:
+// all of those are one source, whose share is small. From elsewhere it is the address, of IPv6
 // the network of 64 bits, all of which one computer may have.
 func Source(conn net.Conn) string {
 	remote, ok := conn.RemoteAddr().(*net.TCPAddr)
@@ -30,5 +31,20 @@ func bySubnet(a netip.Addr) string {
 	return a.String()
 }
 
-// local is a source on this host of which no more is known.
-const local = "local"
+const (
+	// local is a source on this host of which no more is known.
+	local = "local"
+	// nobody is who has closed before it could be told who he was.
+	nobody = "nobody"
+	// nobodysPart is how many times smaller nobody's share is than everybody else's.
+	nobodysPart = 4
+)
+
+// Deserted tells whether the other end of a TCP connection inside this host has been
+// closed, so that nobody will read from it, as opposed to having ended one direction.
+// False means that it has not, or that this cannot be told: of other hosts, on systems
+// other than Linux, and from a minute after it was closed.
+func Deserted(conn net.Conn) bool {
+	remote, ok := conn.RemoteAddr().(*net.TCPAddr)
+	return ok && remote.IP.IsLoopback() && orphaned(conn)
+}

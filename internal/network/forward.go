@@ -29,7 +29,9 @@ func (n *Network) ForwardTCP(l net.Listener, guestPort uint16) (*Forward, error)
 		return l.Close()
 	})}
 	share := n.inboundLimit / 2
-	door := accept.Door{Budgets: []*accept.Budget{accept.NewBudget(share, share/2), n.inbound}, Log: n.config.Log}
+	listener := accept.NewBudget(share, share/2)
+	listener.KeepOwn(share / ownPart)
+	door := accept.Door{Budgets: []*accept.Budget{listener, n.inbound}, Log: n.config.Log}
 	if !n.spawn(func() {
 		defer cancel()
 		door.Serve(ctx, l, func(conn net.Conn) { n.forwardToGuest(conn, guestPort) })

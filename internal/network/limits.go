@@ -14,6 +14,8 @@ const (
 	maxLookups  = 512  // sockets that ask name servers
 	maxPorts    = 4096 // bound on the host, several for each published port
 
+	ownPart = 4 // one in so many of the connections to a listener, and to all, is kept for hyve's user
+
 	ownDescriptors = 64 // of the process, whatever the network does
 )
 
@@ -29,6 +31,7 @@ func (n *Network) limit(descriptors int) {
 	n.outbound = newCrowd(share(maxOutbound, 3))
 	n.inboundLimit = share(maxInbound, 3)
 	n.inbound = accept.NewBudget(n.inboundLimit, n.inboundLimit/2)
+	n.inbound.KeepOwn(n.inboundLimit / ownPart)
 	n.udp.crowd = newCrowd(share(maxSessions, 2))
 	ports, lookups := share(maxPorts, 2), share(maxLookups, 1)
 	n.listened = accept.NewBudget(ports, ports)
