@@ -9,6 +9,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -59,6 +60,18 @@ func (d *Door) Serve(ctx context.Context, l net.Listener, handle func(net.Conn))
 			handle(conn)
 		})
 	}
+}
+
+// Listen listens on a TCP address of this host's loopback, without Multipath TCP: it has
+// nothing to gain there, and a connection of it outlives its client.
+func Listen(addr netip.AddrPort) (net.Listener, error) {
+	network := "tcp6"
+	if addr.Addr().Is4() {
+		network = "tcp4"
+	}
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	return lc.Listen(context.Background(), network, addr.String())
 }
 
 // Next returns the next connection on l, for those who want one at a time: it waits out

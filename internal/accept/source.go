@@ -41,10 +41,13 @@ const (
 )
 
 // Deserted tells whether the other end of a TCP connection inside this host has been
-// closed, so that nobody will read from it, as opposed to having ended one direction.
-// False means that it has not, or that this cannot be told: of other hosts, on systems
-// other than Linux, and from a minute after it was closed.
-func Deserted(conn net.Conn) bool {
+// closed, so that nobody will read from it, as opposed to having ended one direction. It
+// is not known of other hosts, on systems other than Linux, and from a minute on after the
+// other end was closed.
+func Deserted(conn net.Conn) (deserted, known bool) {
 	remote, ok := conn.RemoteAddr().(*net.TCPAddr)
-	return ok && remote.IP.IsLoopback() && orphaned(conn)
+	if !ok || !remote.IP.IsLoopback() {
+		return false, false
+	}
+	return orphaned(conn)
 }

@@ -51,16 +51,16 @@ var ownUser = "uid " + strconv.Itoa(os.Getuid())
 
 // orphaned tells whether no process has the other end any more. A socket that is yet to be
 // accepted is nobody's, too, but has not ended anything.
-func orphaned(conn net.Conn) bool {
+func orphaned(conn net.Conn) (orphan, known bool) {
 	p, err := peerOf(conn)
-	if err != nil || p.inode != 0 {
-		return false
+	if err != nil {
+		return false, false
 	}
 	switch p.state {
 	case finWait1, finWait2, timeWait, closing, lastAck:
-		return true
+		return p.inode == 0, true
 	}
-	return false
+	return false, true
 }
 
 // States of TCP of linux/tcp_states.h.

@@ -6,5 +6,6 @@ import "net"
 
 func localUser(net.Conn) string   { return local }
 func peerProcess(net.Conn) string { return local }
-func orphaned(net.Conn) bool      { return false }
 func own(string) bool             { return true }
+
+func orphaned(net.Conn) (orphan, known bool) { return false, false }

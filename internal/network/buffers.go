@@ -75,6 +75,11 @@ func setBuffers(s *stack.Stack) tcpip.Error {
 	if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, &remember); err != nil {
 		return err
 	}
+	// So it is with what nobody is left for whom the guest could end it.
+	linger := tcpip.TCPLingerTimeoutOption(timeWait)
+	if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, &linger); err != nil {
+		return err
+	}
 	// The window's scale is for maxBuffer; the sizes are ours to decide.
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	return s.SetTransportProtocolOption(tcp.ProtocolNumber, &moderate)

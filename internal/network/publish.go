@@ -1,13 +1,13 @@
 package network
 
 import (
-	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
+
+	"github.com/hyve-vm/hyve/internal/accept"
 )
 
 // MaxPorts bounds how many ports a machine publishes, TCP and UDP counted apart. A guest
@@ -133,8 +133,7 @@ func withFamily(protocol string, a netip.Addr) string {
 }
 
 func (n *Network) publishTCP(addr netip.AddrPort, guest uint16) (io.Closer, error) {
-	var lc net.ListenConfig
-	l, err := lc.Listen(context.Background(), withFamily("tcp", addr.Addr()), addr.String())
+	l, err := accept.Listen(addr)
 	if err != nil {
 		return nil, err
 	}

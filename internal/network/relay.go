@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -13,6 +15,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/hyve-vm/hyve/internal/accept"
 )
 
 // Keep-alive probes of connections with the guest find those whose other end
@@ -48,7 +52,8 @@ var buffers = sync.Pool{New: func() any { return new([copySize]byte) }}
 
 // relay moves bytes between a connection of the host and one of the guest until
 // both directions have ended, and closes both. The end of one direction is
-// passed on and leaves the other open; an error ends both with a reset.
+// passed on and leaves the other open, as long as there is somebody at the host's end; an
+// error ends both with a reset.
 func relay(host net.Conn, guest *guestConn) {
 	var fail sync.Once
 	abort := func() {
@@ -60,7 +65,8 @@ func relay(host net.Conn, guest *guestConn) {
 			guest.abort()
 		})
 	}
-	ended := make(chan struct{}) // by the host
+	ended := make(chan struct{})    // by the host
+	deserted := make(chan struct{}) // nobody is at the host's end, and the guest has it all
 	done := make(chan struct{})
 	unread := false // something, when the host had said all
 	go func() {
@@ -70,9 +76,13 @@ func relay(host net.Conn, guest *guestConn) {
 		close(ended)
 		if err != nil || guest.CloseWrite() != nil {
 			abort()
+		} else if awaitDesertion(host) {
+			guest.settle(tcp.StateFinWait1)
+			close(deserted)
 		}
 	}()
-	if copyToHost(host, guest) != nil || closeWrite(host) != nil {
+	err := copyToHost(host, guest, deserted)
+	if err != errDeserted && (err != nil || closeWrite(host) != nil) {
 		abort()
 	}
 	// A host that waits, and says nothing, does not notice that a guest which has
@@ -80,17 +90,64 @@ func relay(host net.Conn, guest *guestConn) {
 	if guest.gone(ended) {
 		abort()
 	}
-	<-done
+	<-ended
 	_ = host.Close()
+	<-done
 	if unread {
-		guest.settle()
+		guest.settle(tcp.StateClosing, tcp.StateLastAck)
 	}
 	_ = guest.Close()
 }
 
-// settle waits until the guest has taken what was sent to it, and the end of it, or is dead:
-// what it does not read holds memory, and so has to count on.
-func (c *guestConn) settle() {
+// errDeserted says that nobody is there any more to read what the guest may yet say.
+var errDeserted = errors.New("the host's end is closed")
+
+// Nothing tells that a client inside this host, which has ended its direction, has closed
+// the other one, too. So it is asked for, after firstAsk and at twice the pause each time
+// up to lookEvery.
+const firstAsk = 50 * time.Millisecond
+
+// awaitDesertion waits until the host's other end, which has said all, is closed and not
+// only silent. False means that host was closed here.
+func awaitDesertion(host net.Conn) bool {
+	sc, ok := host.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return false
+	}
+	for pause := firstAsk; ; pause = min(2*pause, lookEvery) {
+		deserted, known := accept.Deserted(host)
+		if deserted {
+			return true
+		}
+		var again time.Time
+		if known {
+			again = time.Now().Add(pause)
+		} // else keep-alive probes find it, or a unix socket tells
+		_ = host.SetReadDeadline(again)
+		err := raw.Read(isHungUp)
+		if err == nil {
+			return true
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return false
+		}
+	}
+}
+
+// isHungUp tells whether nothing can be sent on the socket fd any more. It sends nothing.
+func isHungUp(fd uintptr) bool {
+	_, err := unix.SendmsgN(int(fd), nil, nil, nil, 0)
+	return err != nil && err != unix.EAGAIN && err != unix.EINTR
+}
+
+// settle waits while the connection is in one of these states, of those in which the guest
+// has yet to take what was sent to it, or the end of it: what it does not read holds
+// memory, and so has to count on.
+func (c *guestConn) settle(states ...tcp.EndpointState) {
 	e, ok := c.ep.(*tcp.Endpoint)
 	if !ok {
 		return
@@ -100,9 +157,10 @@ func (c *guestConn) settle() {
 	defer c.wq.EventUnregister(&entry)
 	c.stuck.Add(1)
 	defer c.stuck.Add(-1)
-	for state := e.EndpointState(); state == tcp.StateClosing || state == tcp.StateLastAck; state = e.EndpointState() {
+	for pause := time.Millisecond; slices.Contains(states, e.EndpointState()); pause = min(2*pause, time.Second) {
 		select {
 		case <-event:
+		case <-time.After(pause): // not every change of state is told
 		case <-c.network.ctx.Done():
 			return
 		}
@@ -138,9 +196,10 @@ func closeWrite(c net.Conn) error {
 	return c.Close()
 }
 
-// copyToHost copies until the guest's side ends; nil is a regular end. What the host
-// does not take stays in the guest's connection, whose window it fills.
-func copyToHost(host net.Conn, guest *guestConn) error {
+// copyToHost copies until the guest's side ends; nil is a regular end, errDeserted the end
+// of waiting for the guest. What the host does not take stays in the guest's connection,
+// whose window it fills.
+func copyToHost(host net.Conn, guest *guestConn, deserted <-chan struct{}) error {
 	sc, ok := host.(syscall.Conn)
 	if !ok {
 		_, err := io.Copy(host, guest)
@@ -159,8 +218,13 @@ func copyToHost(host net.Conn, guest *guestConn) error {
 		if end || err != nil {
 			return err
 		}
-		if wait {
-			<-ready
+		if !wait {
+			continue
+		}
+		select {
+		case <-ready:
+		case <-deserted:
+			return errDeserted
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hyve-vm/hyve/internal/accept"
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/dockerenv"
 	"github.com/hyve-vm/hyve/internal/guestapi"
@@ -61,11 +62,11 @@ func (s *supervisor) serveEngine(ctx context.Context) error {
 // is a problem.
 func (s *supervisor) listenNear(what string, port uint16) (net.Listener, error) {
 	wanted := netip.AddrPortFrom(s.machine.Address, port)
-	l, err := net.Listen("tcp", wanted.String())
+	l, err := accept.Listen(wanted)
 	if err == nil {
 		return l, nil
 	}
-	if l, err = net.Listen("tcp", netip.AddrPortFrom(s.machine.Address, 0).String()); err != nil {
+	if l, err = accept.Listen(netip.AddrPortFrom(s.machine.Address, 0)); err != nil {
 		return nil, fmt.Errorf("listening on the machine's address: %w", err)
 	}
 	if s.machine.Address != netip.AddrFrom4([4]byte{127, 0, 0, 1}) {
