@@ -105,7 +105,7 @@ var errDeserted = errors.New("the host's end is closed")
 // Nothing tells that a client inside this host, which has ended its direction, has closed
 // the other one, too. So it is asked for, after firstAsk and at twice the pause each time
 // up to lookEvery.
-const firstAsk = 50 * time.Millisecond
+const firstAsk = time.Millisecond
 
 // awaitDesertion waits until the host's other end, which has said all, is closed and not
 // only silent. False means that host was closed here.
