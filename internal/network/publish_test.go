@@ -798,3 +798,108 @@ func TestForwardTCP(t *testing.T) {
 		t.Error("the listener is open after Close")
 	}
 }
+
+// An own address that a port on localhost has as an extra goes to the container that asks
+// for it by name, whoever comes first, and back when that one is gone.
+func TestExtraYieldsToNamed(t *testing.T) {
+	machine := machineIP(t.Name())
+	if machine == loopback4 {
+		t.Skip("this platform has one loopback address")
+	}
+	type binding struct {
+		word, hostIP string
+	}
+	q1, q2 := binding{"q1", "127.0.0.1"}, binding{"q2", machine.String()}
+	for _, protocol := range []string{"tcp", "udp"} {
+		for _, order := range [][]binding{{q1, q2}, {q2, q1}} {
+			for _, first := range []string{"q1", "q2"} {
+				t.Run(fmt.Sprintf("%s, %s before %s, %s goes first", protocol, order[0].word, order[1].word, first), func(t *testing.T) {
+					n, g := newPair(t, Config{MachineIP: machine})
+					port := freeOn(t)
+					bound := map[string]*Binding{}
+					for _, one := range order {
+						guest := freeOn(t)
+						g.listen(guest, func(c *gonet.TCPConn) {
+							_, _ = c.Read(make([]byte, 1))
+							_, _ = io.WriteString(c, one.word)
+							_ = c.Close()
+						})
+						g.listenUDP(guest, func([]byte, net.Addr) []byte { return []byte(one.word) })
+						b, err := n.Publish(Publication{Protocol: protocol, HostIP: one.hostIP, Port: port, Guest: guest, Firm: true})
+						if err != nil {
+							t.Fatal(err)
+						}
+						bound[one.word] = b
+					}
+					answers := func(when string, want map[netip.Addr]string) {
+						t.Helper()
+						for _, addr := range []netip.Addr{loopback4, machine} {
+							got := answerAt(t, protocol, netip.AddrPortFrom(addr, port))
+							if got != want[addr] {
+								t.Errorf("%s: %s says %q, want %q", when, addr, got, want[addr])
+							}
+						}
+					}
+					answers("both", map[netip.Addr]string{loopback4: "q1", machine: "q2"})
+					bound[first].Close()
+					if first == "q1" {
+						answers("q2 alone", map[netip.Addr]string{machine: "q2"})
+					} else {
+						answers("q1 alone", map[netip.Addr]string{loopback4: "q1", machine: "q1"})
+					}
+					for _, b := range bound {
+						b.Close()
+					}
+					if ports := n.Ports(); len(ports) != 0 {
+						t.Errorf("ports left: %v", ports)
+					}
+				})
+			}
+		}
+	}
+}
+
+// What is refused leaves an extra where it was, with its connections.
+func TestRefusedLeavesExtras(t *testing.T) {
+	machine := machineIP(t.Name())
+	if machine == loopback4 {
+		t.Skip("this platform has one loopback address")
+	}
+	n, g := newPair(t, Config{MachineIP: machine})
+	port, other := freeOn(t), freeOn(t)
+	g.listen(port, echo)
+	publish(t, n, "tcp", "127.0.0.1", port)
+	address := bindKey{"tcp", netip.AddrPortFrom(machine, port)}
+	before := n.ports.ports[address].listener
+	for _, hostIP := range []string{"", "0.0.0.0", "127.0.0.1"} {
+		if _, err := n.Publish(Publication{Protocol: "tcp", HostIP: hostIP, Port: port, Guest: other, Firm: true}); err == nil {
+			t.Errorf("localhost is given twice, to %q", hostIP)
+		}
+	}
+	if n.ports.ports[address].listener != before {
+		t.Error("a refusal has moved the extra")
+	}
+	named, err := n.Publish(Publication{Protocol: "tcp", HostIP: machine.String(), Port: port, Guest: other, Firm: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer named.Close()
+	if _, err := n.Publish(Publication{Protocol: "tcp", HostIP: machine.String(), Port: port, Guest: freeOn(t), Firm: true}); err == nil || !strings.Contains(err.Error(), "another container of this machine") {
+		t.Errorf("an address is given twice by name: %v", err)
+	}
+}
+
+// answerAt is what a port says, or nothing if nobody is there.
+func answerAt(t *testing.T, protocol string, addr netip.AddrPort) string {
+	t.Helper()
+	c, err := net.Dial(protocol, addr.String())
+	if err != nil {
+		return ""
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_, _ = c.Write([]byte("?"))
+	b := make([]byte, 16)
+	n, _ := c.Read(b)
+	return string(b[:n])
+}

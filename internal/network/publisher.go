@@ -53,7 +53,7 @@ func compareKeys(a, b bindKey) int {
 type port struct {
 	key      bindKey
 	guest    uint16    // the port in the guest
-	wanted   int       // by how many bindings
+	wants    []want    // of the bindings, in the order in which they came
 	listener io.Closer // nil while not bound
 	absent   bool      // the host has no such address family: nothing to say
 	problem  *Problem
@@ -84,17 +84,13 @@ func (p *publisher) want(pub Publication, places []place) error {
 	}
 	p.bindings++
 	told := len(p.news)
-	var refusal *Refusal
-	for _, place := range places {
-		port := p.add(pub, place.ip)
-		if problem := p.against(pub, place, port); problem != nil && refusal == nil {
-			refusal = &Refusal{*problem}
+	for i, place := range places {
+		port := p.add(pub, place)
+		if problem := p.against(pub, place, port); problem != nil && pub.Firm {
+			p.remove(pub, places[:i+1])
+			p.news = p.news[:told] // who asks is told, and nobody else
+			return &Refusal{*problem}
 		}
-	}
-	if pub.Firm && refusal != nil {
-		p.remove(pub, places)
-		p.news = p.news[:told] // who asks is told, and nobody else
-		return refusal
 	}
 	p.notify()
 	return nil
@@ -121,14 +117,15 @@ func (p *publisher) against(pub Publication, place place, port *port) *Problem {
 }
 
 // add returns a port that is bound if it can be, and counts who wants it.
-func (p *publisher) add(pub Publication, ip netip.Addr) *port {
-	key := bindKey{pub.Protocol, netip.AddrPortFrom(ip, pub.Port)}
+func (p *publisher) add(pub Publication, place place) *port {
+	key := bindKey{pub.Protocol, netip.AddrPortFrom(place.ip, pub.Port)}
 	one := p.ports[key]
 	if one == nil {
 		one = &port{key: key, guest: pub.Guest, delay: retryFirst}
 		p.ports[key] = one
 	}
-	one.wanted++
+	one.wants = append(one.wants, want{pub.Guest, place.need})
+	p.lead(one)
 	if one.listener == nil {
 		p.open(one)
 	}
@@ -172,7 +169,8 @@ func (p *publisher) remove(pub Publication, places []place) {
 	p.bindings--
 	for _, place := range places {
 		port := p.ports[bindKey{pub.Protocol, netip.AddrPortFrom(place.ip, pub.Port)}]
-		if port.wanted--; port.wanted > 0 {
+		if port.forget(want{pub.Guest, place.need}); len(port.wants) > 0 {
+			p.lead(port)
 			continue
 		}
 		p.unbind(port)
