@@ -39,15 +39,3 @@ const (
 	// nobodysPart is how many times smaller nobody's share is than everybody else's.
 	nobodysPart = 4
 )
-
-// Deserted tells whether the other end of a TCP connection inside this host has been
-// closed, so that nobody will read from it, as opposed to having ended one direction. It
-// is not known of other hosts, on systems other than Linux, and from a minute on after the
-// other end was closed.
-func Deserted(conn net.Conn) (deserted, known bool) {
-	remote, ok := conn.RemoteAddr().(*net.TCPAddr)
-	if !ok || !remote.IP.IsLoopback() {
-		return false, false
-	}
-	return orphaned(conn)
-}

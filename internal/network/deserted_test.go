@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -169,6 +170,28 @@ func TestServersThatHaveGone(t *testing.T) {
 		defer n.outbound.mu.Unlock()
 		return len(n.outbound.members) == 0
 	})
+}
+
+// However many other users there are, hyve's own has a part of a listener and of all.
+func TestOthersLeaveHyvesUserAPart(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("tells nobody's user")
+	}
+	n, _ := newNetwork(t, Config{})
+	for i, budget := range n.listenerBudgets() {
+		others, own := 0, 0
+		for uid := range 10 {
+			for budget.Take(fmt.Sprintf("uid %d", 70000+uid)) {
+				others++
+			}
+		}
+		for budget.Take(fmt.Sprintf("uid %d", os.Getuid())) {
+			own++
+		}
+		if want := n.inboundLimit / (2 - i) / ownPart; own != want || others != (ownPart-1)*want {
+			t.Errorf("budget %d: others have %d and hyve's user %d, want %d", i, others, own, want)
+		}
+	}
 }
 
 func dialTo(t *testing.T, network, address string) net.Conn {

@@ -28,10 +28,7 @@ func (n *Network) ForwardTCP(l net.Listener, guestPort uint16) (*Forward, error)
 		cancel()
 		return l.Close()
 	})}
-	share := n.inboundLimit / 2
-	listener := accept.NewBudget(share, share/2)
-	listener.KeepOwn(share / ownPart)
-	door := accept.Door{Budgets: []*accept.Budget{listener, n.inbound}, Log: n.config.Log}
+	door := accept.Door{Budgets: n.listenerBudgets(), Log: n.config.Log}
 	if !n.spawn(func() {
 		defer cancel()
 		door.Serve(ctx, l, func(conn net.Conn) { n.forwardToGuest(conn, guestPort) })
@@ -40,6 +37,14 @@ func (n *Network) ForwardTCP(l net.Listener, guestPort uint16) (*Forward, error)
 		return nil, ErrClosed
 	}
 	return f, nil
+}
+
+// listenerBudgets are what a connection to one listener takes of: the listener's, and all's.
+func (n *Network) listenerBudgets() []*accept.Budget {
+	limit := n.inboundLimit / 2
+	listener := accept.NewBudget(limit, limit/2)
+	listener.KeepOwn(limit / ownPart)
+	return []*accept.Budget{listener, n.inbound}
 }
 
 func (n *Network) forwardToGuest(host net.Conn, port uint16) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -76,7 +75,7 @@ func relay(host net.Conn, guest *guestConn) {
 		close(ended)
 		if err != nil || guest.CloseWrite() != nil {
 			abort()
-		} else if awaitDesertion(host) {
+		} else if accept.AwaitDesertion(host) {
 			guest.settle(tcp.StateFinWait1)
 			close(deserted)
 		}
@@ -101,48 +100,6 @@ func relay(host net.Conn, guest *guestConn) {
 
 // errDeserted says that nobody is there any more to read what the guest may yet say.
 var errDeserted = errors.New("the host's end is closed")
-
-// Nothing tells that a client inside this host, which has ended its direction, has closed
-// the other one, too. So it is asked for, after firstAsk and at twice the pause each time
-// up to lookEvery.
-const firstAsk = time.Millisecond
-
-// awaitDesertion waits until the host's other end, which has said all, is closed and not
-// only silent. False means that host was closed here.
-func awaitDesertion(host net.Conn) bool {
-	sc, ok := host.(syscall.Conn)
-	if !ok {
-		return false
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return false
-	}
-	for pause := firstAsk; ; pause = min(2*pause, lookEvery) {
-		deserted, known := accept.Deserted(host)
-		if deserted {
-			return true
-		}
-		var again time.Time
-		if known {
-			again = time.Now().Add(pause)
-		} // else keep-alive probes find it, or a unix socket tells
-		_ = host.SetReadDeadline(again)
-		err := raw.Read(isHungUp)
-		if err == nil {
-			return true
-		}
-		if !errors.Is(err, os.ErrDeadlineExceeded) {
-			return false
-		}
-	}
-}
-
-// isHungUp tells whether nothing can be sent on the socket fd any more. It sends nothing.
-func isHungUp(fd uintptr) bool {
-	_, err := unix.SendmsgN(int(fd), nil, nil, nil, 0)
-	return err != nil && err != unix.EAGAIN && err != unix.EINTR
-}
 
 // settle waits while the connection is in one of these states, of those in which the guest
 // has yet to take what was sent to it, or the end of it: what it does not read holds

@@ -44,21 +44,32 @@ func forward(ctx context.Context, door *accept.Door, l net.Listener, dial dialer
 	})
 }
 
-// join copies both ways until both ends have said all they had to say. Docker's
-// attach and exec close one direction and go on in the other.
-func join(a, b net.Conn) {
-	var done sync.WaitGroup
-	for _, d := range [][2]net.Conn{{a, b}, {b, a}} {
-		done.Go(func() {
-			if _, err := io.Copy(d[0], d[1]); err != nil {
-				a.Close()
-				b.Close()
-				return
-			}
-			closeWrite(d[0])
-		})
+// join copies both ways until both ends have said all they had to say, or nobody is at
+// the client's any more, and closes both. Docker's attach and exec close one direction and
+// go on in the other.
+func join(client, guest net.Conn) {
+	end := func() {
+		client.Close()
+		guest.Close()
 	}
-	done.Wait()
+	var done sync.WaitGroup
+	defer done.Wait()
+	said := make(chan struct{}) // all, by the client
+	done.Go(func() {
+		_, err := io.Copy(guest, client)
+		if err == nil {
+			closeWrite(guest)
+		}
+		close(said)
+		if err != nil || accept.AwaitDesertion(client) {
+			end()
+		}
+	})
+	if _, err := io.Copy(client, guest); err == nil {
+		closeWrite(client)
+		<-said
+	}
+	end()
 }
 
 func closeWrite(conn net.Conn) {
