@@ -12,8 +12,8 @@ const kernWarning = 4
 // not go by, each by a part of the line and why it says nothing against a thaw. The clock that
 // it goes by the host compares with its own.
 //
-// With KVM a thaw leaves the processor's counter, the TSC, ahead of kvm-clock: QEMU sets the
-// counter when it loads the state, and kvm-clock when the guest goes on, so the counter has
+// With KVM a thaw leaves the processor's counter, the TSC, ahead of kvm-clock: the hypervisor sets
+// the counter when it loads the state, and kvm-clock when the guest goes on, so the counter has
 // counted what lies between (54 ms where KVM is itself emulated; the kernel minds half a
 // millisecond, which it may be on hardware as well). Where that is the clock in use a last line
 // says so, which is none of these: "'tsc' is current clocksource".

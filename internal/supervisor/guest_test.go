@@ -150,7 +150,8 @@ func TestSaidWhileFrozen(t *testing.T) {
 	if err := g.send(guestapi.Request{Clock: &guestapi.Clock{}}); err == nil {
 		t.Error("the time of then is kept")
 	}
-	go g.resume()
+	resumed := make(chan struct{})
+	go func() { defer close(resumed); g.resume() }()
 	for id := range uint64(openings) {
 		if ack := read(t, in).PortAck; ack == nil || ack.ID != id+1 {
 			t.Errorf("the answer for port %d is %+v", id+1, ack)
@@ -159,6 +160,7 @@ func TestSaidWhileFrozen(t *testing.T) {
 	if identity := read(t, in).Identity; identity == nil || identity.Name != "new" {
 		t.Errorf("the guest is told %+v", identity)
 	}
+	<-resumed
 	if err := g.quiesce(t.Context()); err != nil {
 		t.Fatal(err)
 	}
