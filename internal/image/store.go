@@ -141,7 +141,7 @@ func (s *Store) Resolve(ref string) (Entry, error) {
 			"`hyve image ls` lists the images",
 		)
 	}
-	found, err := filepath.Glob(filepath.Join(s.images(), "sha256-"+prefix+"*"))
+	found, err := bounded.Glob(s.images(), "sha256-"+prefix+"*")
 	if err != nil {
 		return Entry{}, fmt.Errorf("finding image %q: %w", ref, err)
 	}
@@ -235,7 +235,7 @@ func (s *Store) Remove(digest string) error {
 	if err := s.discard(s.imageDir(digest)); err != nil {
 		return fmt.Errorf("removing image %s: %w", short(digest), err)
 	}
-	files, err := filepath.Glob(s.defaultFile("*"))
+	files, err := bounded.Glob(s.dir, filepath.Base(s.defaultFile("*")))
 	if err != nil {
 		return fmt.Errorf("forgetting the default image: %w", err)
 	}

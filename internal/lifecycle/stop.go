@@ -94,7 +94,7 @@ func kill(ctx context.Context, dir machine.Dir, name string, request control.Sto
 	if err != nil {
 		return fmt.Errorf("killing machine %q: %w", name, err)
 	}
-	return waitFree(ctx, dir, name)
+	return waitFree(ctx, dir, name, 0)
 }
 
 func stop(ctx context.Context, dir machine.Dir, name string, request control.StopRequest, follow func(control.Status)) error {
@@ -127,21 +127,27 @@ func stop(ctx context.Context, dir machine.Dir, name string, request control.Sto
 	if err != nil {
 		return err
 	}
+	pid := 0
 	client.Watch(ctx, func(status control.Status) bool {
 		follow(status)
+		pid = status.PID
 		return status.State != control.Stopped
 	})
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return waitFree(ctx, dir, name)
+	return waitFree(ctx, dir, name, pid)
 }
 
-// waitFree waits for a machine's lock, which its processes give up as they end.
-func waitFree(ctx context.Context, dir machine.Dir, name string) error {
+// waitFree waits for a machine's lock, which its processes give up as they end. Unless pid is
+// 0 it is its supervisor's that ends: another one's run is another.
+func waitFree(ctx context.Context, dir machine.Dir, name string, pid int) error {
 	for deadline := time.Now().Add(endTimeout); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if held, err := dir.Held(); err != nil || !held {
 			return err
+		}
+		if now, err := ask(ctx, dir); pid != 0 && err == nil && now.PID != pid {
+			return nil // started again
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)

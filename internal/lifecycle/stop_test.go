@@ -3,8 +3,12 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/hyve-vm/hyve/internal/control"
 	"github.com/hyve-vm/hyve/internal/frozen"
@@ -43,5 +47,40 @@ func TestStopFrozenCold(t *testing.T) {
 		if exists, _ := frozen.Exists(dir.Frozen()); exists != suspended {
 			t.Errorf("suspended %t: its state is there: %t", suspended, exists)
 		}
+	}
+}
+
+// A machine that is started again as soon as it has stopped has stopped.
+func TestStopOfWhatIsStartedAgain(t *testing.T) {
+	home, err := os.MkdirTemp("", "") // short enough for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(home)
+	dir := machine.Home(home).Dir("m")
+	if err := errors.Join(machine.Home(home).Make(), dir.MakeRunDir()); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := dir.Acquire()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Release()
+	l, err := net.Listen("unix", dir.ControlSocket())
+	if err := errors.Join(err, os.Chmod(dir.ControlSocket(), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/watch":
+			io.WriteString(w, "{\"state\": \"Stopped\", \"pid\": 1}\n")
+		case "/status":
+			io.WriteString(w, `{"state": "Starting", "pid": 2}`)
+		}
+	}))
+	began := time.Now()
+	if err := Stop(t.Context(), dir, "m", false, func(control.Status) {}); err != nil || time.Since(began) > endTimeout/2 {
+		t.Errorf("after %v: %v", time.Since(began), err)
 	}
 }

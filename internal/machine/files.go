@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hyve-vm/hyve/internal/bounded"
 	"github.com/hyve-vm/hyve/internal/hint"
 	"github.com/hyve-vm/hyve/internal/private"
 )
@@ -135,12 +136,12 @@ const trialSuffix = ".json"
 
 // Trials are the files of all of them.
 func (h Home) Trials() ([]string, error) {
-	return filepath.Glob(filepath.Join(h.Templates(), "*"+trialSuffix))
+	return bounded.Glob(h.Templates(), "*"+trialSuffix)
 }
 
 // OfImage are the templates and trials of an image.
 func (h Home) OfImage(image string) ([]string, error) {
-	return filepath.Glob(filepath.Join(h.Templates(), imagePrefix(image)+"*"))
+	return bounded.Glob(h.Templates(), imagePrefix(image)+"*")
 }
 
 // imagePrefix begins the names of what is of an image.

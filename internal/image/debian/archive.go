@@ -365,7 +365,7 @@ func (a *Archive) progress(p Progress) {
 // Prune removes files from a download cache that were not used for that long.
 func Prune(cacheDir string, unused time.Duration, now time.Time) error {
 	for _, pattern := range []string{"sha256/*/*", "partial/*"} {
-		files, err := filepath.Glob(filepath.Join(cacheDir, pattern))
+		files, err := bounded.Glob(cacheDir, pattern)
 		if err != nil {
 			return err
 		}
