@@ -146,8 +146,10 @@ func waitFree(ctx context.Context, dir machine.Dir, name string, pid int) error 
 		if held, err := dir.Held(); err != nil || !held {
 			return err
 		}
-		if now, err := ask(ctx, dir); pid != 0 && err == nil && now.PID != pid {
-			return nil // started again
+		if pid != 0 {
+			if now, err := ask(ctx, dir); err == nil && now.PID != pid {
+				return nil // started again
+			}
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)

@@ -106,7 +106,7 @@ func MakeTemplate(ctx context.Context, home machine.Home, options CreateOptions,
 	if never != "" {
 		return fmt.Errorf("freezing a machine: %s", never)
 	}
-	if tried, ok := trial.Read(s.trial()); existing(s.dir()) != "" && (tried.Works || !ok && !s.untried()) {
+	if existing(s.dir()) != "" && trial.NoFreeze(m, backend, s.accel) == "" {
 		return nil
 	}
 	if err := s.make(ctx, follow.Machine); err != nil {
