@@ -141,22 +141,9 @@ func TestServersThatHaveGone(t *testing.T) {
 		t.Skip("keep-alive probes find it, which takes a minute")
 	}
 	n, g := newPair(t, Config{})
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_ = c.Close()
-		}
-	}()
+	addr := lazy(t, func(c net.Conn) { _ = c.Close() })
 	for range 20 {
-		c, err := g.dial(fmt.Sprintf("%s:%d", HostIP, l.Addr().(*net.TCPAddr).Port))
+		c, err := g.dial(addr)
 		if err != nil {
 			t.Fatal(err)
 		}
