@@ -15,13 +15,7 @@ import (
 // Nothing of what a program has written is lost on a client that reads it late, long after
 // the program has ended. The client's window is 2 MiB.
 func TestSSHSlowReader(t *testing.T) {
-	keys := newTestKeys(t)
-	_, address := startSSH(t, keys)
-	client, err := dialSSH(address, "docker", keys, keys.user)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { client.Close() }) // after the parallel parts
+	_, client := loggedIn(t)
 	for name, test := range map[string]struct {
 		command        string
 		terminal       bool
@@ -65,13 +59,7 @@ func TestSSHSlowReader(t *testing.T) {
 
 // What others in the background say on a program's pipes is the session's, as with OpenSSH.
 func TestSSHBackground(t *testing.T) {
-	keys := newTestKeys(t)
-	_, address := startSSH(t, keys)
-	client, err := dialSSH(address, "docker", keys, keys.user)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
+	_, client := loggedIn(t)
 	out, err := sshSession(t, client).Output(`(sleep 3; echo background) & echo front`)
 	if err != nil || string(out) != "front\nbackground\n" {
 		t.Errorf("%q, %v", out, err)
@@ -86,13 +74,7 @@ func TestSSHBackground(t *testing.T) {
 // On a terminal a session ends with its program, whoever else is on it, and even if it
 // writes without end.
 func TestSSHTerminalThatIsHeld(t *testing.T) {
-	keys := newTestKeys(t)
-	_, address := startSSH(t, keys)
-	client, err := dialSSH(address, "docker", keys, keys.user)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
+	_, client := loggedIn(t)
 	for _, held := range []string{"sleep 60", "yes"} {
 		s := sshSession(t, client)
 		if err := s.RequestPty("xterm", 24, 80, ssh.TerminalModes{ssh.OPOST: 0}); err != nil {
@@ -108,13 +90,7 @@ func TestSSHTerminalThatIsHeld(t *testing.T) {
 
 // A session that its client has left keeps nothing for those that hold its output.
 func TestSSHKeepsNoPipes(t *testing.T) {
-	keys := newTestKeys(t)
-	_, address := startSSH(t, keys)
-	client, err := dialSSH(address, "docker", keys, keys.user)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
+	_, client := loggedIn(t)
 	open := func() (n int) {
 		fds, _ := os.ReadDir("/proc/self/fd")
 		for _, fd := range fds {

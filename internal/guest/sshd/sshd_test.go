@@ -51,6 +51,19 @@ func dialSSH(address, name string, keys *testKeys, by ...ssh.Signer) (*ssh.Clien
 		HostKeyCallback: ssh.FixedHostKey(keys.host), Timeout: 10 * time.Second})
 }
 
+// loggedIn is a server and a client of its user.
+func loggedIn(t *testing.T) (*Server, *ssh.Client) {
+	t.Helper()
+	keys := newTestKeys(t)
+	s, address := startSSH(t, keys)
+	client, err := dialSSH(address, "docker", keys, keys.user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	return s, client
+}
+
 func sshSession(t *testing.T, client *ssh.Client) *ssh.Session {
 	t.Helper()
 	s, err := client.NewSession()
@@ -113,13 +126,7 @@ func TestSSHSilentClients(t *testing.T) {
 }
 
 func TestSSHExec(t *testing.T) {
-	keys := newTestKeys(t)
-	server, address := startSSH(t, keys)
-	client, err := dialSSH(address, "docker", keys, keys.user)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
+	server, client := loggedIn(t)
 
 	out, err := sshSession(t, client).Output(`echo "$HOME $USER $HTTP_PROXY"; pwd; echo err >&2`)
 	home := server.Account.Home
@@ -163,12 +170,7 @@ func TestSSHDisconnectHangsUp(t *testing.T) {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, unix.SIGHUP)
 	defer signal.Stop(hangups)
-	keys := newTestKeys(t)
-	_, address := startSSH(t, keys)
-	client, err := dialSSH(address, "docker", keys, keys.user)
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, client := loggedIn(t)
 	fifo := filepath.Join(t.TempDir(), "fifo")
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
@@ -192,13 +194,7 @@ func TestSSHDisconnectHangsUp(t *testing.T) {
 
 // A program whose output nobody reads any more ends when it writes, as in a pipeline.
 func TestSSHUnheard(t *testing.T) {
-	keys := newTestKeys(t)
-	_, address := startSSH(t, keys)
-	client, err := dialSSH(address, "docker", keys, keys.user)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
+	_, client := loggedIn(t)
 	s := sshSession(t, client)
 	out, err := s.StdoutPipe()
 	if err != nil {
@@ -269,13 +265,7 @@ func TestSSHTerminal(t *testing.T) {
 }
 
 func TestSSHForwards(t *testing.T) {
-	keys := newTestKeys(t)
-	_, address := startSSH(t, keys)
-	client, err := dialSSH(address, "docker", keys, keys.user)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
+	_, client := loggedIn(t)
 	socket := filepath.Join(t.TempDir(), "s")
 	for network, at := range map[string]string{"tcp": "127.0.0.1:0", "unix": socket} {
 		l, err := net.Listen(network, at)
