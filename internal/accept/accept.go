@@ -62,8 +62,8 @@ func (d *Door) Serve(ctx context.Context, l net.Listener, handle func(net.Conn))
 	}
 }
 
-// Listen listens on a TCP address of this host's loopback, without Multipath TCP: it has
-// nothing to gain there, and a connection of it outlives its client.
+// Listen listens on a TCP address, without Multipath TCP: it has nothing to gain on a loopback
+// or a machine's only card, and a connection of it outlives its client.
 func Listen(addr netip.AddrPort) (net.Listener, error) {
 	network := "tcp6"
 	if addr.Addr().Is4() {

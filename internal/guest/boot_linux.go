@@ -226,7 +226,7 @@ func (g *guest) openDoors() error {
 		guestapi.EnginePort: g.front.Serve,
 		guestapi.SSHPort:    g.ssh.Serve,
 	} {
-		l, err := door.Listen(g.ctx, port)
+		l, err := door.Listen(port)
 		if err != nil {
 			return err
 		}

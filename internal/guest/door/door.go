@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"runtime/debug"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,10 +47,8 @@ func New(patience time.Duration, logf func(string, ...any)) *Door {
 }
 
 // Listen listens on a TCP port of every address of the guest.
-func Listen(ctx context.Context, port uint16) (net.Listener, error) {
-	var plain net.ListenConfig
-	plain.SetMultipathTCP(false) // there is one path
-	l, err := plain.Listen(ctx, "tcp4", net.JoinHostPort("0.0.0.0", strconv.Itoa(int(port))))
+func Listen(port uint16) (net.Listener, error) {
+	l, err := accept.Listen(netip.AddrPortFrom(netip.IPv4Unspecified(), port))
 	if err != nil {
 		return nil, fmt.Errorf("listening on port %d: %w", port, err)
 	}

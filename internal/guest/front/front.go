@@ -103,7 +103,7 @@ func (f *Front) AddPort(port uint16) error {
 	if port == 0 {
 		return nil
 	}
-	l, err := door.Listen(context.Background(), port)
+	l, err := door.Listen(port)
 	if err != nil {
 		return err
 	}
